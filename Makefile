@@ -1,0 +1,23 @@
+# `make app` and `make test` work on a fresh machine with Python 3.11 or newer; a second call is quick.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: app test
+
+app: .venv/app.stamp
+	$(BIN)/streamlit run app.py
+
+test: .venv/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pytest
+
+.venv/app.stamp: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdad needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/test.stamp: .venv/app.stamp
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@

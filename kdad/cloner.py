@@ -1,0 +1,52 @@
+"""Reading students of the original code (`Cloner_<class>_epoch_<n>.pth`)."""
+
+from pathlib import Path
+
+import torch
+
+from kdad import store
+from kdad.data import load_task
+from kdad.errors import UserError
+from kdad.store import StudentConfig
+from kdad.students import PAPER, build_student
+from kdad.teachers import load_teacher
+
+ARCHITECTURE = {"kind": "paper-vgg"}
+
+
+def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -> Path:
+    """Turn a state dict of the original code into an uncalibrated student folder; returns the folder.
+
+    Raises:
+        UserError: the file is missing, is no state dict, or does not fit the paper's student; or a student is
+            already there.
+    """
+    student = build_student(ARCHITECTURE)
+    state = _read_state_dict(file)
+    try:
+        student.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file} does not fit the paper's student: {reason}") from None
+    task = load_task(dataset, normal_class)
+    config = StudentConfig.describe(
+        task, load_teacher("vgg16-imagenet"), ARCHITECTURE, PAPER, seed=0, hardware="unknown"
+    )
+    folder = store.folder_of(out, config)
+    if store.is_complete(folder):
+        raise UserError(f"{folder} holds a student already; remove it first, or use another --out")
+    store.round_to_half(student)
+    store.save_student(folder, config, student)
+    return folder
+
+
+def _read_state_dict(file: Path) -> dict:
+    if not file.is_file():
+        raise UserError(f"{file}: no such file")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types on a file that is no plain state dict
+        raise UserError(f"{file} is no state dict that can be read safely ({type(error).__name__})") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{file} holds no state dict")
+    return state

@@ -1,0 +1,64 @@
+"""How far a student's copy is from its teacher: every loss, score and heatmap is read from here.
+
+Features are lists with one tensor (B, T, D) per critical layer. After Salehi et al. 2020
+(arXiv 2011.11108), equations 1 to 4.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+MSE_WEIGHT = 0.01
+SCORED_LAYERS = 3
+
+
+def layer_errors(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """The error table (B, L, 2), float32: 1 − cosine of the flattened maps, and their mean squared error.
+
+    Raises:
+        ValueError: the two sides have not the same number of layers or not the same shapes.
+    """
+    rows = []
+    for s, t in zip(student, teacher, strict=True):
+        if s.shape != t.shape:
+            raise ValueError(f"student features {tuple(s.shape)} do not match the teacher's {tuple(t.shape)}")
+        s, t = s.flatten(1).float(), t.flatten(1).float()
+        rows.append(torch.stack([1 - cosine_similarity(s, t), (s - t).square().mean(1)], 1))
+    return torch.stack(rows, 1)
+
+
+def patch_errors(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], prefix: int, grids: Sequence[tuple[int, int]]
+) -> list[Tensor]:
+    """1 − cosine of every token but the first `prefix`, one (B, h, w) float32 tensor per layer, in 0…2."""
+    maps = []
+    for s, t, (height, width) in zip(student, teacher, grids, strict=True):
+        error = 1 - cosine_similarity(s[:, prefix:].float(), t[:, prefix:].float(), dim=2)
+        maps.append(error.unflatten(1, (height, width)))
+    return maps
+
+
+def layer_scores(errors: Tensor, mse_weight: float) -> Tensor:
+    """Each layer's contribution (B, L) = (1 − cosine) + λ · MSE, from the error table (B, L, 2)."""
+    return errors[..., 0] + mse_weight * errors[..., 1]
+
+
+def distillation_loss(errors: Tensor, mse_weight: float) -> Tensor:
+    """The training loss: all layers summed, mean over the batch; a scalar."""
+    return layer_scores(errors, mse_weight).sum(1).mean()
+
+
+def mkd_score(errors: Tensor, mse_weight: float) -> Tensor:
+    """The published anomaly score (B,): the loss of an image over the last three critical layers."""
+    return layer_scores(errors, mse_weight)[:, -SCORED_LAYERS:].sum(1)
+
+
+def last_layer_score(errors: Tensor, mse_weight: float) -> Tensor:
+    """1 − cosine of the last critical layer (B,); `mse_weight` has no part in it."""
+    return errors[:, -1, 0]
+
+
+DEFAULT_SCORE = "last-layer"
+SCORES = {"last-layer": last_layer_score, "mkd": mkd_score}

@@ -1,0 +1,23 @@
+"""Writing files whole or not at all."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
+    """Call `write(temporary path)`, then move the result to `file`, so that it is whole or absent."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.part")
+    write(temporary)
+    temporary.replace(file)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write UTF-8 text."""
+    write_atomically(file, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def write_json(file: Path, values: dict) -> None:
+    """Write indented JSON."""
+    write_text(file, json.dumps(values, indent=2) + "\n")

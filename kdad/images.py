@@ -1,0 +1,99 @@
+"""Reading image files that nobody vetted."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from kdad.errors import UserError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+MOST_PIXELS = 64_000_000
+
+
+def read_image(source: Path | str | BinaryIO, name: str | None = None) -> Tensor:
+    """Decode one image file to uint8 RGB (3, H, W).
+
+    EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to 8, and
+    of an animation the first frame is taken.
+
+    Args:
+        source: a path, or an open binary file.
+        name: what to call the image in an error; the path by default.
+
+    Raises:
+        UserError: the file is missing, empty, damaged, no image, or above `MOST_PIXELS`.
+    """
+    name = name or str(source)
+    try:
+        with Image.open(source) as image:
+            _check_size(image, name)
+            return _to_tensor(_to_rgb(ImageOps.exif_transpose(image)))
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{name}: not an image, or an empty file") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"{name}: more than {MOST_PIXELS // 10**6} million pixels; make it smaller") from None
+    except Exception as error:  # decoders raise many types on damaged data
+        raise UserError(f"{name}: damaged or unreadable image ({error})".replace("\n", " ")) from None
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise UserError(f"{name}: {width}×{height} is above {MOST_PIXELS // 10**6} million pixels; make it smaller")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # PIL would clip 16-bit grey at 255 instead of scaling it
+        grey = np.asarray(image, np.float64) / 257
+        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def find_images(paths: Iterable[Path | str]) -> list[Path]:
+    """The image files among `paths`; a directory stands for all images below it, sorted.
+
+    Raises:
+        UserError: a path does not exist, or nothing was found.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found += sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UserError(f"{path}: no such file or directory")
+    if not found:
+        raise UserError(f"no image found; the known endings are {', '.join(sorted(SUFFIXES))}")
+    return found
+
+
+def batches_of_one_size(images: Iterable[tuple[str, Tensor]], most: int = 64) -> Iterator[tuple[list[str], Tensor]]:
+    """Group consecutive (name, image) pairs of equal size into (names, (B, 3, H, W)), keeping their order."""
+    names: list[str] = []
+    waiting: list[Tensor] = []
+    for name, image in images:
+        if waiting and (image.shape != waiting[0].shape or len(waiting) == most):
+            yield names, torch.stack(waiting)
+            names, waiting = [], []
+        names.append(name)
+        waiting.append(image)
+    if waiting:
+        yield names, torch.stack(waiting)

@@ -1,0 +1,100 @@
+"""Ranking metrics, computed by scikit-learn; every function takes numpy arrays."""
+
+import numpy as np
+
+from kdad.errors import UserError
+
+
+def _both_classes(scores: np.ndarray, anomalous: np.ndarray) -> None:
+    if not np.isfinite(scores).all():
+        raise UserError("AUROC needs finite scores; some are NaN or infinite")
+    if anomalous.all() or not anomalous.any():
+        raise UserError("AUROC needs both normal and anomalous images; only one kind is here")
+
+
+def auroc(scores: np.ndarray, anomalous: np.ndarray) -> float:
+    """Area under the ROC curve in 0…1 of scores (N,) of any range; ties count half.
+
+    Raises:
+        UserError: only one class is present, or a score is not finite.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    scores, anomalous = np.asarray(scores, np.float64), np.asarray(anomalous, bool)
+    _both_classes(scores, anomalous)
+    return float(roc_auc_score(anomalous, scores))
+
+
+def roc_curve(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """False-positive rates, true-positive rates and thresholds, each (K,), in scikit-learn's order."""
+    from sklearn.metrics import roc_curve as sklearn_roc_curve
+
+    scores, anomalous = np.asarray(scores, np.float64), np.asarray(anomalous, bool)
+    _both_classes(scores, anomalous)
+    return sklearn_roc_curve(anomalous, scores)
+
+
+def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
+    """Conformal p-values (N,): (1 + number of calibration scores ≥ s) / (n + 1); ties count against the image."""
+    calibration = np.sort(np.asarray(calibration))
+    at_least = len(calibration) - np.searchsorted(calibration, scores, side="left")
+    return (1 + at_least) / (len(calibration) + 1)
+
+
+def lowest_fpr(normals: int) -> float:
+    """The smallest false-positive rate that `normals` calibration images can hold: 1 / (n + 1)."""
+    return 1 / (normals + 1)
+
+
+def threshold(calibration: np.ndarray, fpr: float) -> float:
+    """The largest score that is still normal at false-positive rate `fpr`; anything above it is anomalous.
+
+    A score is above it just when its conformal p-value is ≤ `fpr`: it is the k-th largest
+    calibration score, k = floor(fpr · (n + 1)).
+
+    Raises:
+        UserError: `fpr` is below `lowest_fpr`, where no score is ever anomalous, or not below 1.
+    """
+    calibration = np.sort(np.asarray(calibration))
+    allowed = int(np.floor(fpr * (len(calibration) + 1) + 1e-9))
+    if not 1 <= allowed <= len(calibration):
+        raise UserError(
+            f"a false-positive rate of {fpr:g} cannot be held with {len(calibration)} calibration images; "
+            f"choose one from {lowest_fpr(len(calibration)):.4f} to below 1"
+        )
+    return float(calibration[-allowed])
+
+
+def pixel_auroc(heatmaps: np.ndarray, masks: np.ndarray) -> float:
+    """AUROC over all pixels of heatmaps (N, H, W) against masks (N, H, W) bool, in 0…1."""
+    return auroc(heatmaps.ravel(), masks.ravel())
+
+
+def pro(heatmaps: np.ndarray, masks: np.ndarray, most_fpr: float = 0.3, thresholds: int = 10_000) -> float:
+    """Per-region overlap in 0…1: Bergmann et al. 2021 (IJCV 129, MVTec AD), section 4.
+
+    The share of each connected defect region that is found, averaged over regions, as a function
+    of the pixel false-positive rate, integrated from 0 to `most_fpr` and divided by it.
+
+    Args:
+        heatmaps: (N, H, W); masks: (N, H, W) bool, regions are 8-connected.
+        thresholds: on how many values at most the integral is evaluated.
+
+    Raises:
+        UserError: there is no defect pixel, or nothing but defect pixels.
+    """
+    from scipy.ndimage import label
+
+    _both_classes(heatmaps.ravel(), masks.ravel())
+    good = np.sort(heatmaps[~masks])[::-1]
+    steps = np.unique(np.linspace(0, most_fpr * len(good), thresholds).astype(int))
+    rates = steps / len(good)
+    # At step k exactly the k highest good pixels are false alarms: the threshold lies just above the next one.
+    cuts = good[np.minimum(steps, len(good) - 1)]
+    overlaps = []
+    for heatmap, mask in zip(heatmaps, masks, strict=True):
+        regions, count = label(mask, structure=np.ones((3, 3)))
+        for region in range(1, count + 1):
+            values = np.sort(heatmap[regions == region])
+            overlaps.append(1 - np.searchsorted(values, cuts, side="right") / len(values))
+    return float(np.trapezoid(np.mean(overlaps, 0), rates) / rates[-1])

@@ -1,0 +1,274 @@
+"""Training the compact teachers: classifiers of 32 px images whose features students copy."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
+
+from kdad import training
+from kdad.card import teacher_card
+from kdad.data import Source, holdout_split, load_source
+from kdad.discrepancy import distillation_loss, layer_errors
+from kdad.errors import UserError, one_of
+from kdad.files import write_json, write_text
+from kdad.preprocessing import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, random_shift
+from kdad.store import round_to_half
+from kdad.teachers import CARD_FILE, WEIGHTS_FILE, Teacher, load_teacher, teacher_folder
+from kdad.vgg import CompactVGG
+from kdad.vit import CompactViT
+
+PREPROCESSING = {
+    "cifar10": Preprocessing(32, 32, CIFAR_MEAN, CIFAR_STD),
+    "tiny-imagenet-32": Preprocessing(32, 32, IMAGENET_MEAN, IMAGENET_STD),
+    "patterns": Preprocessing(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+}
+LICENCE = {
+    "cifar10": "CIFAR-10 (Krizhevsky 2009) is free for research",
+    "tiny-imagenet-32": "Tiny-ImageNet, from ImageNet, is free for non-commercial research",
+    "patterns": "the procedural data set is part of kdad (MIT)",
+}
+EVALUATION_BATCH = 500
+INITIALISATION_IMAGES = 5000
+HEAD_TENSORS = 2  # weight and bias of the classifier, which may have another number of classes
+
+
+@dataclass(frozen=True)
+class PretrainRecipe:
+    """How a compact teacher is taught; saved on its card."""
+
+    epochs: int
+    batch_size: int
+    optimizer: str
+    learning_rate: float
+    weight_decay: float
+    warm_up: float = 0.2  # share of the steps
+    label_smoothing: float = 0.1
+    shift: int = 2  # pixels
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A compact architecture: how to build it, how to start it and how to teach it."""
+
+    build: Callable[[int], nn.Module]  # number of classes -> classifier
+    start: Callable[[nn.Module, Tensor], None]  # initialise from normalised training pixels
+    recipe: PretrainRecipe
+
+
+class Classification(pl.LightningModule):
+    """Teaches `model` the labels of `source`, never touching its held-out 10 %."""
+
+    def __init__(self, model: nn.Module, source: Source, recipe: PretrainRecipe, seed: int):
+        super().__init__()
+        self.model, self.source, self.recipe, self.seed = model, source, recipe, seed
+        self.preprocessing = PREPROCESSING[source.name]
+        self.kept, self.held_out = holdout_split(len(source.labels("train")))
+
+    def train_dataloader(self):
+        coin = torch.rand(len(self.kept), generator=torch.Generator().manual_seed(self.seed)) < 0.5
+        return training.shuffled(self._dataset(self.kept, coin), self.recipe.batch_size, self.seed)
+
+    def val_dataloader(self):
+        return training.in_order(self._dataset(self.held_out), EVALUATION_BATCH)
+
+    def _dataset(self, indices: Tensor, *columns: Tensor) -> TensorDataset:
+        images, labels = self.source.images("train", indices), self.source.labels("train")[indices]
+        device = self.trainer.strategy.root_device
+        return TensorDataset(*(column.to(device) for column in (images, labels, *columns)))
+
+    def training_step(self, batch, _):
+        images, labels, coin = batch
+        # Alternating flip: every second epoch shows the mirror image of the epoch before.
+        mirrored = coin ^ bool(self.current_epoch % 2)
+        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        loss = self.loss(self.preprocessing(random_shift(images, self.recipe.shift)), labels)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
+        return loss
+
+    def loss(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """The training loss of one batch, a scalar."""
+        return cross_entropy(self.model(pixels), labels, label_smoothing=self.recipe.label_smoothing)
+
+    def validation_step(self, batch, _):
+        images, labels = batch
+        logits = self.model(self.preprocessing(images))
+        self.log("val_loss", cross_entropy(logits, labels), batch_size=len(images))
+        self.log("val_accuracy", (logits.argmax(1) == labels).float().mean(), batch_size=len(images))
+
+    def configure_optimizers(self):
+        recipe = self.recipe
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = OPTIMIZERS[recipe.optimizer](groups, lr=recipe.learning_rate)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, recipe.learning_rate, steps, pct_start=recipe.warm_up, anneal_strategy=ANNEAL[recipe.optimizer],
+            cycle_momentum=False,
+        )  # fmt: skip
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+OPTIMIZERS = {
+    "nesterov": lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True),
+    "adamw": lambda groups, lr: torch.optim.AdamW(groups, lr=lr),
+}
+ANNEAL = {"nesterov": "linear", "adamw": "cos"}
+
+
+class GuidedClassification(Classification):
+    """Classification whose 8×8 patches also regress an older teacher's, through one linear layer.
+
+    A transformer learns from 64 places an image instead of one label, which is most of what it
+    lacks against a CNN when time is short.
+    """
+
+    def __init__(self, model: nn.Module, source: Source, recipe: PretrainRecipe, seed: int, guide: Teacher):
+        super().__init__(model, source, recipe, seed)
+        self.guide = guide
+        blank = torch.zeros(2, 3, 32, 32)
+        taught, own = self._guided(blank), model.patches_and_logits(blank)[0]
+        if taught.shape[1] != own.shape[1]:
+            raise UserError(f"teacher {guide.name!r} has no {own.shape[1]} patches to copy in its last layer but one")
+        self.reader = nn.Linear(own.shape[2], taught.shape[2])
+
+    def _guided(self, pixels: Tensor) -> Tensor:
+        return self.guide(pixels)[-2][:, self.guide.prefix :]
+
+    def loss(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        self.guide.to(pixels.device)
+        patches, logits = self.model.patches_and_logits(pixels)
+        copied = distillation_loss(layer_errors([self.reader(patches)], [self._guided(pixels)]), mse_weight=0.0)
+        return cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) + copied
+
+
+@torch.no_grad()
+def whiten_and_pass_through(model: CompactVGG, pixels: Tensor) -> None:
+    """Start a VGG with a whitening first layer and identity-like others.
+
+    Source: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498), section 3.
+    """
+    first, *others = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    patches = nn.functional.unfold(pixels, 3).transpose(1, 2).reshape(-1, 27)
+    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    filters = (vectors / (values + 5e-4).sqrt()).T.flip(0)[: first.out_channels // 2].reshape(-1, 3, 3, 3)
+    first.weight.copy_(torch.cat([filters, -filters]))
+    for conv in others:
+        nn.init.dirac_(conv.weight[: conv.in_channels])
+
+
+def _keep_initialisation(model: nn.Module, pixels: Tensor) -> None:
+    """A transformer starts as its library makes it."""
+
+
+BACKBONES = {
+    "vgg": Backbone(CompactVGG, whiten_and_pass_through, PretrainRecipe(24, 256, "nesterov", 0.25, 5e-4)),
+    "vit": Backbone(CompactViT, _keep_initialisation, PretrainRecipe(200, 512, "adamw", 1e-3, 0.05, warm_up=0.05)),
+}
+
+
+def train_teacher(
+    backbone: str,
+    dataset: str,
+    out: Path,
+    *,
+    start_from: str | None = None,
+    distil_from: str | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> dict:
+    """Train a compact teacher into the folder `out`; returns its card. Interrupted runs continue.
+
+    Args:
+        start_from: a teacher of the same backbone whose weights to start from; its head is kept if it fits.
+        distil_from: a teacher whose features the new one copies beside learning the labels.
+
+    Raises:
+        UserError: `out` holds a teacher already, or the teachers named do not fit.
+        WorkFailed: the loss became NaN, or memory ran out.
+    """
+    chosen = BACKBONES[one_of("backbone", backbone, BACKBONES)]
+    source = load_source(one_of("data set", dataset, PREPROCESSING))
+    recipe = replace(chosen.recipe, epochs=epochs or chosen.recipe.epochs)
+    device = training.accelerator(device)
+    if overwrite:
+        shutil.rmtree(out, ignore_errors=True)
+    if (out / WEIGHTS_FILE).is_file():
+        raise UserError(f"{out} holds a teacher already; use --overwrite to train it anew, or another --out")
+    torch.manual_seed(seed)
+    model = chosen.build(len(source.classes))
+    module = _lesson(model, source, recipe, seed, distil_from)
+    _start(module, chosen, start_from)
+    training.fit(module, out, epochs=recipe.epochs, seed=seed, device=device)
+    card = {
+        "name": out.name,
+        "backbone": backbone,
+        "trained_on": sorted({dataset, *_heritage(start_from), *_heritage(distil_from)}),
+        "classes": list(source.classes),
+        "held_out": "the last 10 % of torch.randperm(n) with seed 42 of the training images",
+        "preprocessing": module.preprocessing.as_dict(),
+        "recipe": asdict(recipe),
+        "start_from": start_from,
+        "distil_from": distil_from,
+        "seed": seed,
+        "seconds": round(sum(row["seconds"] for row in training.read_history(out) if row["split"] == "train")),
+        "hardware": training.hardware(device),
+        "licence": LICENCE[dataset],
+        "accuracy": _accuracies(module, source, device),
+    }
+    write_json(out / CARD_FILE, card)
+    write_text(out / "README.md", teacher_card(card))
+    model.save(out, module.preprocessing)
+    (out / training.CHECKPOINT).unlink(missing_ok=True)
+    return card
+
+
+def _lesson(model: nn.Module, source: Source, recipe: PretrainRecipe, seed: int, distil_from: str | None):
+    if distil_from is None:
+        return Classification(model, source, recipe, seed)
+    return GuidedClassification(model, source, recipe, seed, load_teacher(distil_from))
+
+
+def _start(module: Classification, chosen: Backbone, start_from: str | None) -> None:
+    """Initialise from data, or from another teacher's weights."""
+    if start_from is None:
+        pixels = module.preprocessing(module.source.images("train", module.kept[:INITIALISATION_IMAGES]))
+        chosen.start(module.model, pixels)
+        return
+    weights = type(module.model).load(teacher_folder(start_from)).state_dict()
+    own = module.model.state_dict()
+    fitting = {name: t for name, t in weights.items() if name in own and own[name].shape == t.shape}
+    if len(fitting) < len(own) - HEAD_TENSORS:
+        raise UserError(f"teacher {start_from!r} is of another architecture; start from one of the same backbone")
+    module.model.load_state_dict(fitting, strict=False)
+
+
+def _heritage(name: str | None) -> tuple[str, ...]:
+    return () if name is None else load_teacher(name).trained_on
+
+
+@torch.inference_mode()
+def _accuracies(module: Classification, source: Source, device: str) -> dict[str, float]:
+    """Accuracy of the weights as they will be saved, on the held-out images and, once, on the test part."""
+    model = module.model.to(device).eval()
+    round_to_half(model)
+    parts = {"validation": ("train", module.held_out), "test": ("test", torch.arange(len(source.labels("test"))))}
+    return {split: _accuracy(model, module.preprocessing, source, *part, device) for split, part in parts.items()}
+
+
+def _accuracy(model, preprocessing: Preprocessing, source: Source, part: str, indices: Tensor, device: str) -> float:
+    correct = 0
+    for chunk in indices.split(EVALUATION_BATCH):
+        logits = model(preprocessing(source.images(part, chunk).to(device)))
+        correct += int((logits.argmax(1).cpu() == source.labels(part)[chunk]).sum())
+    return round(correct / len(indices), 4)

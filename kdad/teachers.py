@@ -1,0 +1,238 @@
+"""The frozen networks that students copy: where each comes from, and what it was taught."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kdad.errors import UserError
+from kdad.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from kdad.vgg import COMPACT_VGG, CompactVGG, imagenet_vgg16
+from kdad.vit import ViTFeatures
+
+WEIGHTS = Path(__file__).parent / "weights"
+CARD_FILE, WEIGHTS_FILE = "teacher.json", "model.safetensors"
+SHIPPED = ("vgg-cifar10", "vit-cifar10", "vgg-tinyimagenet", "vit-tinyimagenet")
+FULL_SIZE = ("vgg16-imagenet", "vit-base-cifar10")
+VIT_BASE_CIFAR10 = "nateraw/vit-base-patch16-224-cifar10"
+PIL_KERNELS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+UNKNOWN = ("unknown",)
+
+# Pairs of data sets that name the same kinds of things differently.
+RELATED = {"cifar10": {"imagenet", "tiny-imagenet-32"}, "fashion-mnist": {"imagenet", "tiny-imagenet-32"}}
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen feature extractor with its provenance.
+
+    It is deliberately no `nn.Module`: nothing can switch it to training mode, move it into a
+    state dict or hand its parameters to an optimiser by accident.
+    """
+
+    name: str
+    sha256: str
+    trained_on: tuple[str, ...]
+    preprocessing: Preprocessing
+    network: nn.Module
+
+    def __post_init__(self):
+        self.network.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> list[Tensor]:
+        """Normalised pixels (B, 3, S, S) to one (B, T, D) tensor per critical layer."""
+        return self.network(pixels)
+
+    @property
+    def prefix(self) -> int:
+        """How many tokens before the patches: 0 for a CNN, 1 for a plain ViT."""
+        return self.network.prefix
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """(h, w) of the patches of every critical layer."""
+        return self.network.grids(self.preprocessing.crop, self.preprocessing.crop)
+
+    def to(self, device: str) -> "Teacher":
+        """Move the weights to `device`, in place."""
+        self.network.to(device)
+        return self
+
+
+def label_overlap(trained_on: tuple[str, ...], dataset: str) -> str:
+    """Whether a teacher saw labels of `dataset`'s anomaly classes: same, related, none or unknown."""
+    if dataset in trained_on:
+        return "same"
+    if RELATED.get(dataset, set()) & set(trained_on):
+        return "related"
+    if "unknown" in trained_on or dataset.startswith("folder:"):
+        return "unknown"
+    return "none"
+
+
+def load_teacher(name: str) -> Teacher:
+    """Load a teacher by name, local folder, or Hub id of a ViT-family model.
+
+    Raises:
+        UserError: nothing of that name is here or can be fetched.
+    """
+    if name in SHIPPED:
+        return _from_folder(name, WEIGHTS / name)
+    if name == "vgg16-imagenet":
+        return _torchvision_vgg16()
+    if name == "vit-base-cifar10":
+        return _vit_base_cifar10()
+    if Path(name).is_dir():
+        return _from_folder(str(Path(name).resolve()), Path(name))
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return _from_folder(name, _fetch_snapshot(name))
+    raise UserError(
+        f"unknown teacher {name!r}; choose one of: {', '.join(available())}, "
+        "or give the Hub id (owner/name) or the folder of a ViT-family model"
+    )
+
+
+def teacher_folder(name: str) -> Path:
+    """Where the files of a shipped or local teacher are."""
+    folder = WEIGHTS / name if name in SHIPPED else Path(name)
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise UserError(f"teacher {name!r} is missing: {folder} holds no {WEIGHTS_FILE}")
+    return folder
+
+
+def available() -> list[str]:
+    """Names of the teachers that can be asked for: those shipped here, then those fetched on first use."""
+    return [name for name in SHIPPED if (WEIGHTS / name / WEIGHTS_FILE).is_file()] + list(FULL_SIZE)
+
+
+def teacher_slug(name: str) -> str:
+    """The teacher's name as one path component."""
+    return Path(name).name if name.startswith(("/", ".")) else name.replace("/", "--")
+
+
+def _from_folder(name: str, folder: Path) -> Teacher:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"teacher {name!r} is missing: {folder} holds no config.json")
+    card = _read_json(folder / CARD_FILE) if (folder / CARD_FILE).is_file() else {}
+    if _read_json(folder / "config.json").get("model_type") == COMPACT_VGG:
+        preprocessing = Preprocessing.from_dict(card["preprocessing"])
+        network = CompactVGG.load(folder).stack
+    else:
+        preprocessing = _processor_preprocessing(folder)
+        network = ViTFeatures(_load_transformers(folder), preprocessing.crop)
+    return Teacher(name, weights_sha256(folder), tuple(card.get("trained_on", UNKNOWN)), preprocessing, network)
+
+
+def _load_transformers(folder: Path) -> nn.Module:
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        # The head's weights are expected to be left over; anything else missing would be random.
+        model, info = transformers.AutoModel.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+        )
+    except Exception as error:  # transformers raises many types on a bad folder
+        raise UserError(f"{folder} is no loadable transformers model: {_line(error)}") from None
+    if missing := [key for key in info["missing_keys"] if "pooler" not in key]:
+        raise UserError(f"{folder} lacks weights of its architecture, {missing[0]} for one; fetch it again")
+    return model
+
+
+def _processor_preprocessing(folder: Path) -> Preprocessing:
+    """Size, mean and std of the teacher's own image processor, not ImageNet's by habit."""
+    file = folder / "preprocessor_config.json"
+    if not file.is_file():
+        raise UserError(f"{folder} has no preprocessor_config.json, which says how the teacher wants its pixels")
+    fields = _read_json(file)
+    crop = _side(fields.get("crop_size") if fields.get("do_center_crop") else fields["size"])
+    return Preprocessing(
+        resize=max(_side(fields["size"]), crop),
+        crop=crop,
+        mean=tuple(fields["image_mean"]),
+        std=tuple(fields["image_std"]),
+        kernel=PIL_KERNELS.get(fields.get("resample"), "bilinear"),
+    )
+
+
+def _side(size: int | dict) -> int:
+    return size if isinstance(size, int) else int(size.get("height") or size["shortest_edge"])
+
+
+def _vit_base_cifar10() -> Teacher:
+    """The seed preset: the teacher's own mean and std, resized to 256 so that training can crop 224 anywhere."""
+    from dataclasses import replace
+
+    teacher = _from_folder("vit-base-cifar10", _fetch_snapshot(VIT_BASE_CIFAR10))
+    own = teacher.preprocessing
+    wider = replace(own, resize=round(own.crop * 256 / 224))
+    # ImageNet-21k first, then CIFAR-10 with the labels of all ten classes.
+    return replace(teacher, trained_on=("imagenet", "cifar10"), preprocessing=wider)
+
+
+def _fetch_snapshot(repo: str) -> Path:
+    """A Hub model's configuration and weights in the local cache; safetensors where the repository has them."""
+    from huggingface_hub import snapshot_download
+
+    small = ["config.json", "preprocessor_config.json", CARD_FILE]
+    try:
+        folder = Path(snapshot_download(repo, allow_patterns=[*small, "*.safetensors"]))
+        if not list(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(repo, allow_patterns=[*small, "pytorch_model.bin"]))
+    except Exception as error:  # the Hub client raises a dozen unrelated types when it cannot fetch
+        raise UserError(
+            f"teacher {repo!r} could not be fetched from the Hub ({type(error).__name__}): check the name and the "
+            "network, or use a shipped teacher"
+        ) from None
+    return folder
+
+
+def _torchvision_vgg16() -> Teacher:
+    from torchvision.models import VGG16_Weights, vgg16
+
+    weights = VGG16_Weights.IMAGENET1K_V1
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except Exception as error:  # URLError, hash mismatch, truncated file: all mean "not fetched"
+        raise UserError(
+            f"teacher 'vgg16-imagenet' could not be fetched ({_line(error)}): check the network, "
+            f"or put {Path(weights.url).name} into {torch.hub.get_dir()}/checkpoints"
+        ) from None
+    model = vgg16()
+    model.load_state_dict(state)
+    preprocessing = Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD)
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    return Teacher("vgg16-imagenet", _sha256([file]), ("imagenet",), preprocessing, imagenet_vgg16(model.features))
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of a model folder's weight file, as `sha256sum` and the Hub print it; shards are concatenated."""
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise UserError(f"{folder} holds no weights (model.safetensors)")
+    return _sha256(files)
+
+
+def _sha256(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_json(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is not readable JSON: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
