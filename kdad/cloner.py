@@ -5,17 +5,19 @@ from pathlib import Path
 import torch
 
 from kdad import store
-from kdad.data import load_task
-from kdad.errors import UserError
+from kdad.data import class_names
+from kdad.errors import UserError, one_of
 from kdad.store import StudentConfig
 from kdad.students import PAPER, build_student
-from kdad.teachers import load_teacher
+from kdad.teachers import VGG16_PREPROCESSING, VGG16_TRAINED_ON, label_overlap, vgg16_sha256_prefix
 
 ARCHITECTURE = {"kind": "paper-vgg"}
 
 
 def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -> Path:
     """Turn a state dict of the original code into an uncalibrated student folder; returns the folder.
+
+    The teacher need not be here: torchvision names its weights by the first digits of their hash.
 
     Raises:
         UserError: the file is missing, is no state dict, or does not fit the paper's student; or a student is
@@ -28,9 +30,19 @@ def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file} does not fit the paper's student: {reason}") from None
-    task = load_task(dataset, normal_class)
-    config = StudentConfig.describe(
-        task, load_teacher("vgg16-imagenet"), ARCHITECTURE, PAPER, seed=0, hardware="unknown"
+    one_of(f"class of {dataset}", normal_class, class_names(dataset))
+    config = StudentConfig(
+        dataset=dataset,
+        normal_class=normal_class,
+        teacher="vgg16-imagenet",
+        teacher_sha256=vgg16_sha256_prefix(),
+        label_overlap=label_overlap(VGG16_TRAINED_ON, dataset),
+        architecture=ARCHITECTURE,
+        recipe=PAPER,
+        preprocessing=VGG16_PREPROCESSING,
+        seed=0,
+        hardware="unknown",
+        versions={},
     )
     folder = store.folder_of(out, config)
     if store.is_complete(folder):

@@ -20,6 +20,8 @@ FULL_SIZE = ("vgg16-imagenet", "vit-base-cifar10")
 VIT_BASE_CIFAR10 = "nateraw/vit-base-patch16-224-cifar10"
 PIL_KERNELS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 UNKNOWN = ("unknown",)
+VGG16_PREPROCESSING = Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD)
+VGG16_TRAINED_ON = ("imagenet",)
 
 # Pairs of data sets that name the same kinds of things differently.
 RELATED = {"cifar10": {"imagenet", "tiny-imagenet-32"}, "fashion-mnist": {"imagenet", "tiny-imagenet-32"}}
@@ -205,9 +207,16 @@ def _torchvision_vgg16() -> Teacher:
         ) from None
     model = vgg16()
     model.load_state_dict(state)
-    preprocessing = Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD)
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    return Teacher("vgg16-imagenet", _sha256([file]), ("imagenet",), preprocessing, imagenet_vgg16(model.features))
+    network = imagenet_vgg16(model.features)
+    return Teacher("vgg16-imagenet", _sha256([file]), VGG16_TRAINED_ON, VGG16_PREPROCESSING, network)
+
+
+def vgg16_sha256_prefix() -> str:
+    """The first digits of the SHA-256 of torchvision's VGG-16 weights, from their file name."""
+    from torchvision.models import VGG16_Weights
+
+    return Path(VGG16_Weights.IMAGENET1K_V1.url).stem.split("-")[1]
 
 
 def weights_sha256(folder: Path) -> str:
