@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Detector": "kdad.detector",
     "Prediction": "kdad.detector",
-    "Recipe": "kdad.students",
+    "Recipe": "kdad.recipes",
     "UserError": "kdad.errors",
     "WorkFailed": "kdad.errors",
     "evaluate": "kdad.evaluation",

@@ -13,6 +13,8 @@ from kdad.errors import UserError, WorkFailed
 OUT = "trained_students"
 EXIT_STATUSES = "exit status: 0 on success, 1 when the work itself fails, 2 on a mistake in the request"
 INTERRUPTED = 130
+LARGEST_SEED = 2**32 - 1
+UNUSABLE_PATH = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,24 +35,36 @@ def positive(text: str) -> int:
     return value
 
 
-def natural(text: str) -> int:
-    """An integer of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not {text!r}")
+def seed(text: str) -> int:
+    """An integer from 0 to `LARGEST_SEED`."""
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {LARGEST_SEED}, not {text!r}")
     return int(text)
 
 
 def train(args) -> None:
+    if args.job is None:
+        _train(args)
+        return
+    from kdad.jobs import reporting
+
+    with reporting(Path(args.job)) as reporter:
+        _train(args, reporter.progress)
+
+
+def _train(args, report=None) -> None:
     from kdad.data import load_task
     from kdad.distillation import train_student
-    from kdad.students import preset, with_overrides
+    from kdad.recipes import with_overrides
+    from kdad.students import preset
     from kdad.teachers import load_teacher
+    from kdad.training import Progress
 
     task, teacher = load_task(args.dataset, args.normal_class), load_teacher(args.teacher)
     recipe = with_overrides(preset(teacher)[1], **_recipe_overrides(args))
     folder = train_student(
         task, teacher, Path(args.out), recipe=recipe, seed=args.seed, device=args.device,
-        overwrite=args.overwrite, logger=args.logger,
+        overwrite=args.overwrite, logger=args.logger, callbacks=[Progress(report)] if report else [],
     )  # fmt: skip
     _report(_evaluated(folder, task, teacher, args.device))
     print(f"student folder: {folder}")
@@ -120,12 +134,19 @@ def _write_csv(file: Path, rows: list[dict]) -> None:
 
 
 def sweep(args) -> None:
+    from kdad.results import load_results, merge_entry
     from kdad.sweep import render, run_sweep
 
+    if args.results:
+        if args.normal_class != "all":
+            raise UserError("--results keeps whole data sets: use it with --normal-class all")
+        load_results(Path(args.results))  # a damaged file is refused before the work, not after it
     results = run_sweep(
         args.dataset, args.teacher, args.normal_class, seeds=args.seeds, out=Path(args.out), device=args.device,
         overrides=_recipe_overrides(args),
     )  # fmt: skip
+    if args.results:
+        merge_entry(Path(args.results), results)
     print(json.dumps(results, indent=2) if args.json else render(results))
 
 
@@ -134,7 +155,7 @@ def pretrain(args) -> None:
 
     card = train_teacher(
         args.backbone, args.dataset, Path(args.out), start_from=args.start_from, distil_from=args.distil_from,
-        epochs=args.epochs, seed=args.seed, device=args.device, overwrite=args.overwrite,
+        epochs=args.epochs, batch_size=args.batch_size, seed=args.seed, device=args.device, overwrite=args.overwrite,
     )  # fmt: skip
     accuracies = ", ".join(f"{split} accuracy {value:.4f}" for split, value in card["accuracy"].items())
     print(f"{args.backbone} on {args.dataset}: {accuracies}\nteacher folder: {args.out}")
@@ -151,7 +172,7 @@ def import_cloner(args) -> None:
 
 def list_students(args) -> None:
     from kdad import store
-    from kdad.teachers import available
+    from kdad.catalogue import available
 
     print(f"teachers: {', '.join(available())}")
     students = store.find_students(Path(args.out))
@@ -188,9 +209,10 @@ def build_parser() -> Parser:
     sub = command("train", train, "train, calibrate and evaluate a student")
     _add_task(sub)
     _add_recipe(sub)
-    sub.add_argument("--seed", type=natural, default=0)
+    sub.add_argument("--seed", type=seed, default=0)
     sub.add_argument("--overwrite", action="store_true", help="replace the student that is there")
     sub.add_argument("--logger", choices=["tensorboard", "wandb"], help="also log there (history.csv is always kept)")
+    sub.add_argument("--job", metavar="FOLDER", help="report to this folder, once it is its turn; used by the app")
 
     sub = command("evaluate", evaluate, "print a student's figures on the test split")
     sub.add_argument("folder")
@@ -212,6 +234,9 @@ def build_parser() -> Parser:
     _add_task(sub)
     _add_recipe(sub)
     sub.add_argument("--seeds", type=positive, default=1, help="how many seeds, counted from 0")
+    sub.add_argument(
+        "--results", metavar="FILE", help="merge the figures into this file (README: benchmarks/results.json)"
+    )
     sub.add_argument("--json", action="store_true")
 
     sub = command("pretrain", pretrain, "train a compact teacher on labelled images")
@@ -221,7 +246,8 @@ def build_parser() -> Parser:
     sub.add_argument("--distil-from", metavar="TEACHER", help="also copy this teacher's features and labels")
     sub.add_argument("--out", required=True)
     sub.add_argument("--epochs", type=positive)
-    sub.add_argument("--seed", type=natural, default=0)
+    sub.add_argument("--batch-size", type=positive)
+    sub.add_argument("--seed", type=seed, default=0)
     sub.add_argument("--overwrite", action="store_true")
     _add_device(sub)
 
@@ -274,6 +300,9 @@ def main(argv: list[str] | None = None) -> int:
     except WorkFailed as error:
         print(f"kdad: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a folder that is a file, a place that may not be written, a full disk
+        print(f"kdad: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UNUSABLE_PATH) else 1
     except KeyboardInterrupt:
         print("kdad: interrupted; the same command continues where it stopped", file=sys.stderr)
         return INTERRUPTED

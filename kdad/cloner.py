@@ -5,11 +5,12 @@ from pathlib import Path
 import torch
 
 from kdad import store
-from kdad.data import class_names
+from kdad.catalogue import VGG16_TRAINED_ON, class_names, label_overlap
 from kdad.errors import UserError, one_of
+from kdad.recipes import PAPER
 from kdad.store import StudentConfig
-from kdad.students import PAPER, build_student
-from kdad.teachers import VGG16_PREPROCESSING, VGG16_TRAINED_ON, label_overlap, vgg16_sha256_prefix
+from kdad.students import build_student
+from kdad.teachers import VGG16_PREPROCESSING, vgg16_sha256_prefix
 
 ARCHITECTURE = {"kind": "paper-vgg"}
 
@@ -45,9 +46,10 @@ def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -
         versions={},
     )
     folder = store.folder_of(out, config)
-    if store.is_complete(folder):
-        raise UserError(f"{folder} holds a student already; remove it first, or use another --out")
+    store.must_be_free(folder)
     store.round_to_half(student)
+    if not all(tensor.isfinite().all() for tensor in student.state_dict().values()):
+        raise UserError(f"{file} holds weights that are not finite, or too large for half precision")
     store.save_student(folder, config, student)
     return folder
 
@@ -59,6 +61,6 @@ def _read_state_dict(file: Path) -> dict:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types on a file that is no plain state dict
         raise UserError(f"{file} is no state dict that can be read safely ({type(error).__name__})") from None
-    if not isinstance(state, dict):
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise UserError(f"{file} holds no state dict")
     return state

@@ -5,18 +5,19 @@ seen by one student: which class is normal, and which images may be used for wha
 """
 
 import io
-import os
-from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from kdad import patterns
+from kdad.catalogue import DATASETS, PARQUET, ParquetLayout, under_kdad_data
 from kdad.errors import UserError, one_of
+from kdad.images import read_image
 
 SPLIT_SEED = 42
 HELD_OUT = 0.1
@@ -44,73 +45,50 @@ class Source(Protocol):
         """The chosen images of one part, uint8 (n, 3, H, W)."""
 
 
-@dataclass(frozen=True)
-class ParquetLayout:
-    """Where a data set's parquet files are, on the Hub and under `$KDAD_DATA/<name>/`."""
-
-    repo: str | None
-    folder: str
-    image_column: str
-    classes: tuple[str, ...]
-    test_part: str = "test"
-
-
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-FASHION_CLASSES = (
-    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot",
-)  # fmt: skip
-PARQUET = {
-    "cifar10": ParquetLayout("uoft-cs/cifar10", "plain_text", "img", CIFAR10_CLASSES),
-    "mnist": ParquetLayout("ylecun/mnist", "mnist", "image", tuple("0123456789")),
-    "fashion-mnist": ParquetLayout("zalando-datasets/fashion_mnist", "fashion_mnist", "image", FASHION_CLASSES),
-    "tiny-imagenet-32": ParquetLayout(None, "", "image", tuple(f"class{i:03d}" for i in range(202)), "valid"),
-}
-
-
 class ParquetSource:
     """A Hub-style parquet data set; images stay encoded until they are asked for."""
 
     def __init__(self, name: str):
         self.name, self.layout = name, PARQUET[name]
         self.classes = self.layout.classes
-        self._tables: dict = {}
+        self._parts: dict = {}
 
     def labels(self, part: str) -> Tensor:
-        return torch.from_numpy(self._table(part)["label"].to_numpy().astype(np.int64))
+        return self._columns(part)[1]
 
     def images(self, part: str, indices: Tensor) -> Tensor:
-        encoded = self._table(part)[self.layout.image_column].combine_chunks().field("bytes")
-        return torch.stack([_decode(encoded[i].as_py()) for i in indices.tolist()])
+        encoded, _ = self._columns(part)
+        return torch.stack(
+            [read_image(io.BytesIO(encoded[i].as_py()), f"{self.name} {part} image {i}") for i in indices.tolist()]
+        )
 
-    def _table(self, part: str):
-        if part not in self._tables:
-            self._tables[part] = self._read(_parquet_file(self.name, self.layout, part))
-        return self._tables[part]
+    def encoded(self, part: str, index: int) -> bytes:
+        """The file that holds one image."""
+        return self._columns(part)[0][index].as_py()
+
+    def _columns(self, part: str):
+        """Encoded images and class indices of one part, read once."""
+        if part not in self._parts:
+            self._parts[part] = self._read(_parquet_file(self.name, self.layout, part))
+        return self._parts[part]
 
     def _read(self, file: Path):
         import pyarrow
         import pyarrow.parquet
 
         try:
-            return pyarrow.parquet.read_table(file, columns=[self.layout.image_column, "label"])
-        except (pyarrow.ArrowException, OSError) as error:
+            table = pyarrow.parquet.read_table(file, columns=[self.layout.image_column, "label"])
+            encoded = table[self.layout.image_column].combine_chunks().field("bytes")
+            return encoded, torch.from_numpy(table["label"].to_numpy().astype(np.int64))
+        except (pyarrow.ArrowException, OSError, AttributeError, KeyError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{file} is not a readable parquet file of {self.name}: {reason}") from None
 
 
-def _decode(encoded: bytes) -> Tensor:
-    from PIL import Image
-
-    pixels = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-
-
 def _parquet_file(name: str, layout: ParquetLayout, part: str) -> Path:
     """The local parquet file of one part: under `$KDAD_DATA` if it is there, else from the Hub."""
-    part = layout.test_part if part == "test" else part
-    relative = Path(layout.folder) / f"{part}-00000-of-00001.parquet"
-    root = os.environ.get("KDAD_DATA")
-    if root and (local := Path(root) / name / relative).is_file():
+    relative = layout.file(part)
+    if (local := under_kdad_data(name, relative)) is not None:
         return local
     place = f"put it at $KDAD_DATA/{name}/{relative}"
     if layout.repo is None:
@@ -119,15 +97,27 @@ def _parquet_file(name: str, layout: ParquetLayout, part: str) -> Path:
 
 
 def _from_hub(name: str, repo: str, relative: str, place: str) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import snapshot_download
 
     try:
-        return Path(hf_hub_download(repo, relative, repo_type="dataset"))
+        # Asked for the one file, the client would try for half a minute before it believes there is no network.
+        file = Path(snapshot_download(repo, repo_type="dataset", allow_patterns=[relative])) / relative
+        if not file.is_file():
+            raise FileNotFoundError(relative)
+        return file
     except Exception as error:  # the Hub client raises a dozen unrelated types when it cannot fetch
         raise UserError(
             f"data set {name!r} is not here and could not be fetched ({type(error).__name__}): connect to the "
             f"network so that {repo} downloads from the Hub, or {place}"
         ) from None
+
+
+def image_format(dataset: str) -> str | None:
+    """How the test images of `dataset` are compressed: PNG is lossless, JPEG is not; None for what is generated."""
+    if dataset not in PARQUET:
+        return None
+    with Image.open(io.BytesIO(load_source(dataset).encoded("test", 0))) as image:
+        return image.format
 
 
 class PatternsSource:
@@ -245,9 +235,6 @@ class DefectsTask:
         return torch.from_numpy(patterns.normals(self.normal_class, self.counts[part], seed))
 
 
-DATASETS = ("patterns", "patterns-defects", "cifar10", "mnist", "fashion-mnist")
-
-
 @cache
 def load_source(name: str) -> Source:
     """The labelled data set `name`; a `UserError` says what to do when its files cannot be had."""
@@ -260,9 +247,3 @@ def load_task(dataset: str, normal_class: str) -> Task | DefectsTask:
     """The task of telling `normal_class` of `dataset` from everything else; see `DATASETS`."""
     one_of("data set", dataset, DATASETS)
     return DefectsTask(normal_class) if dataset == "patterns-defects" else Task(load_source(dataset), normal_class)
-
-
-def class_names(dataset: str) -> tuple[str, ...]:
-    """The classes of `dataset`, without reading any file of it."""
-    one_of("data set", dataset, DATASETS)
-    return patterns.CLASSES if dataset.startswith("patterns") else PARQUET[dataset].classes

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from kdad import metrics, store
+from kdad.devices import accelerator
 from kdad.discrepancy import DEFAULT_SCORE, SCORES, layer_errors, layer_scores, patch_errors
-from kdad.errors import UserError
-from kdad.heatmaps import colour_range, combine
+from kdad.errors import UserError, WorkFailed
+from kdad.heatmaps import colour_range, combine, in_normal_units
+from kdad.images import batch_size
 from kdad.store import StudentConfig
 from kdad.teachers import Teacher, load_teacher
-from kdad.training import accelerator
 
-BATCH = 64
 DEFAULT_FPR = 0.05
 
 
@@ -34,6 +34,7 @@ class Prediction:
     heatmap: np.ndarray  # (B, H, W) float32
     layer_scores: np.ndarray  # (B, L) float32, each layer's part of the published score
     layer_errors: np.ndarray  # (B, L, 2) float32, the error table
+    patch_maps: tuple[np.ndarray, ...]  # one (B, h, w) float32 per critical layer, in the unit of `heatmap`
 
     def __len__(self) -> int:
         return len(self.score)
@@ -47,14 +48,16 @@ def calibrate(student: nn.Module, teacher: Teacher, normals: Tensor) -> dict[str
     `heatmap_quantiles` (101,), the percentiles of the combined heatmap, for colour scales.
     """
     errors, maps = [], []
-    for batch in normals.split(BATCH):
+    for batch in normals.split(batch_size(*normals.shape[2:])):
         pixels = teacher.preprocessing(batch.to(next(student.parameters()).device))
         copied, taught = student(pixels), teacher(pixels)
         errors.append(layer_errors(copied, taught))
         maps.append(patch_errors(copied, taught, teacher.prefix, teacher.grids))
     scale = torch.stack([torch.cat(layer).mean() for layer in zip(*maps, strict=True)])
     side = teacher.preprocessing.crop
-    combined = np.concatenate([combine(batch, scale, side).cpu().numpy().ravel()[:: side // 32] for batch in maps])
+    combined = np.concatenate(
+        [combine(batch, scale, side).cpu().numpy().ravel()[:: max(1, side // 32)] for batch in maps]
+    )
     quantiles = torch.from_numpy(np.quantile(combined, np.linspace(0, 1, 101))).float()
     return {"layer_errors": torch.cat(errors).cpu(), "patch_scale": scale.cpu(), "heatmap_quantiles": quantiles}
 
@@ -77,6 +80,11 @@ class Detector:
             raise UserError(
                 f"teacher {teacher.name!r} has SHA-256 {teacher.sha256[:12]}…, but this student copied one with "
                 f"{config.teacher_sha256[:12]}…: their scores would mean nothing; get the original teacher"
+            )
+        if teacher.preprocessing != config.preprocessing:
+            raise UserError(
+                f"teacher {teacher.name!r} now prepares its pixels as {teacher.preprocessing}, but this student was "
+                f"trained with {config.preprocessing}: restore its preprocessor_config.json"
             )
         self.config, self.student, self.teacher, self.calibration = config, student, teacher, calibration
 
@@ -106,6 +114,13 @@ class Detector:
         return self._score(self.calibration["layer_errors"]).numpy()
 
     @property
+    def calibration_layer_scores(self) -> np.ndarray | None:
+        """Each layer's part of the published score for every calibration normal (N, L), or None."""
+        if self.calibration is None:
+            return None
+        return layer_scores(self.calibration["layer_errors"], self.config.recipe.mse_weight).numpy()
+
+    @property
     def colour_range(self) -> tuple[float, float]:
         """The fixed ends of the heatmap's colour scale, from calibration normals."""
         return colour_range(None if self.calibration is None else self.calibration["heatmap_quantiles"].numpy())
@@ -121,33 +136,48 @@ class Detector:
         Raises:
             UserError: the images differ in size, or `fpr` cannot be held with so few calibration images.
         """
-        batches = to_tensor(images).split(BATCH)
-        parts = [self._judge_batch(batch) for batch in batches]
-        errors, heatmap = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-        return self._prediction(errors, heatmap, fpr)
+        batch = to_tensor(images)
+        parts = [self._judge_batch(part) for part in batch.split(batch_size(*batch.shape[2:]))]
+        return self._prediction(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)), fpr=fpr)
 
     def judge(self, teacher_features: Sequence[Tensor], images: Tensor, *, fpr: float | None = None) -> Prediction:
         """As `predict` for one batch whose teacher features are already known, so that students can share them."""
-        errors, heatmap = self._compare(teacher_features, images.to(self.device))
-        return self._prediction(errors.cpu(), heatmap.cpu(), fpr)
+        compared = self._compare(teacher_features, images.to(self.device))
+        return self._prediction(*(tensor.cpu() for tensor in compared), fpr=fpr)
 
     @torch.inference_mode()
     def teacher_features(self, images: Tensor) -> list[Tensor]:
         """The teacher's features of one batch of uint8 images, for `judge`."""
         return self.teacher(self.teacher.preprocessing(images.to(self.device)))
 
-    def _judge_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        images = images.to(self.device)
-        return self._compare(self.teacher_features(images), images)
+    @torch.inference_mode()
+    def heatmap(self, prediction: Prediction, height: int, width: int, layer: int | None = None) -> np.ndarray:
+        """The heatmap (B, height, width) of a prediction at any size, of one critical layer (from 0) or of all."""
+        maps = [torch.from_numpy(patches) for patches in prediction.patch_maps]
+        maps = maps if layer is None else [maps[layer]]
+        preprocessing = self.teacher.preprocessing
+        return preprocessing.to_input(combine(maps, torch.ones(len(maps)), preprocessing.crop), height, width).numpy()
+
+    def _judge_batch(self, images: Tensor) -> tuple[Tensor, ...]:
+        """As `_compare`, in halves where the device's memory runs out."""
+        try:
+            images = images.to(self.device)
+            return self._compare(self.teacher_features(images), images)
+        except torch.OutOfMemoryError:
+            if len(images) == 1:
+                raise WorkFailed("the device ran out of memory on a single image; use --device cpu") from None
+        halves = [self._judge_batch(half) for half in images.chunk(2)]
+        return tuple(torch.cat(column) for column in zip(*halves, strict=True))
 
     @torch.inference_mode()
-    def _compare(self, taught: Sequence[Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-        """Error table (B, L, 2) and heatmap (B, H, W) of one batch on the device."""
+    def _compare(self, taught: Sequence[Tensor], images: Tensor) -> tuple[Tensor, ...]:
+        """Error table (B, L, 2), heatmap (B, H, W) and one patch map (B, h, w) per layer, on the device."""
         preprocessing = self.teacher.preprocessing
         copied = self.student(preprocessing(images))
         maps = patch_errors(copied, taught, self.teacher.prefix, self.teacher.grids)
         combined = combine(maps, self._patch_scale, preprocessing.crop)
-        return layer_errors(copied, taught), preprocessing.to_input(combined, *images.shape[-2:])
+        heatmap = preprocessing.to_input(combined, *images.shape[-2:])
+        return layer_errors(copied, taught), heatmap, *in_normal_units(maps, self._patch_scale)
 
     @property
     def _patch_scale(self) -> Tensor:
@@ -158,11 +188,12 @@ class Detector:
     def _score(self, errors: Tensor) -> Tensor:
         return SCORES[DEFAULT_SCORE](errors, self.config.recipe.mse_weight)
 
-    def _prediction(self, errors: Tensor, heatmap: Tensor, fpr: float | None) -> Prediction:
+    def _prediction(self, errors: Tensor, heatmap: Tensor, *patch_maps: Tensor, fpr: float | None) -> Prediction:
         score = self._score(errors).numpy()
         p_value, verdict = self._significance(score, fpr)
         parts = layer_scores(errors, self.config.recipe.mse_weight).numpy()
-        return Prediction(score, p_value, verdict, heatmap.numpy(), parts, errors.numpy())
+        patches = tuple(patch_map.numpy() for patch_map in patch_maps)
+        return Prediction(score, p_value, verdict, heatmap.numpy(), parts, errors.numpy(), patches)
 
     def _significance(self, score: np.ndarray, fpr: float | None) -> tuple[np.ndarray, np.ndarray]:
         normals = self.calibration_scores
@@ -188,6 +219,6 @@ def to_tensor(images: Tensor | np.ndarray | Sequence) -> Tensor:
             raise UserError("predict takes images of one size; call it once for every size")
         batch = torch.from_numpy(np.stack(arrays))
         batch = batch.permute(0, 3, 1, 2) if batch.ndim == 4 else batch
-    if batch.ndim != 4 or batch.shape[1] != 3 or batch.dtype != torch.uint8 or len(batch) == 0:
+    if batch.ndim != 4 or batch.shape[1] != 3 or batch.dtype != torch.uint8 or batch.numel() == 0:
         raise UserError(f"images must be uint8 (B, 3, H, W), not {batch.dtype} {tuple(batch.shape)}")
     return batch

@@ -1,14 +1,16 @@
 """How far a student's copy is from its teacher: every loss, score and heatmap is read from here.
 
 Features are lists with one tensor (B, T, D) per critical layer. After Salehi et al. 2020
-(arXiv 2011.11108), equations 1 to 4.
+(arXiv 2011.11108), equations 1 to 4. The scores read a numpy table as well, without torch.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MSE_WEIGHT = 0.01
 SCORED_LAYERS = 3
@@ -20,6 +22,9 @@ def layer_errors(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor
     Raises:
         ValueError: the two sides have not the same number of layers or not the same shapes.
     """
+    import torch
+    from torch.nn.functional import cosine_similarity
+
     rows = []
     for s, t in zip(student, teacher, strict=True):
         if s.shape != t.shape:
@@ -33,6 +38,8 @@ def patch_errors(
     student: Sequence[Tensor], teacher: Sequence[Tensor], prefix: int, grids: Sequence[tuple[int, int]]
 ) -> list[Tensor]:
     """1 − cosine of every token but the first `prefix`, one (B, h, w) float32 tensor per layer, in 0…2."""
+    from torch.nn.functional import cosine_similarity
+
     maps = []
     for s, t, (height, width) in zip(student, teacher, grids, strict=True):
         error = 1 - cosine_similarity(s[:, prefix:].float(), t[:, prefix:].float(), dim=2)

@@ -1,6 +1,7 @@
 """Training one student: from a task and a teacher to a complete student folder."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -9,12 +10,15 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from kdad import metrics, store, training
+from kdad.cache import remember
 from kdad.data import DefectsTask, Task
 from kdad.detector import calibrate
+from kdad.devices import accelerator
 from kdad.discrepancy import DEFAULT_SCORE, SCORES, distillation_loss, layer_errors
 from kdad.errors import UserError
+from kdad.recipes import Recipe
 from kdad.store import StudentConfig
-from kdad.students import OPTIMIZERS, SCHEDULES, Recipe, build_student, preset
+from kdad.students import OPTIMIZERS, SCHEDULES, build_student, preset
 from kdad.teachers import Teacher
 
 VALIDATION_BATCH = 250
@@ -45,6 +49,20 @@ class Distillation(pl.LightningModule):
     def _dataset(self, *columns: Tensor) -> TensorDataset:
         device = self.trainer.strategy.root_device
         return TensorDataset(*(column.to(device) for column in columns))
+
+    def on_train_start(self):
+        """Pay for the teacher once where augmentation has finitely many views, which random crops have not."""
+        if not self.recipe.random_crop:
+            with self.trainer.precision_plugin.forward_context():
+                self.teacher = remember(self.teacher, self._views())
+
+    def _views(self) -> list[Tensor]:
+        """Every image that training and validation will show, in batches."""
+        train, held_out = self.task.train, self.task.validation
+        mirrored = [train.flip(-1)] if self.recipe.flip else []
+        shown = [train, *mirrored, self.task.calibration if held_out is None else held_out.images]
+        device = self.trainer.strategy.root_device
+        return [batch.to(device) for images in shown for batch in images.split(self.recipe.batch_size)]
 
     def training_step(self, batch, _):
         pixels = self.teacher.preprocessing.augmented(batch[0], self.recipe.flip, self.recipe.random_crop)
@@ -82,24 +100,32 @@ def train_student(
     device: str = "auto",
     overwrite: bool = False,
     logger=None,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> Path:
     """Train, calibrate and save one student; returns its folder `<out>/<data set>/<teacher>/<class>/`.
 
-    An interrupted run continues from its last epoch when called again with the same arguments.
+    An interrupted run continues from its last epoch when called again with the same arguments,
+    and a finished one that was not evaluated yet is returned as it is.
 
     Raises:
         UserError: a complete student, or an unfinished one of other settings, is already there.
         WorkFailed: the loss became NaN, or memory ran out.
     """
-    device = training.accelerator(device)
+    device = accelerator(device)
+    training.check_logger(logger)
+    if not len(task.train) or not len(task.calibration):  # also reads the data before a folder is made
+        raise UserError(f"{task.dataset} holds too few images of {task.normal_class} to train and calibrate on")
     architecture, standard = preset(teacher)
     config = StudentConfig.describe(task, teacher, architecture, recipe or standard, seed, training.hardware(device))
     folder = store.folder_of(out, config)
+    if not overwrite and _awaits_evaluation(folder, config):
+        return folder
     _claim(folder, config, overwrite)
     torch.manual_seed(seed)
     student = build_student(architecture)
     module = Distillation(student, teacher.to(device), task, config.recipe, seed)
-    training.fit(module, folder, epochs=config.recipe.epochs, seed=seed, device=device, logger=logger)
+    epochs = config.recipe.epochs
+    training.fit(module, folder, epochs=epochs, seed=seed, device=device, logger=logger, callbacks=callbacks)
     finish(folder, config, student, teacher, task, device)
     return folder
 
@@ -114,13 +140,33 @@ def finish(folder: Path, config: StudentConfig, student: nn.Module, teacher: Tea
     (folder / training.CHECKPOINT).unlink(missing_ok=True)
 
 
+def _awaits_evaluation(folder: Path, config: StudentConfig) -> bool:
+    """Whether a run of `config` was interrupted between its last epoch and its evaluation."""
+    finished = store.is_complete(folder) and not (folder / store.EVALUATION).is_file()
+    return finished and store.load_config(folder).same_run(config)
+
+
 def _claim(folder: Path, config: StudentConfig, overwrite: bool) -> None:
-    """Make `folder` ours: new, emptied, or an unfinished run of just these settings."""
-    if overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
-    if store.is_complete(folder):
-        raise UserError(f"{folder} holds a complete student; use --overwrite to train it anew, or another --out")
-    if (folder / store.CONFIG).is_file() and not store.load_config(folder).same_run(config):
-        raise UserError(f"{folder} holds an unfinished run of other settings; repeat those, or use --overwrite")
+    """Make `folder` ours: new, emptied, or an unfinished run of just these settings.
+
+    The latter is continued even when overwriting: the result is the same, and an interrupted
+    `--overwrite` goes on where it stopped.
+    """
+    obstacle = _obstacle(folder, config)
+    if obstacle and not overwrite:
+        raise UserError(f"{folder} holds {obstacle}; use --overwrite to train anew, or another --out")
+    if obstacle:
+        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     store.save_config(folder, config)
+
+
+def _obstacle(folder: Path, config: StudentConfig) -> str | None:
+    """What in `folder` is in the way of a run of `config`, or None."""
+    if store.is_complete(folder):
+        return "a complete student"
+    try:
+        ours = not (folder / store.CONFIG).is_file() or store.load_config(folder).same_run(config)
+    except UserError:  # a damaged configuration
+        ours = False
+    return None if ours else "an unfinished run of other settings"

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from kdad import metrics, store
+from kdad.catalogue import label_overlap
 from kdad.data import DefectsTask, Task
 from kdad.detector import Detector, Prediction, calibrate
-from kdad.discrepancy import DEFAULT_SCORE
+from kdad.discrepancy import DEFAULT_SCORE, SCORED_LAYERS
 from kdad.files import write_atomically, write_json
-from kdad.teachers import label_overlap
 
 FEW_NORMALS = 100
 
@@ -27,7 +27,7 @@ def evaluate(folder: Path, task: Task | DefectsTask, detector: Detector) -> dict
     prediction = detector.predict(task.test.images)
     figures = _figures(prediction, task, detector)
     if own:
-        write_atomically(folder / store.SCORES_FILE, lambda path: _scores_table(prediction, task).to_parquet(path))
+        write_atomically(folder / store.SCORES_FILE, lambda path: _write_scores(path, prediction, task))
         write_json(folder / store.EVALUATION, figures)
         store.save_card(folder, config)
     return figures
@@ -60,21 +60,27 @@ def _figures(prediction: Prediction, task: Task | DefectsTask, detector: Detecto
 
 def published_score(prediction: Prediction) -> np.ndarray:
     """The `mkd` score (B,) of a prediction: its last three layers summed."""
-    return prediction.layer_scores[:, -3:].sum(1)
+    return prediction.layer_scores[:, -SCORED_LAYERS:].sum(1)
 
 
-def _scores_table(prediction: Prediction, task: Task | DefectsTask):
+def _write_scores(file: Path, prediction: Prediction, task: Task | DefectsTask) -> None:
+    """Write scores.parquet: exact scores, and layer errors in half precision, so that a clone stays small."""
     import pandas
 
-    table = {
-        "index": np.arange(len(prediction)),
-        "label": task.test.labels.numpy(),
-        "anomalous": task.test.anomalous.numpy(),
+    labels, anomalous = task.test.labels.numpy().astype(np.int16), task.test.anomalous.numpy()
+    table = {"index": np.arange(len(prediction), dtype=np.int32), "label": labels, "anomalous": anomalous}
+    errors = {
+        f"layer{layer + 1}_{name}": prediction.layer_errors[:, layer, column]
+        .clip(max=np.finfo(np.float16).max)
+        .astype(np.float16)
+        for layer in range(prediction.layer_errors.shape[1])
+        for column, name in enumerate(("cosine", "mse"))
     }
-    for layer in range(prediction.layer_errors.shape[1]):
-        for column, name in enumerate(("cosine", "mse")):
-            table[f"layer{layer + 1}_{name}"] = prediction.layer_errors[:, layer, column]
-    return pandas.DataFrame({**table, "score": prediction.score, "score_mkd": published_score(prediction)})
+    scores = {"score": prediction.score, "score_mkd": published_score(prediction)}
+    packed = {"use_dictionary": ["label"], "column_encoding": {"index": "DELTA_BINARY_PACKED"}}
+    pandas.DataFrame({**table, **errors, **scores}).to_parquet(
+        file, index=False, compression="zstd", use_byte_stream_split=[*errors, *scores], **packed
+    )
 
 
 def warn_if_few(n_calibration: int) -> str | None:

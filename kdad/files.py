@@ -9,8 +9,11 @@ def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary path)`, then move the result to `file`, so that it is whole or absent."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.part")
-    write(temporary)
-    temporary.replace(file)
+    try:
+        write(temporary)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(file: Path, text: str) -> None:

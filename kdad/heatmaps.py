@@ -14,16 +14,18 @@ COLOUR_MAP = "inferno"
 TOP_PERCENTILE = 99
 
 
+def in_normal_units(maps: Sequence[Tensor], scale: Tensor) -> list[Tensor]:
+    """The patch errors (B, h, w) of all layers divided by their `scale` (L,), the mean error of a normal patch."""
+    return [errors / unit.clamp(min=1e-12) for errors, unit in zip(maps, scale, strict=True)]
+
+
 def combine(maps: Sequence[Tensor], scale: Tensor, side: int) -> Tensor:
     """One map (B, side, side) from the patch errors (B, h, w) of all layers.
 
     Each layer is divided by its mean error on calibration normals, so that layers speak alike,
     upsampled bilinearly, and averaged.
     """
-    layers = [
-        resample((errors / unit.clamp(min=1e-12))[:, None], side, side, "bilinear")
-        for errors, unit in zip(maps, scale, strict=True)
-    ]
+    layers = [resample(errors[:, None], side, side, "bilinear") for errors in in_normal_units(maps, scale)]
     return torch.cat(layers, 1).mean(1)
 
 

@@ -1,5 +1,6 @@
 """Reading image files that nobody vetted."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +13,10 @@ from torch import Tensor
 from kdad.errors import UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+# Pillow would also start Ghostscript on an EPS: nothing but plain pictures is decoded.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 MOST_PIXELS = 64_000_000
+BATCH_IMAGES, BATCH_PIXELS = 64, 16_000_000
 
 
 def read_image(source: Path | str | BinaryIO, name: str | None = None) -> Tensor:
@@ -30,7 +34,10 @@ def read_image(source: Path | str | BinaryIO, name: str | None = None) -> Tensor
     """
     name = name or str(source)
     try:
-        with Image.open(source) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(source, formats=FORMATS)
+        with image:
             _check_size(image, name)
             return _to_tensor(_to_rgb(ImageOps.exif_transpose(image)))
     except UserError:
@@ -39,7 +46,7 @@ def read_image(source: Path | str | BinaryIO, name: str | None = None) -> Tensor
         raise UserError(f"{name}: no such file") from None
     except UnidentifiedImageError:
         raise UserError(f"{name}: not an image, or an empty file") from None
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UserError(f"{name}: more than {MOST_PIXELS // 10**6} million pixels; make it smaller") from None
     except Exception as error:  # decoders raise many types on damaged data
         raise UserError(f"{name}: damaged or unreadable image ({error})".replace("\n", " ")) from None
@@ -85,12 +92,19 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
     return found
 
 
-def batches_of_one_size(images: Iterable[tuple[str, Tensor]], most: int = 64) -> Iterator[tuple[list[str], Tensor]]:
+def batch_size(height: int, width: int, most: int = BATCH_IMAGES) -> int:
+    """How many images of one size to work on at once: a folder of photographs must not fill the memory."""
+    return max(1, min(most, BATCH_PIXELS // (height * width)))
+
+
+def batches_of_one_size(
+    images: Iterable[tuple[str, Tensor]], most: int = BATCH_IMAGES
+) -> Iterator[tuple[list[str], Tensor]]:
     """Group consecutive (name, image) pairs of equal size into (names, (B, 3, H, W)), keeping their order."""
     names: list[str] = []
     waiting: list[Tensor] = []
     for name, image in images:
-        if waiting and (image.shape != waiting[0].shape or len(waiting) == most):
+        if waiting and (image.shape != waiting[0].shape or len(waiting) == batch_size(*image.shape[1:], most)):
             yield names, torch.stack(waiting)
             names, waiting = [], []
         names.append(name)

@@ -1,10 +1,13 @@
 """From uint8 images to the pixels a network sees, batched and on the device of the images."""
 
+import math
 from dataclasses import asdict, dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
+
+from kdad.errors import UserError, one_of
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -22,6 +25,14 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     kernel: str = "lanczos"
+
+    def __post_init__(self):
+        if not 1 <= self.crop <= self.resize:
+            raise UserError(f"cannot crop {self.crop} pixels out of {self.resize}")
+        colours = len(self.mean) == len(self.std) == 3 and all(map(math.isfinite, (*self.mean, *self.std)))
+        if not colours or min(self.std) <= 0:
+            raise UserError(f"mean and std must be three numbers each, not {self.mean} and {self.std}")
+        one_of("resize kernel", self.kernel, KERNELS)
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) to normalised float32 (B, 3, crop, crop)."""
@@ -55,8 +66,10 @@ class Preprocessing:
     def _resize(self, images: Tensor) -> Tensor:
         if images.shape[-2:] == (self.resize, self.resize):
             return images.float()
-        # PIL rounds to whole grey levels after resizing; a Lanczos overshoot beyond 0…255 is clipped there too.
-        return resample(images.float(), self.resize, self.resize, self.kernel).clamp(0, 255)
+        # Like PIL: first the width, then the height, each clipped where a kernel overshoots a hard edge.
+        across = resize_matrix(images.shape[-1], self.resize, self.kernel).to(images.device)
+        down = resize_matrix(images.shape[-2], self.resize, self.kernel).to(images.device)
+        return (down @ (images.float() @ across.T).clamp(0, 255)).clamp(0, 255)
 
     def _normalise(self, pixels: Tensor) -> Tensor:
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)

@@ -1,6 +1,6 @@
 """Training the compact teachers: classifiers of 32 px images whose features students copy."""
 
-import shutil
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,13 +13,16 @@ from torch.utils.data import TensorDataset
 
 from kdad import training
 from kdad.card import teacher_card
+from kdad.catalogue import CARD_FILE, WEIGHTS_FILE
 from kdad.data import Source, holdout_split, load_source
+from kdad.devices import accelerator
 from kdad.discrepancy import distillation_loss, layer_errors
 from kdad.errors import UserError, one_of
 from kdad.files import write_json, write_text
+from kdad.history import read_history
 from kdad.preprocessing import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, random_shift
 from kdad.store import round_to_half
-from kdad.teachers import CARD_FILE, WEIGHTS_FILE, Teacher, load_teacher, teacher_folder
+from kdad.teachers import Teacher, load_teacher, teacher_folder
 from kdad.vgg import CompactVGG
 from kdad.vit import CompactViT
 
@@ -33,6 +36,7 @@ LICENCE = {
     "tiny-imagenet-32": "Tiny-ImageNet, from ImageNet, is free for non-commercial research",
     "patterns": "the procedural data set is part of kdad (MIT)",
 }
+SETTINGS = "unfinished.json"
 EVALUATION_BATCH = 500
 INITIALISATION_IMAGES = 5000
 HEAD_TENSORS = 2  # weight and bias of the classifier, which may have another number of classes
@@ -125,28 +129,29 @@ ANNEAL = {"nesterov": "linear", "adamw": "cos"}
 
 
 class GuidedClassification(Classification):
-    """Classification whose 8×8 patches also regress an older teacher's, through one linear layer.
+    """Classification that also regresses an older teacher's last two maps, each through one linear layer.
 
-    A transformer learns from 64 places an image instead of one label, which is most of what it
-    lacks against a CNN when time is short.
+    A transformer learns from 64 + 16 places an image instead of one label, which is most of what
+    it lacks against a CNN when time is short.
     """
 
     def __init__(self, model: nn.Module, source: Source, recipe: PretrainRecipe, seed: int, guide: Teacher):
         super().__init__(model, source, recipe, seed)
         self.guide = guide
         blank = torch.zeros(2, 3, 32, 32)
-        taught, own = self._guided(blank), model.patches_and_logits(blank)[0]
-        if taught.shape[1] != own.shape[1]:
-            raise UserError(f"teacher {guide.name!r} has no {own.shape[1]} patches to copy in its last layer but one")
-        self.reader = nn.Linear(own.shape[2], taught.shape[2])
+        taught, own = self._guided(blank), model.maps_and_logits(blank)[0]
+        if [layer.shape[1] for layer in taught] != [layer.shape[1] for layer in own]:
+            raise UserError(f"teacher {guide.name!r} cannot guide this backbone: its last maps are not 8×8 and 4×4")
+        self.readers = nn.ModuleList(nn.Linear(o.shape[2], t.shape[2]) for o, t in zip(own, taught, strict=True))
 
-    def _guided(self, pixels: Tensor) -> Tensor:
-        return self.guide(pixels)[-2][:, self.guide.prefix :]
+    def _guided(self, pixels: Tensor) -> list[Tensor]:
+        return [layer[:, self.guide.prefix :] for layer in self.guide(pixels)[-2:]]
 
     def loss(self, pixels: Tensor, labels: Tensor) -> Tensor:
         self.guide.to(pixels.device)
-        patches, logits = self.model.patches_and_logits(pixels)
-        copied = distillation_loss(layer_errors([self.reader(patches)], [self._guided(pixels)]), mse_weight=0.0)
+        maps, logits = self.model.maps_and_logits(pixels)
+        read = [reader(own) for reader, own in zip(self.readers, maps, strict=True)]
+        copied = distillation_loss(layer_errors(read, self._guided(pixels)), mse_weight=0.0)
         return cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) + copied
 
 
@@ -183,6 +188,7 @@ def train_teacher(
     start_from: str | None = None,
     distil_from: str | None = None,
     epochs: int | None = None,
+    batch_size: int | None = None,
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
@@ -194,34 +200,38 @@ def train_teacher(
         distil_from: a teacher whose features the new one copies beside learning the labels.
 
     Raises:
-        UserError: `out` holds a teacher already, or the teachers named do not fit.
+        UserError: `out` holds a teacher already, or an unfinished run of other settings, or the teachers
+            named do not fit.
         WorkFailed: the loss became NaN, or memory ran out.
     """
     chosen = BACKBONES[one_of("backbone", backbone, BACKBONES)]
     source = load_source(one_of("data set", dataset, PREPROCESSING))
-    recipe = replace(chosen.recipe, epochs=epochs or chosen.recipe.epochs)
-    device = training.accelerator(device)
-    if overwrite:
-        shutil.rmtree(out, ignore_errors=True)
-    if (out / WEIGHTS_FILE).is_file():
-        raise UserError(f"{out} holds a teacher already; use --overwrite to train it anew, or another --out")
-    torch.manual_seed(seed)
-    model = chosen.build(len(source.classes))
-    module = _lesson(model, source, recipe, seed, distil_from)
-    _start(module, chosen, start_from)
-    training.fit(module, out, epochs=recipe.epochs, seed=seed, device=device)
-    card = {
-        "name": out.name,
+    recipe = replace(
+        chosen.recipe, epochs=epochs or chosen.recipe.epochs, batch_size=batch_size or chosen.recipe.batch_size
+    )
+    device = accelerator(device)
+    settings = {
         "backbone": backbone,
-        "trained_on": sorted({dataset, *_heritage(start_from), *_heritage(distil_from)}),
-        "classes": list(source.classes),
-        "held_out": "the last 10 % of torch.randperm(n) with seed 42 of the training images",
-        "preprocessing": module.preprocessing.as_dict(),
         "recipe": asdict(recipe),
         "start_from": start_from,
         "distil_from": distil_from,
         "seed": seed,
-        "seconds": round(sum(row["seconds"] for row in training.read_history(out) if row["split"] == "train")),
+    }
+    torch.manual_seed(seed)
+    model = chosen.build(len(source.classes))
+    module = _lesson(model, source, recipe, seed, distil_from)
+    _start(module, chosen, start_from)
+    trained_on = sorted({dataset, *_heritage(start_from), *_heritage(distil_from)})
+    _claim(out, {**settings, "dataset": dataset}, overwrite)
+    training.fit(module, out, epochs=recipe.epochs, seed=seed, device=device)
+    card = {
+        "name": out.name,
+        "trained_on": trained_on,
+        "classes": list(source.classes),
+        "held_out": "the last 10 % of torch.randperm(n) with seed 42 of the training images",
+        "preprocessing": module.preprocessing.as_dict(),
+        **settings,
+        "seconds": round(sum(row["seconds"] for row in read_history(out) if row["split"] == "train")),
         "hardware": training.hardware(device),
         "licence": LICENCE[dataset],
         "accuracy": _accuracies(module, source, device),
@@ -229,8 +239,30 @@ def train_teacher(
     write_json(out / CARD_FILE, card)
     write_text(out / "README.md", teacher_card(card))
     model.save(out, module.preprocessing)
-    (out / training.CHECKPOINT).unlink(missing_ok=True)
+    for name in (training.CHECKPOINT, SETTINGS):
+        (out / name).unlink(missing_ok=True)
     return card
+
+
+def _claim(out: Path, settings: dict, overwrite: bool) -> None:
+    """Make `out` ours: without a teacher, and with no unfinished run but one of just these settings."""
+    obstacle = _obstacle(out, settings)
+    if obstacle and not overwrite:
+        raise UserError(f"{out} holds {obstacle}; use --overwrite to train anew, or another --out")
+    if obstacle:
+        for name in (WEIGHTS_FILE, training.CHECKPOINT):
+            (out / name).unlink(missing_ok=True)
+    write_json(out / SETTINGS, settings)
+
+
+def _obstacle(out: Path, settings: dict) -> str | None:
+    """What in `out` is in the way of a run of `settings`, or None."""
+    if (out / WEIGHTS_FILE).is_file():
+        return "a teacher already"
+    unfinished = out / SETTINGS
+    if unfinished.is_file() and json.loads(unfinished.read_text()) != settings:
+        return "an unfinished run of other settings"
+    return None
 
 
 def _lesson(model: nn.Module, source: Source, recipe: PretrainRecipe, seed: int, distil_from: str | None):

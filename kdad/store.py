@@ -1,5 +1,6 @@
 """Student folders on disk and on the Hub: what is in them, and how they are written and checked."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass, fields, replace
@@ -8,18 +9,21 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
 
-from kdad.card import student_card
-from kdad.errors import UserError
+from kdad.card import OVERLAP_IN_WORDS, student_card
+from kdad.catalogue import label_overlap, student_folder
+from kdad.errors import UserError, one_of
 from kdad.files import write_atomically, write_json, write_text
+from kdad.history import HISTORY
 from kdad.preprocessing import Preprocessing
-from kdad.students import Recipe, build_student
-from kdad.teachers import Teacher, label_overlap, teacher_slug
+from kdad.recipes import Recipe
+from kdad.students import build_student
+from kdad.teachers import Teacher
 
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.safetensors"
-EVALUATION, SCORES_FILE, CARD, HISTORY = "evaluation.json", "scores.parquet", "README.md", "history.csv"
+EVALUATION, SCORES_FILE, CARD = "evaluation.json", "scores.parquet", "README.md"
 SHARED_FILES = (CONFIG, WEIGHTS, CALIBRATION, HISTORY, EVALUATION, SCORES_FILE, CARD)
 DEFAULT_OUT = Path("trained_students")
 RECORDED_VERSIONS = ("torch", "torchvision", "transformers", "pytorch-lightning")
@@ -27,7 +31,10 @@ RECORDED_VERSIONS = ("torch", "torchvision", "transformers", "pytorch-lightning"
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """All that is needed to rebuild a student and to know where it comes from: its config.json."""
+    """All that is needed to rebuild a student and to know where it comes from: its config.json.
+
+    `weights_sha256` is that of the finished student's model.safetensors, and empty before.
+    """
 
     dataset: str
     normal_class: str
@@ -40,6 +47,13 @@ class StudentConfig:
     seed: int
     hardware: str
     versions: dict
+    weights_sha256: str = ""
+
+    def __post_init__(self):
+        for field in fields(self):
+            if not isinstance(getattr(self, field.name), field.type):
+                raise UserError(f"{field.name} must be of type {field.type.__name__}")
+        one_of("label overlap", self.label_overlap, OVERLAP_IN_WORDS)
 
     @classmethod
     def describe(
@@ -66,17 +80,13 @@ class StudentConfig:
             "recipe": Recipe.from_dict(values["recipe"]),
             "preprocessing": Preprocessing.from_dict(values["preprocessing"]),
         }
-        return cls(**{f.name: parsed.get(f.name, values[f.name]) for f in fields(cls)})
+        names = {f.name for f in fields(cls)}
+        return cls(**{name: value for name, value in {**values, **parsed}.items() if name in names})
 
     def same_run(self, other: "StudentConfig") -> bool:
-        """Whether both describe the same training, whatever the hardware and the installed versions."""
-        return replace(self, hardware="", versions={}) == replace(other, hardware="", versions={})
-
-
-def student_folder(out: Path, dataset: str, teacher: str, normal_class: str, seed: int) -> Path:
-    """`<out>/<data set>/<teacher>/<normal class>[-seed<N>]`."""
-    suffix = f"-seed{seed}" if seed else ""
-    return Path(out) / dataset / teacher_slug(teacher) / f"{normal_class}{suffix}"
+        """Whether both describe the same training, whatever the hardware, the installed versions and the result."""
+        result = {"hardware": "", "versions": {}, "weights_sha256": ""}
+        return replace(self, **result) == replace(other, **result)
 
 
 def folder_of(out: Path, config: StudentConfig) -> Path:
@@ -110,8 +120,9 @@ def load_config(folder: Path) -> StudentConfig:
         raise UserError(f"{folder} is no student folder: it holds no {CONFIG}")
     try:
         return StudentConfig.from_dict(json.loads(file.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is damaged or not a student's ({type(error).__name__}: {error})") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file} is damaged or not a student's ({type(error).__name__}: {reason})") from None
 
 
 def round_to_half(student: nn.Module) -> None:
@@ -124,11 +135,11 @@ def round_to_half(student: nn.Module) -> None:
 
 def save_student(folder: Path, config: StudentConfig, student: nn.Module) -> None:
     """Write card, configuration and, last, the weights in half precision."""
-    save_config(folder, config)
-    save_card(folder, config)
     weights = {name: t.half() if t.is_floating_point() else t for name, t in student.state_dict().items()}
-    weights = {name: t.cpu().contiguous() for name, t in weights.items()}
-    write_atomically(folder / WEIGHTS, lambda path: save_file(weights, path))
+    content = save({name: t.cpu().contiguous() for name, t in weights.items()})
+    save_config(folder, replace(config, weights_sha256=hashlib.sha256(content).hexdigest()))
+    save_card(folder, config)
+    write_atomically(folder / WEIGHTS, lambda path: path.write_bytes(content))
 
 
 def save_card(folder: Path, config: StudentConfig) -> None:
@@ -146,7 +157,13 @@ def load_student(folder: Path, config: StudentConfig) -> nn.Module:
     if not file.is_file():
         raise UserError(f"{folder} holds no finished student: {WEIGHTS} is missing; run its train command again")
     try:
-        weights = {name: t.float() if t.is_floating_point() else t for name, t in load_file(file).items()}
+        content = file.read_bytes()
+        if config.weights_sha256 not in ("", hashlib.sha256(content).hexdigest()):
+            raise UserError(f"{file} is damaged: its SHA-256 is not the one in {CONFIG}")
+        weights = {name: t.float() if t.is_floating_point() else t for name, t in load(content).items()}
+        with torch.device("meta"):  # a config may ask for any size: allocate nothing before the weights fit it
+            expected = build_student(config.architecture)
+        expected.load_state_dict(weights, strict=True, assign=True)
         student = build_student(config.architecture)
         student.load_state_dict(weights, strict=True)
     except (SafetensorError, OSError, RuntimeError) as error:
@@ -169,15 +186,29 @@ def load_calibration(folder: Path) -> dict[str, Tensor] | None:
     if not file.is_file():
         return None
     try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is damaged ({error}); run evaluate on the folder to calibrate again") from None
+        calibration = load_file(file)
+    except (SafetensorError, OSError):
+        calibration = {}
+    normals = len(calibration.get("layer_errors", ()))
+    expected = {"layer_errors": (normals, 4, 2), "patch_scale": (4,), "heatmap_quantiles": (101,)}
+    fits = normals > 0 and {name: tuple(tensor.shape) for name, tensor in calibration.items()} == expected
+    if not fits or not all(tensor.isfinite().all() for tensor in calibration.values()):
+        raise UserError(f"{file} is damaged; remove it, and run evaluate on the folder to calibrate again")
+    return calibration
 
 
 def load_evaluation(folder: Path) -> dict | None:
     """The figures of evaluation.json, or None if the student was never evaluated."""
     file = Path(folder) / EVALUATION
-    return json.loads(file.read_text()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        figures = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError):
+        figures = None
+    if not isinstance(figures, dict) or "auroc" not in figures:
+        raise UserError(f"{file} is damaged; remove it, and run evaluate on the folder again")
+    return figures
 
 
 def resolve(folder_or_repo: str | Path) -> Path:
@@ -208,13 +239,23 @@ def pull(repo: str, out: Path) -> Path:
     config = load_config(snapshot)
     load_student(snapshot, config)
     folder = folder_of(out, config)
-    if is_complete(folder):
-        raise UserError(f"{folder} holds a student already; remove it first, or use another --out")
+    if not folder.resolve().is_relative_to(Path(out).resolve()):
+        raise UserError(f"{repo} names a data set, teacher or class that would be written outside {out}")
+    must_be_free(folder)
     temporary = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(snapshot, temporary)
-    temporary.replace(folder)
+    try:
+        shutil.copytree(snapshot, temporary)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def must_be_free(folder: Path) -> None:
+    """Refuse a folder with anything in it: a student, or an unfinished run."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty; remove it first, or use another --out")
 
 
 def push(folder: Path, repo: str) -> str:
@@ -224,11 +265,11 @@ def push(folder: Path, repo: str) -> str:
     load_student(folder, load_config(folder))
     try:
         api = HfApi()
-        api.create_repo(repo, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=list(SHARED_FILES))
+        created = api.create_repo(repo, exist_ok=True)
+        api.upload_folder(repo_id=created.repo_id, folder_path=folder, allow_patterns=list(SHARED_FILES))
     except Exception as error:  # the Hub client raises a dozen unrelated types when it cannot reach or may not write
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"could not push to {repo} ({reason}); log in with `hf auth login` and check the name"
+            f"could not push to {repo} ({reason}); check the name and the network, and log in with `hf auth login`"
         ) from None
-    return f"{api.endpoint}/{repo}"
+    return str(created)

@@ -5,15 +5,17 @@ from pathlib import Path
 import numpy as np
 
 from kdad import store
-from kdad.data import class_names, load_task
+from kdad.catalogue import class_names
+from kdad.data import image_format, load_task
 from kdad.detector import Detector
 from kdad.distillation import train_student
 from kdad.errors import one_of
 from kdad.evaluation import evaluate
-from kdad.students import preset, with_overrides
+from kdad.history import read_history
+from kdad.recipes import with_overrides
+from kdad.results import SCORES, Figure
+from kdad.students import preset
 from kdad.teachers import Teacher, load_teacher
-
-SCORES = ("auroc", "auroc_mkd")
 
 
 def run_sweep(
@@ -29,15 +31,21 @@ def run_sweep(
     teacher = load_teacher(teacher_name)
     runs = [_figures(dataset, name, teacher, seed, out, device, overrides) for name in wanted for seed in range(seeds)]
     per_class = {name: _summary([run for run in runs if run["normal_class"] == name]) for name in wanted}
+    means = {score: np.mean([figures[score]["values"] for figures in per_class.values()], 0) for score in SCORES}
     return {
         "dataset": dataset,
+        "image_format": image_format(dataset),
         "teacher": teacher.name,
         "teacher_sha256": teacher.sha256,
+        "family": runs[0]["family"],
         "label_overlap": runs[0]["label_overlap"],
         "split": "test",
+        "score": runs[0]["score"],
         "seeds": seeds,
         "classes": per_class,
-        "mean": {score: float(np.mean([figures[score]["mean"] for figures in per_class.values()])) for score in SCORES},
+        "mean": {score: float(values.mean()) for score, values in means.items()},
+        "mean_deviation": {score: _deviation(values) for score, values in means.items()},
+        **_cost(runs),
     }
 
 
@@ -47,7 +55,22 @@ def _figures(dataset, normal_class, teacher: Teacher, seed: int, out: Path, devi
     if not store.is_complete(folder):
         recipe = with_overrides(preset(teacher)[1], **overrides)
         train_student(task, teacher, out, recipe=recipe, seed=seed, device=device)
-    return evaluate(folder, task, Detector.load(folder, teacher=teacher, device=device))
+    detector = Detector.load(folder, teacher=teacher, device=device)
+    return {
+        **evaluate(folder, task, detector),
+        "family": detector.config.architecture["kind"].split("-")[-1],
+        "hardware": detector.config.hardware,
+        "seconds": sum(row["seconds"] for row in read_history(folder) if row["split"] == "train"),
+    }
+
+
+def _cost(runs: list[dict]) -> dict:
+    """Mean training time of a student whose history is known, and the hardware of all."""
+    seconds = [run["seconds"] for run in runs if run["seconds"]]
+    return {
+        "seconds_per_student": round(float(np.mean(seconds)), 1) if seconds else None,
+        "hardware": sorted({run["hardware"] for run in runs}),
+    }
 
 
 def _summary(runs: list[dict]) -> dict:
@@ -55,17 +78,20 @@ def _summary(runs: list[dict]) -> dict:
     summary = {}
     for score in SCORES:
         values = [run[score] for run in runs]
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        summary[score] = {"mean": float(np.mean(values)), "deviation": spread, "values": values}
+        summary[score] = {"mean": float(np.mean(values)), "deviation": _deviation(values), "values": values}
     return summary
+
+
+def _deviation(values) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def render(results: dict) -> str:
     """The figures as a Markdown table, AUROC in per cent."""
     lines = ["| class | AUROC (default) | AUROC (mkd) |", "|---|---|---|"]
     for name, figures in results["classes"].items():
-        lines.append(f"| {name} | {_percent(figures['auroc'])} | {_percent(figures['auroc_mkd'])} |")
-    means = (f"{100 * results['mean'][score]:.2f}" for score in SCORES)
+        lines.append(f"| {name} | {' | '.join(_percent(figures[score]) for score in SCORES)} |")
+    means = (str(Figure(results["mean"][score], results["mean_deviation"][score])) for score in SCORES)
     lines.append(f"| **mean** | {' | '.join(means)} |")
     caption = (
         f"{results['dataset']}, {results['split']} split, {results['seeds']} seed(s), teacher {results['teacher']}, "
@@ -75,5 +101,4 @@ def render(results: dict) -> str:
 
 
 def _percent(figures: dict) -> str:
-    spread = "" if figures["deviation"] is None else f" ± {100 * figures['deviation']:.2f}"
-    return f"{100 * figures['mean']:.2f}{spread}"
+    return str(Figure(figures["mean"], figures["deviation"]))

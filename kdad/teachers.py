@@ -1,30 +1,34 @@
 """The frozen networks that students copy: where each comes from, and what it was taught."""
 
+import contextlib
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from kdad.catalogue import (
+    CARD_FILE,
+    COMPACT_VGG_TYPE,
+    SHIPPED,
+    UNKNOWN,
+    VGG16_TRAINED_ON,
+    VIT_BASE_CIFAR10,
+    VIT_BASE_TRAINED_ON,
+    WEIGHTS,
+    WEIGHTS_FILE,
+    available,
+)
 from kdad.errors import UserError
 from kdad.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from kdad.vgg import COMPACT_VGG, CompactVGG, imagenet_vgg16
+from kdad.vgg import CompactVGG, imagenet_vgg16
 from kdad.vit import ViTFeatures
 
-WEIGHTS = Path(__file__).parent / "weights"
-CARD_FILE, WEIGHTS_FILE = "teacher.json", "model.safetensors"
-SHIPPED = ("vgg-cifar10", "vit-cifar10", "vgg-tinyimagenet", "vit-tinyimagenet")
-FULL_SIZE = ("vgg16-imagenet", "vit-base-cifar10")
-VIT_BASE_CIFAR10 = "nateraw/vit-base-patch16-224-cifar10"
 PIL_KERNELS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
-UNKNOWN = ("unknown",)
 VGG16_PREPROCESSING = Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD)
-VGG16_TRAINED_ON = ("imagenet",)
-
-# Pairs of data sets that name the same kinds of things differently.
-RELATED = {"cifar10": {"imagenet", "tiny-imagenet-32"}, "fashion-mnist": {"imagenet", "tiny-imagenet-32"}}
 
 
 @dataclass(frozen=True)
@@ -65,17 +69,6 @@ class Teacher:
         return self
 
 
-def label_overlap(trained_on: tuple[str, ...], dataset: str) -> str:
-    """Whether a teacher saw labels of `dataset`'s anomaly classes: same, related, none or unknown."""
-    if dataset in trained_on:
-        return "same"
-    if RELATED.get(dataset, set()) & set(trained_on):
-        return "related"
-    if "unknown" in trained_on or dataset.startswith("folder:"):
-        return "unknown"
-    return "none"
-
-
 def load_teacher(name: str) -> Teacher:
     """Load a teacher by name, local folder, or Hub id of a ViT-family model.
 
@@ -106,22 +99,13 @@ def teacher_folder(name: str) -> Path:
     return folder
 
 
-def available() -> list[str]:
-    """Names of the teachers that can be asked for: those shipped here, then those fetched on first use."""
-    return [name for name in SHIPPED if (WEIGHTS / name / WEIGHTS_FILE).is_file()] + list(FULL_SIZE)
-
-
-def teacher_slug(name: str) -> str:
-    """The teacher's name as one path component."""
-    return Path(name).name if name.startswith(("/", ".")) else name.replace("/", "--")
-
-
 def _from_folder(name: str, folder: Path) -> Teacher:
     if not (folder / "config.json").is_file():
         raise UserError(f"teacher {name!r} is missing: {folder} holds no config.json")
     card = _read_json(folder / CARD_FILE) if (folder / CARD_FILE).is_file() else {}
-    if _read_json(folder / "config.json").get("model_type") == COMPACT_VGG:
-        preprocessing = Preprocessing.from_dict(card["preprocessing"])
+    if _read_json(folder / "config.json").get("model_type") == COMPACT_VGG_TYPE:
+        with _reading(folder / CARD_FILE):
+            preprocessing = Preprocessing.from_dict(card["preprocessing"])
         network = CompactVGG.load(folder).stack
     else:
         preprocessing = _processor_preprocessing(folder)
@@ -152,18 +136,28 @@ def _processor_preprocessing(folder: Path) -> Preprocessing:
     if not file.is_file():
         raise UserError(f"{folder} has no preprocessor_config.json, which says how the teacher wants its pixels")
     fields = _read_json(file)
-    crop = _side(fields.get("crop_size") if fields.get("do_center_crop") else fields["size"])
-    return Preprocessing(
-        resize=max(_side(fields["size"]), crop),
-        crop=crop,
-        mean=tuple(fields["image_mean"]),
-        std=tuple(fields["image_std"]),
-        kernel=PIL_KERNELS.get(fields.get("resample"), "bilinear"),
-    )
+    with _reading(file):
+        crop = _side(fields["crop_size"] if fields.get("do_center_crop") else fields["size"])
+        return Preprocessing(
+            resize=max(_side(fields["size"]), crop),
+            crop=crop,
+            mean=tuple(fields["image_mean"]),
+            std=tuple(fields["image_std"]),
+            kernel=PIL_KERNELS.get(fields.get("resample"), "bilinear"),
+        )
 
 
 def _side(size: int | dict) -> int:
     return size if isinstance(size, int) else int(size.get("height") or size["shortest_edge"])
+
+
+@contextlib.contextmanager
+def _reading(file: Path):
+    """Turn what missing or senseless fields of `file` raise into one line that names it."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{file} is missing or damaged ({type(error).__name__}: {error})") from None
 
 
 def _vit_base_cifar10() -> Teacher:
@@ -173,19 +167,18 @@ def _vit_base_cifar10() -> Teacher:
     teacher = _from_folder("vit-base-cifar10", _fetch_snapshot(VIT_BASE_CIFAR10))
     own = teacher.preprocessing
     wider = replace(own, resize=round(own.crop * 256 / 224))
-    # ImageNet-21k first, then CIFAR-10 with the labels of all ten classes.
-    return replace(teacher, trained_on=("imagenet", "cifar10"), preprocessing=wider)
+    return replace(teacher, trained_on=VIT_BASE_TRAINED_ON, preprocessing=wider)
 
 
 def _fetch_snapshot(repo: str) -> Path:
     """A Hub model's configuration and weights in the local cache; safetensors where the repository has them."""
     from huggingface_hub import snapshot_download
 
-    small = ["config.json", "preprocessor_config.json", CARD_FILE]
+    small = ["config.json", "preprocessor_config.json", CARD_FILE, "model.safetensors.index.json"]
     try:
         folder = Path(snapshot_download(repo, allow_patterns=[*small, "*.safetensors"]))
         if not list(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(repo, allow_patterns=[*small, "pytorch_model.bin"]))
+            folder = Path(snapshot_download(repo, allow_patterns=[*small, "pytorch_model*.bin*"]))
     except Exception as error:  # the Hub client raises a dozen unrelated types when it cannot fetch
         raise UserError(
             f"teacher {repo!r} could not be fetched from the Hub ({type(error).__name__}): check the name and the "
@@ -198,18 +191,25 @@ def _torchvision_vgg16() -> Teacher:
     from torchvision.models import VGG16_Weights, vgg16
 
     weights = VGG16_Weights.IMAGENET1K_V1
-    try:
-        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except Exception as error:  # URLError, hash mismatch, truncated file: all mean "not fetched"
-        raise UserError(
-            f"teacher 'vgg16-imagenet' could not be fetched ({_line(error)}): check the network, "
-            f"or put {Path(weights.url).name} into {torch.hub.get_dir()}/checkpoints"
-        ) from None
-    model = vgg16()
-    model.load_state_dict(state)
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    network = imagenet_vgg16(model.features)
-    return Teacher("vgg16-imagenet", _sha256([file]), VGG16_TRAINED_ON, VGG16_PREPROCESSING, network)
+    try:
+        # It announces a download on standard output, which belongs to the command's own result.
+        with contextlib.redirect_stdout(sys.stderr):
+            state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except Exception as error:  # URLError, hash mismatch, truncated file: all mean "not fetched"
+        remedy = f"check the network, or put {file.name} into {file.parent}"
+        if file.is_file():
+            remedy = f"remove {file}, so that it is fetched again"
+        raise UserError(f"teacher 'vgg16-imagenet' could not be fetched ({_line(error)}): {remedy}") from None
+    sha256 = _sha256([file])
+    if not sha256.startswith(vgg16_sha256_prefix()):  # torchvision checks what it fetches, not what was there
+        raise UserError(
+            f"teacher 'vgg16-imagenet' has SHA-256 {sha256[:12]}…: remove {file}, so that it is fetched again"
+        )
+    with torch.device("meta"):
+        model = vgg16()
+    model.load_state_dict(state, assign=True)
+    return Teacher("vgg16-imagenet", sha256, VGG16_TRAINED_ON, VGG16_PREPROCESSING, imagenet_vgg16(model.features))
 
 
 def vgg16_sha256_prefix() -> str:
@@ -238,9 +238,12 @@ def _sha256(files: list[Path]) -> str:
 
 def _read_json(file: Path) -> dict:
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        values = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is not readable JSON: {_line(error)}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file} holds no JSON object")
+    return values
 
 
 def _line(error: Exception) -> str:

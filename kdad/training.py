@@ -5,12 +5,12 @@ interrupted run continues from its last finished epoch and ends as an unbroken o
 all randomness of an epoch derives from (seed, epoch).
 """
 
-import csv
-import io
 import logging
 import platform
 import time
 import warnings
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -19,13 +19,14 @@ from pytorch_lightning.callbacks import Callback
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from kdad.errors import UserError, WorkFailed
-from kdad.files import write_atomically, write_text
+from kdad.errors import UserError, WorkFailed, one_of
+from kdad.files import write_atomically
+from kdad.history import read_history, write_history
 
 CHECKPOINT = "resume.ckpt"
-HISTORY = "history.csv"
-HISTORY_COLUMNS = ("epoch", "split", "loss", "auroc", "seconds")
 STEPS_BETWEEN_NAN_CHECKS = 16
+SECONDS_BETWEEN_REPORTS = 1.0
+LOGGERS = ("tensorboard", "wandb")  # also the names of their packages
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -37,6 +38,7 @@ class EpochBatches(Sampler):
     """Batches of shuffled indices; the order depends on (seed, epoch) alone.
 
     Lightning calls `set_epoch` before every epoch, also the first one after a resume.
+    Iteration is lazy because after a resume the iterator is made before `set_epoch` is called.
     """
 
     def __init__(self, n: int, batch_size: int, seed: int):
@@ -49,7 +51,7 @@ class EpochBatches(Sampler):
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
         batches = torch.randperm(self.n, generator=generator).split(self.batch_size)
         # A lone image in the last batch would have no batch statistics.
-        return iter(batches if len(batches[-1]) > 1 or len(batches) == 1 else batches[:-1])
+        yield from batches if len(batches[-1]) > 1 or len(batches) == 1 else batches[:-1]
 
     def __len__(self) -> int:
         whole, rest = divmod(self.n, self.batch_size)
@@ -58,7 +60,9 @@ class EpochBatches(Sampler):
 
 def shuffled(dataset: Dataset, batch_size: int, seed: int) -> DataLoader:
     """A loader of whole batches in an order that depends on (seed, epoch) alone."""
-    return DataLoader(dataset, sampler=EpochBatches(len(dataset), batch_size, seed), batch_size=None)
+    # Every new iterator draws one number: from a generator of its own, not from the one of dropout and augmentation.
+    sampler, generator = EpochBatches(len(dataset), batch_size, seed), torch.Generator()
+    return DataLoader(dataset, sampler=sampler, batch_size=None, generator=generator)
 
 
 def in_order(dataset: Dataset, batch_size: int) -> DataLoader:
@@ -77,14 +81,18 @@ class EpochSeed(Callback):
 
 
 class StopOnNaN(Callback):
-    """Ends the run as soon as the loss is not finite; the checkpoint of the last good epoch stays."""
+    """Ends the run as soon as a loss is not finite; the checkpoint of the last good epoch stays.
+
+    The validation loss counts too: it alone shows that the last step of an epoch broke the weights.
+    """
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         if batch_idx % STEPS_BETWEEN_NAN_CHECKS == 0:
             self._check(outputs["loss"], trainer)
 
     def on_train_epoch_end(self, trainer, module):
-        self._check(trainer.callback_metrics["train_loss"], trainer)
+        for name in ("train_loss", "val_loss"):
+            self._check(trainer.callback_metrics[name], trainer)
 
     def _check(self, loss, trainer):
         if torch.isfinite(loss):
@@ -100,7 +108,7 @@ class EpochRecord(Callback):
         self.folder = folder
         self.rows: list[dict] = []
 
-    def on_fit_start(self, trainer, module):
+    def on_train_start(self, trainer, module):
         self.rows = [row for row in read_history(self.folder) if row["epoch"] <= trainer.current_epoch]
 
     def on_train_epoch_start(self, trainer, module):
@@ -119,29 +127,6 @@ class EpochRecord(Callback):
 
 def _rounded(value) -> float | str:
     return "" if value is None else round(float(value), 6)
-
-
-def write_history(folder: Path, rows: list[dict]) -> None:
-    """Write `history.csv`, one row per epoch and split."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / HISTORY, text.getvalue())
-
-
-def read_history(folder: Path) -> list[dict]:
-    """The rows of `history.csv`, numbers as numbers and missing values as ''; [] if there is none."""
-    file = Path(folder) / HISTORY
-    if not file.is_file():
-        return []
-    with open(file, newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    numbers = [column for column in HISTORY_COLUMNS if column != "split"]
-    for row in rows:
-        row.update({name: float(row[name]) if row[name] else "" for name in numbers})
-        row["epoch"] = int(row["epoch"])
-    return rows
 
 
 class ProgressBar(Callback):
@@ -177,16 +162,37 @@ class ProgressBar(Callback):
         self.bar.set_postfix(shown)
 
 
-def accelerator(device: str) -> str:
-    """Lightning's accelerator for a device name; a `UserError` if that device is not here."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if available[name])
-    if device not in available:
-        raise UserError(f"unknown device {device!r}; choose one of: auto, cpu, cuda, mps")
-    if not available[device]:
-        raise UserError(f"device {device!r} is not available on this machine; use --device auto or cpu")
-    return device
+class Progress(Callback):
+    """Hands position, loss, validation AUROC and time left to a function, about once a second."""
+
+    def __init__(self, report: Callable[[dict], None]):
+        self.report = report
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if not hasattr(self, "started"):  # not before: until then, the teacher's features are computed
+            self.started, self.first = time.monotonic(), trainer.current_epoch
+            self.report({"phase": "training", "epochs": trainer.max_epochs})
+            self.reported = self.started
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if time.monotonic() - self.reported >= SECONDS_BETWEEN_REPORTS:
+            self.reported = time.monotonic()
+            part = (batch_idx + 1) / trainer.num_training_batches
+            self._report(trainer, trainer.current_epoch + part, loss=float(outputs["loss"]))
+
+    def on_train_epoch_end(self, trainer, module):
+        auroc = trainer.callback_metrics.get("val_auroc")
+        values = {} if auroc is None else {"auroc": float(auroc)}
+        self._report(trainer, trainer.current_epoch + 1, **values)
+
+    def on_train_end(self, trainer, module):
+        self.report({"phase": "testing", "seconds_left": None})
+
+    def _report(self, trainer, position: float, **values: float) -> None:
+        pace = (time.monotonic() - self.started) / (position - self.first)
+        epoch = min(int(position) + 1, trainer.max_epochs)
+        left = pace * (trainer.max_epochs - position)
+        self.report({"epoch": epoch, "position": position, "seconds_left": left, **values})
 
 
 def half_precision(device: str) -> bool:
@@ -197,9 +203,16 @@ def half_precision(device: str) -> bool:
 
 
 def fit(
-    module: pl.LightningModule, folder: Path, *, epochs: int, seed: int, device: str, logger: str | None = None
+    module: pl.LightningModule,
+    folder: Path,
+    *,
+    epochs: int,
+    seed: int,
+    device: str,
+    logger: str | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Train `module` up to `epochs` in `folder`, from its checkpoint if there is one.
+    """Train `module` up to `epochs` in `folder`, from its checkpoint if there is one; `callbacks` may watch.
 
     Raises:
         WorkFailed: the loss became NaN, or memory ran out.
@@ -212,7 +225,7 @@ def fit(
         accelerator=device,
         devices=1,
         precision="bf16-mixed" if half_precision(device) else "32-true",
-        callbacks=[EpochSeed(seed), StopOnNaN(), ProgressBar(), EpochRecord(folder)],
+        callbacks=[EpochSeed(seed), StopOnNaN(), ProgressBar(), EpochRecord(folder), *callbacks],
         logger=_logger(logger, folder),
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -225,8 +238,17 @@ def fit(
         trainer.fit(module, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C, after its own clean-up
         raise KeyboardInterrupt from None
-    except torch.OutOfMemoryError:
-        raise WorkFailed("the device ran out of memory; use a smaller --batch-size or --device cpu") from None
+    except RuntimeError as error:
+        # torch has a type for a full GPU, and only a message for full main memory.
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise WorkFailed(f"{device} ran out of memory; use a smaller --batch-size") from None
+
+
+def check_logger(name: str | None) -> None:
+    """Raise a `UserError` unless `name` is None or a logger of `LOGGERS` whose package is installed."""
+    if name is not None and find_spec(one_of("logger", name, LOGGERS)) is None:
+        raise UserError(f"--logger {name} needs an extra package: pip install 'kdad[{name}]'")
 
 
 def _logger(name: str | None, folder: Path):
@@ -235,14 +257,9 @@ def _logger(name: str | None, folder: Path):
         return False
     from pytorch_lightning import loggers
 
-    try:
-        if name == "wandb":
-            return loggers.WandbLogger(
-                project="kdad", name="/".join(folder.parts[-3:]), save_dir=_made(folder / "logs")
-            )
-        return loggers.TensorBoardLogger(folder, name="logs", version="")
-    except ModuleNotFoundError:
-        raise UserError(f"--logger {name} needs an extra package: pip install 'kdad[{name}]'") from None
+    if name == "wandb":
+        return loggers.WandbLogger(project="kdad", name="/".join(folder.parts[-3:]), save_dir=_made(folder / "logs"))
+    return loggers.TensorBoardLogger(folder, name="logs", version="")
 
 
 def _made(folder: Path) -> Path:

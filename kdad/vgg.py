@@ -13,11 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from kdad.catalogue import COMPACT_VGG_TYPE
 from kdad.errors import UserError
 from kdad.files import write_atomically, write_json
 from kdad.preprocessing import Preprocessing
-
-COMPACT_VGG = "kdad-compact-vgg"
 
 COMPACT_BLOCKS = ((32, 64), (128, 128), (256, 256), (256, 256))
 PAPER_LAYERS = (16, 16, "M", 16, 128, "M", 16, 16, 256, "M", 16, 16, 512, "M", 16, 16, 512, "M")
@@ -128,16 +127,16 @@ class CompactVGG(nn.Module):
         self.head = nn.Linear(COMPACT_BLOCKS[-1][-1], classes)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.patches_and_logits(pixels)[1]
+        return self.maps_and_logits(pixels)[1]
 
-    def patches_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The third critical layer's tokens (B, 64, 256), and the logits (B, classes)."""
+    def maps_and_logits(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The last two critical layers, tokens (B, 64, 256) and (B, 16, 256), and the logits (B, classes)."""
         features = self.stack(pixels)
-        return features[-2], self.head(features[-1].amax(1))
+        return features[-2:], self.head(features[-1].amax(1))
 
     def save(self, folder: Path, preprocessing: Preprocessing) -> None:
         """Write config.json and, last, the weights in half precision; teacher.json describes the pixels."""
-        write_json(folder / "config.json", {"model_type": COMPACT_VGG, "num_labels": self.head.out_features})
+        write_json(folder / "config.json", {"model_type": COMPACT_VGG_TYPE, "num_labels": self.head.out_features})
         weights = {name: (t.half() if t.is_floating_point() else t).cpu() for name, t in self.state_dict().items()}
         weights = {name: t.contiguous() for name, t in weights.items()}
         write_atomically(folder / "model.safetensors", lambda path: save_file(weights, path))
@@ -153,6 +152,6 @@ class CompactVGG(nn.Module):
             model = cls(int(json.loads((folder / "config.json").read_text())["num_labels"]))
             weights = load_file(folder / "model.safetensors")
             model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=True)
-        except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder} is damaged or no compact VGG: {' '.join(str(error).split())[:200]}") from None
         return model.eval()

@@ -126,7 +126,9 @@ class CompactViT(nn.Module):
         from transformers import ViTConfig, ViTForImageClassification
 
         super().__init__()
+        # Under autocast on a CPU, fused attention falls back to float32: with 65 tokens, eager is twice as fast.
         config = ViTConfig(
+            attn_implementation="eager",
             hidden_size=192,
             num_hidden_layers=12,
             num_attention_heads=3,
@@ -140,10 +142,11 @@ class CompactViT(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         return self.model(pixel_values=pixels).logits
 
-    def patches_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The last hidden state's patches (B, 64, 192), and the logits (B, classes)."""
+    def maps_and_logits(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Patches after block 9 (B, 64, 192), the last ones pooled 2×2 (B, 16, 192), and the logits (B, classes)."""
         output = self.model(pixel_values=pixels, output_hidden_states=True)
-        return output.hidden_states[-1][:, 1:], output.logits
+        last = output.hidden_states[-1][:, 1:].unflatten(1, (4, 2, 4, 2)).mean((2, 4)).flatten(1, 2)
+        return [output.hidden_states[9][:, 1:], last], output.logits
 
     def save(self, folder: Path, preprocessing: Preprocessing) -> None:
         """Write an ordinary transformers folder, the weights last and in half precision."""
@@ -167,9 +170,13 @@ class CompactViT(nn.Module):
         from transformers import ViTForImageClassification
 
         try:
-            loaded = ViTForImageClassification.from_pretrained(folder, dtype=torch.float32)
+            loaded, info = ViTForImageClassification.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
         except Exception as error:  # transformers raises many types on a bad folder
             raise UserError(f"{folder} is no compact ViT: {' '.join(str(error).split())[:200]}") from None
+        if missing := sorted(info["missing_keys"]):  # transformers would leave them random
+            raise UserError(f"{folder} is no compact ViT: it lacks {missing[0]}")
         classifier = cls(loaded.config.num_labels)
         classifier.model = loaded
         return classifier.eval()

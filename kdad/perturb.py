@@ -1,0 +1,55 @@
+"""Small changes to an image, to see what a detector sees; every function takes and returns uint8 (H, W, 3)."""
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+
+def add_noise(image: np.ndarray, strength: float, seed: int = 0) -> np.ndarray:
+    """Gaussian noise of standard deviation `strength`, where 1 is the whole range of grey levels."""
+    noise = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
+    return (image + 255 * strength * noise).clip(0, 255).round().astype(np.uint8)
+
+
+def blur(image: np.ndarray, strength: float) -> np.ndarray:
+    """Gaussian blur whose standard deviation is `strength` times the shorter side."""
+    radius = strength * min(image.shape[:2])
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
+
+
+def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
+    """Turned counter-clockwise about its centre; what comes in from outside is the image mirrored at its border."""
+    height, width = image.shape[:2]
+    # The corner that reaches farthest out of the frame is half a diagonal away from the centre.
+    room = int(np.ceil((np.hypot(height, width) - min(height, width)) / 2)) + 1
+    framed = np.pad(image, ((room, room), (room, room), (0, 0)), mode="symmetric")
+    turned = Image.fromarray(framed).rotate(degrees, Image.Resampling.BICUBIC)
+    return np.asarray(turned)[room : room + height, room : room + width]
+
+
+def square(shape: tuple[int, ...], row: float, column: float, size: float) -> tuple[slice, slice]:
+    """The pixels of a square centred at (row, column), both in 0…1 of the image of `shape`.
+
+    `size` is its side as a share of the image's shorter side; it is cut at the border and holds
+    at least one pixel.
+    """
+    side = max(1, round(size * min(shape[:2])))
+    slices = []
+    for centre, length in zip((row, column), shape[:2], strict=True):
+        start = min(max(round(centre * length - side / 2), 0), length - 1)
+        slices.append(slice(start, min(max(round(centre * length + side / 2), start + 1), length)))
+    return slices[0], slices[1]
+
+
+def erase(image: np.ndarray, where: tuple[slice, slice]) -> np.ndarray:
+    """The pixels `where` replaced by the image's mean colour."""
+    changed = image.copy()
+    changed[where] = image.mean((0, 1)).round()
+    return changed
+
+
+def paste(image: np.ndarray, where: tuple[slice, slice], other: np.ndarray) -> np.ndarray:
+    """The pixels `where` taken from the same place of `other`, which is first resized to the image's size."""
+    height, width = image.shape[:2]
+    changed = image.copy()
+    changed[where] = np.asarray(Image.fromarray(other).resize((width, height), Image.Resampling.BICUBIC))[where]
+    return changed

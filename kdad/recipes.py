@@ -1,0 +1,63 @@
+"""How students are trained: the recipe, and the preset that goes with each kind of student."""
+
+import math
+from dataclasses import asdict, dataclass, fields, replace
+
+from kdad.errors import UserError, one_of
+
+OPTIMIZERS = ("adam", "adamw")
+SCHEDULES = ("constant", "one-cycle", "step")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a student is trained; saved in its config.json.
+
+    `schedule` is `constant`, `one-cycle` (to `learning_rate` and back), or `step` (×0.2 half-way).
+    `mse_weight` is λ, the weight of the MSE against the cosine in loss and score.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    mse_weight: float = 0.01
+    flip: bool = False
+    random_crop: bool = False
+
+    def __post_init__(self):
+        if self.epochs < 1 or self.batch_size < 1:
+            raise UserError(f"epochs and batch size must be at least 1, not {self.epochs} and {self.batch_size}")
+        if not 0 < self.learning_rate < math.inf:
+            raise UserError(f"the learning rate must be above 0, not {self.learning_rate:g}")
+        if not 0 <= self.mse_weight < math.inf:
+            raise UserError(f"the weight of the MSE must be at least 0, not {self.mse_weight:g}")
+        one_of("optimizer", self.optimizer, OPTIMIZERS)
+        one_of("schedule", self.schedule, SCHEDULES)
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Recipe":
+        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+
+
+PAPER = Recipe(epochs=200, learning_rate=1e-3)
+SEED_VIT = Recipe(
+    epochs=10, batch_size=128, optimizer="adamw", learning_rate=5e-5, schedule="step", flip=True, random_crop=True
+)
+COMPACT_VGG = Recipe(epochs=4, learning_rate=3e-3, schedule="one-cycle", flip=True)
+COMPACT_VIT = Recipe(epochs=20, optimizer="adamw", learning_rate=1e-3, schedule="one-cycle", flip=True)
+COMPACT_BELOW = 384  # the width from which a ViT is not compact
+
+
+def vit_recipe(width: int) -> Recipe:
+    """The preset of students of a ViT of this width."""
+    return COMPACT_VIT if width < COMPACT_BELOW else SEED_VIT
+
+
+def with_overrides(recipe: Recipe, **overrides) -> Recipe:
+    """`recipe` with every override that is not None."""
+    return replace(recipe, **{name: value for name, value in overrides.items() if value is not None})

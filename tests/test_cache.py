@@ -1,0 +1,75 @@
+"""A teacher that remembers answers as the teacher itself, and asks it no second time."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from kdad import cache
+from kdad.cache import CachedTeacher, fingerprint, remember
+
+
+class Counting(nn.Module):
+    """A network that counts the images it was shown."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.prefix, self.grids, self.shown = network, network.prefix, network.grids, 0
+
+    def forward(self, pixels):
+        self.shown += len(pixels)
+        return self.network(pixels)
+
+
+@pytest.fixture
+def counted(vgg_teacher):
+    return replace(vgg_teacher, network=Counting(vgg_teacher.network))
+
+
+def some_images(n, seed=0):
+    return torch.randint(0, 256, (n, 3, 32, 32), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def test_remembered_features_equal_the_teachers_in_any_order(vgg_teacher):
+    images = some_images(10)
+    cached = CachedTeacher(vgg_teacher, images.split(4))
+    order = torch.tensor([7, 0, 7, 3])
+    pixels = vgg_teacher.preprocessing(images[order])
+    for remembered, direct in zip(cached(pixels), vgg_teacher(pixels), strict=True):
+        torch.testing.assert_close(remembered, direct)
+
+
+def test_seen_images_cost_the_teacher_nothing_and_new_ones_are_computed(counted):
+    images = some_images(6)
+    cached = CachedTeacher(counted, images.split(3))
+    counted.network.shown = 0
+    cached(counted.preprocessing(images[:4]))
+    assert counted.network.shown == 0
+    mixed = counted.preprocessing(torch.cat([images[:1], some_images(2, seed=1)]))
+    torch.testing.assert_close(cached(mixed), counted(mixed))
+    assert counted.network.shown > 0
+
+
+def test_one_grey_level_changes_the_fingerprint(vgg_teacher):
+    image = some_images(1)
+    changed = image.clone()
+    changed[0, 0, 0, 0] ^= 1
+    assert fingerprint(vgg_teacher.preprocessing(image)) != fingerprint(vgg_teacher.preprocessing(changed))
+
+
+def test_too_little_memory_leaves_the_teacher_as_it_is(vgg_teacher, monkeypatch):
+    images = [some_images(4)]
+    assert isinstance(remember(vgg_teacher, images), CachedTeacher)
+    monkeypatch.setattr(cache, "_free_bytes", lambda device: 1000)
+    assert remember(vgg_teacher, images) is vgg_teacher
+
+
+def test_training_shows_each_view_to_the_teacher_once(counted, tiny_task, tmp_path):
+    from kdad.distillation import train_student
+    from kdad.students import Recipe
+
+    train_student(tiny_task, counted, tmp_path, recipe=Recipe(epochs=5, batch_size=8, flip=True), device="cpu")
+    views = 2 * len(tiny_task.train) + len(tiny_task.validation.images)
+    calibrating, probing = len(tiny_task.calibration), 2
+    assert counted.network.shown == views + calibrating + probing

@@ -1,0 +1,114 @@
+"""The figures of a finished student, and what evaluating leaves on disk."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas
+import pytest
+from conftest import SmallDefectsTask
+from sklearn.metrics import roc_auc_score
+
+from kdad import metrics, store
+from kdad.detector import Detector
+from kdad.distillation import train_student
+from kdad.evaluation import evaluate, warn_if_few
+from kdad.recipes import Recipe
+
+
+@pytest.fixture
+def folder(tmp_path, student_folder):
+    """A copy of the finished student, free to be written to."""
+    return shutil.copytree(student_folder, tmp_path / "student")
+
+
+@pytest.fixture
+def detector(folder, vgg_teacher):
+    return Detector.load(folder, teacher=vgg_teacher, device="cpu")
+
+
+def contents(folder) -> dict:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_figures_follow_from_the_saved_scores(folder, detector, tiny_task):
+    figures = evaluate(folder, tiny_task, detector)
+    table = pandas.read_parquet(folder / store.SCORES_FILE)
+    assert table["index"].tolist() == list(range(40))
+    assert table["label"].tolist() == tiny_task.test.labels.tolist()
+    errors = table.filter(like="layer").astype("float64")
+    published = sum(errors[f"layer{i}_cosine"] + 0.01 * errors[f"layer{i}_mse"] for i in (2, 3, 4))
+    assert figures["auroc"] == pytest.approx(roc_auc_score(table["anomalous"], table["score"]), abs=1e-6)
+    assert figures["auroc_mkd"] == pytest.approx(roc_auc_score(table["anomalous"], table["score_mkd"]), abs=1e-6)
+    half = 2**-10  # layer errors are kept in half precision
+    np.testing.assert_allclose(table["score"], errors["layer4_cosine"], rtol=half)
+    np.testing.assert_allclose(table["score_mkd"], published, rtol=half)
+    np.testing.assert_array_equal(table["score"], detector.predict(tiny_task.test.images).score)
+
+
+def test_figures_come_first_and_say_where_they_come_from(folder, detector, tiny_task, vgg_teacher):
+    figures = evaluate(folder, tiny_task, detector)
+    assert list(figures)[:2] == ["auroc", "auroc_mkd"]
+    stated = {name: figures[name] for name in list(figures)[2:]}
+    assert stated == {
+        "score": "last-layer",
+        "split": "test",
+        "dataset": "patterns",
+        "normal_class": "dots",
+        "seed": 0,
+        "teacher": vgg_teacher.name,
+        "label_overlap": "none",
+        "n_normal": 20,
+        "n_anomalous": 20,
+        "n_calibration": 20,
+    }
+    assert json.loads((folder / store.EVALUATION).read_text()) == figures
+    assert f"{figures['auroc']:.4f}" in (folder / store.CARD).read_text()
+
+
+def test_evaluating_twice_gives_the_same_files(folder, detector, tiny_task, vgg_teacher):
+    evaluate(folder, tiny_task, detector)
+    before = contents(folder)
+    evaluate(folder, tiny_task, Detector.load(folder, teacher=vgg_teacher, device="cpu"))
+    assert contents(folder) == before
+
+
+def test_masks_give_pixel_figures(tmp_path, vgg_teacher):
+    task = SmallDefectsTask("dots")
+    folder = train_student(task, vgg_teacher, tmp_path, recipe=Recipe(epochs=1, batch_size=8), device="cpu")
+    detector = Detector.load(folder, teacher=vgg_teacher, device="cpu")
+    figures = evaluate(folder, task, detector)
+    assert list(figures)[:4] == ["auroc", "auroc_mkd", "pixel_auroc", "pro"]
+    heatmap, masks = detector.predict(task.test.images).heatmap, task.test.masks.numpy()
+    assert figures["pixel_auroc"] == pytest.approx(roc_auc_score(masks.ravel(), heatmap.ravel()), abs=1e-6)
+    assert figures["pro"] == pytest.approx(metrics.pro(heatmap, masks), abs=1e-6)
+    assert (figures["n_normal"], figures["n_anomalous"]) == (12, 16)
+
+
+def test_another_data_set_leaves_the_students_own_evaluation_alone(folder, detector, tiny_task):
+    evaluate(folder, tiny_task, detector)
+    before = contents(folder)
+    figures = evaluate(folder, SmallDefectsTask("dots"), detector)
+    assert figures["dataset"] == "patterns-defects"
+    assert contents(folder) == before
+
+
+def test_a_student_that_was_never_calibrated_is_calibrated_first(folder, tiny_task, vgg_teacher):
+    calibration = (folder / store.CALIBRATION).read_bytes()
+    (folder / store.CALIBRATION).unlink()
+    figures = evaluate(folder, tiny_task, Detector.load(folder, teacher=vgg_teacher, device="cpu"))
+    assert figures["n_calibration"] == 20
+    assert (folder / store.CALIBRATION).read_bytes() == calibration
+
+
+def test_another_data_set_never_calibrates_the_student(folder, vgg_teacher):
+    (folder / store.CALIBRATION).unlink()
+    figures = evaluate(folder, SmallDefectsTask("dots"), Detector.load(folder, teacher=vgg_teacher, device="cpu"))
+    assert figures["n_calibration"] == 0
+    assert not (folder / store.CALIBRATION).exists()
+
+
+def test_few_calibration_images_are_pointed_out():
+    assert warn_if_few(100) is None
+    assert "only 99 calibration images" in warn_if_few(99)
+    assert "0.010" in warn_if_few(99)

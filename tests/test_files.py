@@ -1,0 +1,44 @@
+"""Files are written whole or not at all."""
+
+import json
+
+import pytest
+
+from kdad.files import write_atomically, write_json, write_text
+
+
+def half_written(path):
+    path.write_text("half of it")
+    raise OSError("disk full")
+
+
+@pytest.mark.parametrize("before", [None, "the old content"])
+def test_a_crash_while_writing_leaves_the_old_state(tmp_path, before):
+    file = tmp_path / "file.txt"
+    if before is not None:
+        file.write_text(before)
+    listed = sorted(tmp_path.iterdir())
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(file, half_written)
+    assert sorted(tmp_path.iterdir()) == listed
+    assert before is None or file.read_text() == before
+
+
+def test_the_file_appears_only_once_it_is_whole(tmp_path):
+    file = tmp_path / "folder" / "file.txt"
+
+    def write(path):
+        path.write_text("first half")
+        assert not file.exists()
+        path.write_text("all of it")
+
+    write_atomically(file, write)
+    assert file.read_text() == "all of it"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_text_and_json_are_utf8_and_readable_back(tmp_path):
+    write_text(tmp_path / "a.txt", "λ = 0.01\n")
+    assert (tmp_path / "a.txt").read_bytes() == "λ = 0.01\n".encode()
+    write_json(tmp_path / "a.json", {"auroc": 0.5})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"auroc": 0.5}

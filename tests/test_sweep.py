@@ -1,0 +1,123 @@
+"""A results table over classes and seeds, from students that are kept, resumed or trained."""
+
+import numpy as np
+import pytest
+from conftest import TinyTask
+
+from kdad import store, sweep
+from kdad.discrepancy import DEFAULT_SCORE
+from kdad.errors import UserError
+from kdad.history import read_history
+from kdad.sweep import render, run_sweep
+
+
+@pytest.fixture
+def two_classes(monkeypatch):
+    """`patterns` in miniature, with two classes."""
+    monkeypatch.setattr(sweep, "class_names", lambda _: ("dots", "rings"))
+    monkeypatch.setattr(sweep, "load_task", lambda _, normal_class: TinyTask(normal_class))
+
+
+@pytest.fixture
+def sweep_of(vgg_folder, tmp_path, two_classes):
+    def run(normal_class="all", seeds=1):
+        overrides = {"epochs": 1, "batch_size": 8, "learning_rate": None}
+        return run_sweep(
+            "patterns", str(vgg_folder), normal_class, seeds=seeds, out=tmp_path, device="cpu", overrides=overrides
+        )
+
+    return run
+
+
+def without_seconds(results: dict) -> dict:
+    return {name: value for name, value in results.items() if name != "seconds_per_student"}
+
+
+def test_all_classes_over_seeds(sweep_of, tmp_path, vgg_teacher):
+    results = sweep_of(seeds=2)
+    students = store.find_students(tmp_path)
+    assert {folder.name for folder in students} == {"dots", "dots-seed1", "rings", "rings-seed1"}
+    assert list(results["classes"]) == ["dots", "rings"]
+    for name, figures in results["classes"].items():
+        runs = [tmp_path / "patterns" / "tiny-vgg" / folder for folder in (name, f"{name}-seed1")]
+        for score in ("auroc", "auroc_mkd"):
+            values = [store.load_evaluation(folder)[score] for folder in runs]
+            assert figures[score]["values"] == values
+            assert figures[score]["mean"] == pytest.approx(sum(values) / 2)
+            assert figures[score]["deviation"] == pytest.approx(abs(values[0] - values[1]) / np.sqrt(2))
+    assert results["mean"]["auroc"] == pytest.approx(
+        np.mean([figures["auroc"]["mean"] for figures in results["classes"].values()])
+    )
+    by_seed = np.mean([figures["auroc"]["values"] for figures in results["classes"].values()], 0)
+    assert results["mean_deviation"]["auroc"] == pytest.approx(np.std(by_seed, ddof=1))
+    del results["classes"], results["mean"], results["mean_deviation"]
+    trained_for = [sum(row["seconds"] for row in read_history(f) if row["split"] == "train") for f in students]
+    assert results.pop("seconds_per_student") == pytest.approx(np.mean(trained_for), abs=0.05)
+    assert results.pop("hardware") == [store.load_config(students[0]).hardware]
+    assert results.pop("teacher").endswith("/tiny-vgg")
+    assert results == {
+        "dataset": "patterns",
+        "image_format": None,
+        "family": "vgg",
+        "score": DEFAULT_SCORE,
+        "teacher_sha256": vgg_teacher.sha256,
+        "label_overlap": "none",
+        "split": "test",
+        "seeds": 2,
+    }
+
+
+def test_an_interrupted_sweep_trains_only_what_is_missing(sweep_of, tmp_path, monkeypatch):
+    before = sweep_of()
+    kept, lost = (tmp_path / "patterns" / "tiny-vgg" / name for name in ("dots", "rings"))
+    (lost / store.WEIGHTS).unlink()
+    train, trained = sweep.train_student, []
+
+    def watched(task, *rest, **options):
+        trained.append(task.normal_class)
+        return train(task, *rest, **options)
+
+    monkeypatch.setattr(sweep, "train_student", watched)
+    written = (kept / store.WEIGHTS).stat().st_mtime_ns
+    assert without_seconds(sweep_of()) == without_seconds(before)
+    assert trained == ["rings"]
+    assert (kept / store.WEIGHTS).stat().st_mtime_ns == written
+
+
+def test_one_class_over_one_seed_has_no_deviation(sweep_of):
+    results = sweep_of("rings")
+    assert list(results["classes"]) == ["rings"]
+    assert results["classes"]["rings"]["auroc"]["deviation"] is None
+    assert results["mean"]["auroc"] == results["classes"]["rings"]["auroc"]["mean"]
+    assert results["mean_deviation"]["auroc"] is None
+
+
+def test_an_unknown_class_is_refused_before_anything_is_written(sweep_of, tmp_path):
+    with pytest.raises(UserError, match="unknown class of patterns 'tartan'; choose one of: dots, rings"):
+        sweep_of("tartan")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_table_is_in_per_cent_with_its_provenance():
+    def figures(mean, deviation):
+        return {score: {"mean": mean, "deviation": deviation, "values": []} for score in ("auroc", "auroc_mkd")}
+
+    results = {
+        "dataset": "cifar10",
+        "teacher": "vgg-cifar10",
+        "label_overlap": "same",
+        "split": "test",
+        "seeds": 3,
+        "classes": {"cat": figures(0.91234, 0.0051), "dog": figures(0.5, None)},
+        "mean": {"auroc": 0.70617, "auroc_mkd": 0.70617},
+        "mean_deviation": {"auroc": 0.0012, "auroc_mkd": None},
+    }
+    assert render(results).splitlines() == [
+        "| class | AUROC (default) | AUROC (mkd) |",
+        "|---|---|---|",
+        "| cat | 91.23 ± 0.51 | 91.23 ± 0.51 |",
+        "| dog | 50.00 | 50.00 |",
+        "| **mean** | 70.62 ± 0.12 | 70.62 |",
+        "",
+        "cifar10, test split, 3 seed(s), teacher vgg-cifar10, label overlap: same",
+    ]

@@ -1,0 +1,78 @@
+"""The README's tables come from the results file, between two markers, and nowhere else."""
+
+import pytest
+
+from benchmarks.tables import BEGIN, END, between_markers, main, render
+from kdad.results import merge_entry
+
+
+@pytest.fixture
+def files(tmp_path, entry):
+    """A results file with one entry and a README with markers, as arguments."""
+    merge_entry(
+        tmp_path / "results.json", entry(baselines={"nearest neighbours": {"classes": {"cat": 0.8}, "mean": 0.8}})
+    )
+    (tmp_path / "README.md").write_text(f"# before\n\n{BEGIN}\nold 12.34\n{END}\n\nafter\n")
+    return ["--results", str(tmp_path / "results.json"), "--readme", str(tmp_path / "README.md")]
+
+
+def test_the_marked_part_of_the_readme_is_rewritten_and_the_rest_kept(files, tmp_path, capsys):
+    main(files)
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith(f"# before\n\n{BEGIN}\n| students of |")
+    assert text.endswith(f"{END}\n\nafter\n")
+    assert "old 12.34" not in text
+    assert capsys.readouterr().out.strip() in text
+    main(files)
+    assert (tmp_path / "README.md").read_text() == text
+
+
+def rows(tables: str) -> dict[str, list[str]]:
+    """The cells of each row by its first cell; of rows that begin alike, the last."""
+    lines = [line.strip("| ").split(" | ") for line in tables.splitlines() if line.startswith("|")]
+    return {first: rest for first, *rest in lines}
+
+
+def test_every_figure_has_its_provenance(entry):
+    found = rows(render({"a": entry("vgg-cifar10", 0.951)}))
+    assert found["vgg-cifar10"][1:4] == ["seen (same)", "95.10 ± 0.40", "93.10 ± 0.40"]
+    assert found["vgg-cifar10"][4].startswith("test split; mean of seeds 0 to 2; last epoch")
+    assert found["vgg-cifar10"][5] == "61 s (cpu, x86_64, 2 threads)"
+    assert found["VGG-16, published"][1:5] == [
+        "not seen (related)", "–", "87.18", "test split; checked on the test set during training",
+    ]  # fmt: skip
+    assert found["cat"] == ["95.10 ± 1.00", "77.02", "93.55"]
+    assert found["**mean**"] == ["**95.10 ± 0.40**", "**87.18**", "**96.83**"]
+
+
+def test_baselines_stand_beside_ours(entry):
+    baselines = {"nearest neighbours": {"classes": {"cat": 0.93}, "mean": 0.931}}
+    found = rows(render({"a": entry(baselines=baselines)}))
+    assert found["nearest neighbours on vgg-cifar10"][2:4] == ["93.10", "–"]
+    assert found["cat"][1] == "93.00"
+    assert found["dog"][1] == "–"
+
+
+def test_the_square_says_what_is_not_measured(entry):
+    found = rows(render({"cifar10/vit-cifar10": entry("vit-cifar10", 0.9)}))
+    assert found["VGG"] == ["not measured (vgg-tinyimagenet)", "not measured (vgg-cifar10)"]
+    assert found["ViT"] == ["not measured (vit-tinyimagenet)", "90.00 ± 0.40 (vit-cifar10)"]
+
+
+def test_without_results_the_command_that_makes_them_is_named():
+    assert "`python -m kdad sweep --dataset cifar10" in render({})
+
+
+@pytest.mark.parametrize("text", ["no marker", f"{END}\n{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}", BEGIN])
+def test_a_readme_without_its_markers_is_refused(refusal, text):
+    assert "the README needs" in refusal(between_markers, text, "tables")
+
+
+def test_a_mistake_leaves_the_readme_alone(files, tmp_path, capsys):
+    readme = (tmp_path / "README.md").read_text()
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(SystemExit) as caught:
+        main(files)
+    assert caught.value.code == 2
+    assert "is no results file" in capsys.readouterr().err
+    assert (tmp_path / "README.md").read_text() == readme
