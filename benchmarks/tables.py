@@ -1,0 +1,112 @@
+"""Renders the results file as the README's tables: `python benchmarks/tables.py`. No figure is copied by hand."""
+
+import argparse
+from pathlib import Path
+
+from kdad import results
+from kdad.errors import UserError
+from kdad.files import write_text
+from kdad.results import FAMILIES, LABELS_SEEN, RESULTS, SCORES, SQUARE, Line, load_results
+
+ROOT = Path(__file__).resolve().parent.parent
+DATASET = "cifar10"
+BEGIN, END = "<!-- results: begin (made by `python benchmarks/tables.py`) -->", "<!-- results: end -->"
+SEEN = {True: "seen", False: "not seen", None: "unknown"}
+
+
+def render(entries: dict[str, dict], dataset: str = DATASET) -> str:
+    """All tables of one data set as Markdown."""
+    ours = [entry for entry in entries.values() if entry["dataset"] == dataset]
+    parts = [
+        summary(entries, dataset),
+        f"Every class of {dataset}, by the default score:",
+        classes(results.lines(entries, dataset, "auroc")),
+        caption(ours),
+    ]
+    if dataset == DATASET:
+        parts[1:1] = ["The same by architecture and labels seen, ours, default score:", square(entries)]
+    if not ours:
+        parts.append(f"Ours are not measured yet: `{results.sweep_command(dataset, 'vgg-cifar10')}` does it.")
+    return "\n\n".join(parts)
+
+
+def summary(entries: dict[str, dict], dataset: str) -> str:
+    """One row per system: mean AUROC by both scores, what the teacher saw, how it was selected, its cost."""
+    by_score = {score: {line.name: line for line in results.lines(entries, dataset, score)} for score in SCORES}
+    costs = {Path(entry["teacher"]).name: results.cost_of(entry) for entry in entries.values()}
+    rows = [["students of", "architecture", "labels of the anomalies", *SCORES.values(), "selection", "one student"]]
+    for name, line in by_score["auroc"].items():
+        figures = [str(by_score[score][name].mean) for score in SCORES]
+        if line.published:
+            figures[0] = "–"
+        elif line.score not in SCORES:  # a baseline has a score of its own
+            figures[1] = "–"
+        seen = f"{SEEN[LABELS_SEEN.get(line.label_overlap)]} ({line.label_overlap})"
+        rows.append([name, FAMILIES[line.family], seen, *figures, line.provenance, costs.get(name, "–")])
+    return _table(rows)
+
+
+def square(entries: dict[str, dict]) -> str:
+    """Mean AUROC by architecture and whether the teacher saw the labels."""
+    rows = [["", "labels not seen", "labels seen"]]
+    for family, name in FAMILIES.items():
+        row = [name]
+        for seen in (False, True):
+            teacher = SQUARE[family, seen]
+            entry = entries.get(f"{DATASET}/{teacher}")
+            figure = "not measured" if entry is None else str(results.mean_of(entry, "auroc"))
+            row.append(f"{figure} ({teacher})")
+        rows.append(row)
+    return _table(rows)
+
+
+def classes(lines: list[Line]) -> str:
+    """One row per normal class, one column per system."""
+    names = list(dict.fromkeys(name for line in lines for name in line.classes))
+    rows = [["normal class", *(line.name for line in lines)]]
+    rows += [[name, *(str(line.classes.get(name, "–")) for line in lines)] for name in names]
+    rows.append(["**mean**", *(f"**{line.mean}**" for line in lines)])
+    return _table(rows)
+
+
+def caption(entries: list[dict]) -> str:
+    """What the figures are, and how those beside ours were selected."""
+    words = "AUROC in per cent; ± is the sample deviation over seeds."
+    references = [line for line in results.lines({}, DATASET, "auroc") if line.published]
+    words += "".join(f" {line.name}: {line.provenance}." for line in references)
+    return words + "".join(f" {note}" for note in dict.fromkeys(map(results.images_of, entries)) if note)
+
+
+def _table(rows: list[list[str]]) -> str:
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+def between_markers(text: str, tables: str) -> str:
+    """`text` with everything between the two markers replaced.
+
+    Raises:
+        UserError: not exactly one pair of markers, in order.
+    """
+    if not (text.count(BEGIN) == text.count(END) == 1 and text.index(BEGIN) < text.index(END)):
+        raise UserError(f"the README needs one line {BEGIN!r} and, below it, one line {END!r}")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{tables}\n{END}{rest.split(END)[1]}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Rewrite the README's tables and print them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=ROOT / RESULTS)
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    args = parser.parse_args(argv)
+    try:
+        tables = render(load_results(args.results))
+        write_text(args.readme, between_markers(args.readme.read_text(encoding="utf-8"), tables))
+    except (UserError, OSError) as error:
+        parser.error(str(error))
+    print(tables)
+
+
+if __name__ == "__main__":
+    main()
