@@ -1,0 +1,47 @@
+"""Makes the example on the app's home page: `python -m docs.make_pictures`, once students or teachers change.
+
+One defect of `patterns-defects`, judged by every shipped student of its texture.
+"""
+
+from pathlib import Path
+
+from kdad import metrics, patterns
+from kdad.detector import Detector, to_tensor
+from kdad.files import write_json
+from kdad.heatmaps import overlay, save_png
+from ui.page import ASSETS
+from ui.pictures import to_display
+from ui.students import root
+
+TEXTURE, DEFECT, DRAW, SIDE = "bricks", "hole", 100, 256
+
+
+def main() -> None:
+    """Write `example.png`, `example-<teacher>.png` for each student, and `example.json` into `ui/assets/`."""
+    pixels = patterns.defects(TEXTURE, DEFECT, 1, DRAW)[0][0].transpose(1, 2, 0)
+    save_png(ASSETS / "example.png", to_display(pixels, SIDE))
+    folders = sorted(root().glob(f"patterns-defects/*/{TEXTURE}"))
+    students = [_judged(folder, pixels) for folder in folders]
+    write_json(ASSETS / "example.json", {"texture": TEXTURE, "defect": DEFECT, "students": students})
+
+
+def _judged(folder: Path, pixels) -> dict:
+    """Save the heatmap under one student and return what goes with it."""
+    detector = Detector.load(folder, device="cpu")
+    prediction = detector.predict(to_tensor([pixels]))
+    heatmap = detector.heatmap(prediction, SIDE, SIDE)[0]
+    teacher = folder.parent.name
+    save_png(ASSETS / f"example-{teacher}.png", overlay(to_display(pixels, SIDE), heatmap, *detector.colour_range))
+    normals = detector.calibration_scores
+    return {
+        "student": folder.relative_to(root()).as_posix(),
+        "teacher": teacher,
+        "heatmap": f"example-{teacher}.png",
+        "score": float(prediction.score[0]),
+        "share_below": float(metrics.share_below(prediction.score, normals)[0]),
+        "normals": len(normals),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Make a student, watch it being made, or look through those that are here."""
+
+import streamlit as st
+
+from ui import library, running, training
+from ui.devices import device_in_words
+from ui.page import footer, setup
+
+TRAIN, LOAD = "Train", "Load"
+
+setup("Train or load")
+st.title("Train or load students", anchor=False)
+view = st.segmented_control(
+    "What to do", [TRAIN, LOAD], default=TRAIN, required=True, key="view", bind="query-params",
+    label_visibility="collapsed",
+)  # fmt: skip
+footer()
+if view == TRAIN:
+    left, right = st.columns([4, 7], gap="large")
+    with left:
+        device = training.new_student()
+    with right:
+        running.show_jobs()
+    device.caption("auto: looking for a device…")
+    device.caption(f"auto: {device_in_words()}")
+else:
+    library.show_students()
+    library.fetch()

@@ -1,0 +1,236 @@
+"""The page of curves and results: every control, every empty state, every figure with its provenance."""
+
+import json
+import shutil
+
+import pytest
+
+from kdad.discrepancy import DEFAULT_SCORE
+from kdad.results import merge_entry, sweep_command
+from ui.words import SCORE_IN_WORDS
+
+RESULTS = "pages/3_Curves_and_results.py"
+DOTS, DOTS1, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/dots-seed1", "patterns/tiny-vgg/stripes"
+
+
+@pytest.fixture
+def results(open_page, evaluated_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDAD_RESULTS", str(tmp_path / "results.json"))
+
+    def opened(show: str = "Scores", root=evaluated_root, **query):
+        return open_page(RESULTS, root=root, show=show, **query)
+
+    return opened
+
+
+def rerun(at):
+    at.run()
+    assert not at.exception
+    return at
+
+
+def control(at, kind: str, label: str):
+    return next(widget for widget in at.get(kind) if widget.label.startswith(label))
+
+
+def choose(at, kind: str, label: str, value):
+    control(at, kind, label).set_value(value)
+    return rerun(at)
+
+
+def texts(at) -> str:
+    shown = [*at.markdown, *at.caption, *at.info, *at.error, *at.warning, *at.subheader]
+    return "\n".join(element.value for element in shown)
+
+
+def figures(at) -> dict[str, str]:
+    return {metric.label: metric.value for metric in at.metric}
+
+
+def alternative_texts(at) -> list[str]:
+    return [chart.proto.alt for chart in at.get("vega_lite_chart")]
+
+
+def copied(evaluated_root, tmp_path, key: str = DOTS, **changes):
+    """A root with one copy of a student whose config.json says `changes`."""
+    shutil.copytree(evaluated_root / key, tmp_path / "root" / key)
+    config = tmp_path / "root" / key / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    return tmp_path / "root"
+
+
+def test_a_cold_link_chooses_section_and_student(results):
+    at = results(student=STRIPES)
+    assert control(at, "selectbox", "Student").value == STRIPES
+    assert "knows **stripes** as normal" in texts(at)
+    assert control(results("Training", student=STRIPES), "multiselect", "Runs").value == [STRIPES]
+
+
+@pytest.mark.parametrize("link", ["nobody", "../../etc/passwd", "**bold**"])
+def test_a_link_to_a_student_that_is_not_here_says_so(results, link):
+    at = results(student=link)
+    assert "not here" in at.warning[0].value
+    assert control(at, "selectbox", "Student").value == DOTS
+
+
+def test_a_link_to_no_section_opens_the_first(results):
+    assert control(results("nothing"), "selectbox", "Student").value == DOTS
+
+
+def test_scores_come_with_split_seed_teacher_and_counts(results):
+    at = results(student=DOTS1)
+    assert r"patterns, test split, seed 1, teacher tiny\-vgg; 200 normal and 1,800 anomalous images." in texts(at)
+    assert SCORE_IN_WORDS[DEFAULT_SCORE] in texts(at)
+    assert len(alternative_texts(at)) == 3
+    assert all(alternative_texts(at))
+
+
+def test_a_higher_rate_finds_more_and_alarms_more(results):
+    at = results(student=DOTS)
+    seen = []
+    for rate in (1 / 21, 0.1, 0.5):
+        control(at, "select_slider", "Operating point").set_value(rate)
+        at = rerun(at)
+        assert "on 20 held-out normals: the true rate lies between" in texts(at)
+        seen.append([float(figures(at)[name].split()[0]) for name in ("False alarms on test", "Anomalies found")])
+    assert seen == sorted(seen)
+    assert seen[0] < seen[2]
+
+
+def test_one_class_alone_has_its_own_figures(results):
+    at = results(student=DOTS)
+    overall = figures(at)["AUROC against all others"]
+    choose(at, "button_group", "Normal against", "clouds")
+    assert figures(at)["AUROC against clouds"] > overall
+    assert "200 normal and 200 anomalous" in texts(at)
+
+
+def test_the_published_score_is_another(results):
+    at = results(student=DOTS)
+    before = figures(at)["AUROC against all others"]
+    assert figures(choose(at, "button_group", "Score", "score_mkd"))["AUROC against all others"] != before
+    assert SCORE_IN_WORDS["mkd"] in texts(at)
+
+
+def test_a_student_that_was_not_evaluated_says_how(results, students_root):
+    at = results(root=students_root)
+    assert "was not evaluated yet" in at.info[0].value
+    assert at.code[0].value == f"python -m kdad evaluate {students_root / DOTS}"
+
+
+def test_a_student_without_calibration_has_a_curve_but_no_operating_point(results, evaluated_root, tmp_path):
+    root = copied(evaluated_root, tmp_path)
+    (root / DOTS / "calibration.safetensors").unlink()
+    at = results(root=root)
+    assert "never calibrated" in at.info[0].value
+    assert list(figures(at)) == ["AUROC against all others"]
+    assert not at.get("select_slider")
+
+
+def test_a_damaged_student_is_one_message(results, evaluated_root, tmp_path):
+    root = copied(evaluated_root, tmp_path)
+    (root / DOTS / "scores.parquet").write_bytes(b"no table")
+    assert "run evaluate on it again" in results(root=root).error[0].value
+
+
+@pytest.mark.parametrize("show", ["Scores", "Images", "Training"])
+def test_without_any_student_every_section_says_how_to_train_one(results, tmp_path, show):
+    (tmp_path / "empty").mkdir()
+    at = results(show, root=tmp_path / "empty")
+    assert at.code[0].value.startswith("python -m kdad train")
+    assert at.info
+
+
+def test_runs_are_overlaid_also_unfinished_ones(results):
+    at = results("Training")
+    runs = control(at, "multiselect", "Runs")
+    assert "patterns/tiny-vgg/rings" in runs.options
+    runs.set_value([DOTS, "patterns/tiny-vgg/rings"])
+    loss, auroc = alternative_texts(rerun(at))
+    for text in (loss, auroc):
+        assert f"{DOTS} ends at" in text
+        assert "rings ends at" in text
+
+
+def test_the_best_epoch_is_ringed_and_called_what_it_is(results):
+    at = results("Training")
+    assert "The last epoch is what is kept" in texts(at)
+    assert "Best validation epoch" not in texts(at)
+    choose(at, "toggle", "Ring the best", True)
+    assert "Best validation epoch, found with labelled anomalies and **not** what is kept" in texts(at)
+
+
+def test_no_run_chosen_says_to_choose_one(results):
+    at = choose(results("Training"), "multiselect", "Runs", [])
+    assert "Choose one or more runs" in at.info[0].value
+
+
+def test_most_misjudged_images_are_shown_with_class_and_p_value(results):
+    at = results("Images", student=DOTS)
+    assert len(at.get("image")) == 24
+    captions = [caption.value for caption in at.caption if caption.value.startswith("**")]
+    assert all(caption.startswith("**dots**") for caption in captions[:12])
+    assert not any(caption.startswith("**dots**") for caption in captions[12:])
+    assert all(", p " in caption for caption in captions)
+
+
+def test_images_two_students_disagree_on(results):
+    at = choose(results("Images", student=DOTS), "button_group", "Images", "Where two students disagree")
+    assert control(at, "selectbox", "Disagreeing with").options == [DOTS1]
+    assert len(at.get("image")) == 24
+    assert "More unusual to seed 0 than to seed 1" in texts(at)
+    assert float(figures(at)["Rank correlation of the two"]) < 1
+
+
+def test_a_student_without_a_rival_says_how_to_get_one(results):
+    at = choose(results("Images", student=STRIPES), "button_group", "Images", "Where two students disagree")
+    assert "No other evaluated student" in at.info[0].value
+    assert "--normal-class stripes" in at.code[0].value
+
+
+def test_images_that_are_not_here_are_named_by_number(results, evaluated_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDAD_DATA", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    at = results("Images", root=copied(evaluated_root, tmp_path, dataset="cifar10", normal_class="bird"))
+    assert "not on this machine" in at.info[0].value
+    assert not at.get("image")
+    assert [len(table.value) for table in at.dataframe] == [12, 12]
+
+
+def test_without_a_sweep_the_published_lines_stand_with_the_commands(results):
+    at = results("All classes")
+    assert "No sweep is in the results file yet" in texts(at)
+    commands = "\n".join(code.value for code in at.code)
+    for teacher in ("vgg-tinyimagenet", "vgg-cifar10", "vit-tinyimagenet", "vit-cifar10"):
+        assert sweep_command("cifar10", teacher) in commands
+    table = at.dataframe[0].value
+    assert table.iloc[-1].tolist() == ["mean", "87.18", "96.83"]
+    assert "checked on the test set during training" in texts(at)
+
+
+def test_a_sweep_fills_its_cell_and_its_column(results, entry, tmp_path):
+    merge_entry(tmp_path / "results.json", entry("vgg-cifar10", 0.97))
+    merge_entry(tmp_path / "results.json", entry("vgg-tinyimagenet", 0.87, image_format="JPEG"))
+    at = results("All classes")
+    assert figures(at) == {r"vgg\-cifar10": "97.00 ± 0.40", r"vgg\-tinyimagenet": "87.00 ± 0.40"}
+    table = at.dataframe[0].value
+    assert table["vgg-cifar10"].tolist() == ["97.00 ± 1.00"] * 10 + ["97.00 ± 0.40"]
+    shown = texts(at)
+    assert "having seen the labels changes a VGG teacher's students by +10.00 points" in shown
+    assert "mean of seeds 0 to 2; last epoch" in shown.replace("\\", "")
+    assert r"One student: 61 s \(cpu, x86\_64, 2 threads\)" in shown
+    assert r"re\-encoded as JPEG" in shown
+    choose(at, "button_group", "Score of ours", "auroc_mkd")
+    assert figures(at)[r"vgg\-cifar10"] == "95.00 ± 0.40"
+
+
+def test_another_data_set_has_its_own_table(results, entry, tmp_path):
+    merge_entry(tmp_path / "results.json", entry(dataset="mnist"))
+    at = choose(results("All classes"), "selectbox", "Data set", "mnist")
+    assert list(at.dataframe[0].value.columns) == ["normal class", "vgg-cifar10"]
+    assert "Every class of mnist" in texts(at)
+
+
+def test_a_damaged_results_file_is_one_message(results, tmp_path):
+    (tmp_path / "results.json").write_text("{")
+    assert "is no results file" in results("All classes").error[0].value

@@ -1,0 +1,67 @@
+"""The home page: an example, what is here, and a first paint that waits for nothing."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def texts(at) -> str:
+    return "\n".join(element.value for element in [*at.markdown, *at.caption, *at.info])
+
+
+def test_students_are_shown_by_data_set_and_teacher(open_page):
+    shown = texts(open_page())
+    assert "2 students, normal: dots, stripes" in shown
+    assert "mean test AUROC 90.00 %, seed 0" in shown
+
+
+def test_the_example_and_its_score_are_there(open_page):
+    at = open_page()
+    made = json.loads((ROOT / "ui" / "assets" / "example.json").read_text())
+    assert len(at.get("image")) == 1 + len(made["students"])
+    assert all(f"{judged['score']:.3f}" in texts(at) for judged in made["students"])
+
+
+def test_the_device_is_named(open_page):
+    assert any(
+        text.value.startswith(("Device: CPU", "Device: NVIDIA", "Device: Apple")) for text in open_page().caption
+    )
+
+
+def test_without_students_the_page_says_how_to_train_one(open_page, tmp_path):
+    at = open_page(root=tmp_path)
+    assert "No student is in" in texts(at)
+    assert at.code[0].value.startswith("python -m kdad train --dataset patterns-defects")
+    assert at.code[0].value.endswith(f"--out {tmp_path}")
+
+
+def test_a_damaged_student_does_not_take_the_page_down(open_page, students_root, tmp_path):
+    shutil.copytree(students_root, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "patterns" / "tiny-vgg" / "dots" / "config.json").write_text("{")
+    assert "1 student, normal: stripes" in texts(open_page(root=tmp_path))
+
+
+def test_names_from_files_are_shown_as_they_are(open_page, students_root, tmp_path):
+    folder = tmp_path / "odd"
+    shutil.copytree(students_root / "patterns" / "tiny-vgg" / "dots", folder)
+    config = json.loads((folder / "config.json").read_text()) | {"normal_class": "**[x](http://y)**"}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert r"\*\*\[x\]\(http\://y\)\*\*" in texts(open_page(root=tmp_path))
+
+
+def test_everything_but_the_device_is_painted_without_torch(students_root):
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from streamlit.testing.v1 import AppTest\n"
+        "at = AppTest.from_file('app.py', default_timeout=60).run()\n"
+        "assert any('2 students' in caption.value for caption in at.caption)\n"
+        "assert at.code and len(at.exception) == 1  # of the device, which comes last\n"
+        "import ui.inspecting, ui.sources\n"
+    )
+    environment = {"KDAD_STUDENTS": str(students_root), "PATH": "/usr/bin:/bin"}
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]

@@ -1,0 +1,299 @@
+"""The inspect page: every control, every empty state, and the same score as everywhere else."""
+
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdad.detector import Detector
+from kdad.images import read_image
+
+INSPECT = "pages/2_Inspect.py"
+DOTS, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/stripes"
+
+
+@pytest.fixture
+def inspect(open_page):
+    return lambda **arguments: open_page(INSPECT, **arguments)
+
+
+def rerun(at):
+    at.run()
+    assert not at.exception
+    return at
+
+
+def control(at, kind: str, label: str):
+    return next(widget for widget in at.get(kind) if widget.label.startswith(label))
+
+
+def choose(at, label: str, value):
+    """Set one of the buttons in a row (segmented control or pills) and run."""
+    control(at, "button_group", label).set_value(value)
+    return rerun(at)
+
+
+def texts(at) -> str:
+    return "\n".join(element.value for element in [*at.markdown, *at.caption, *at.info, *at.error, *at.warning])
+
+
+def cards(at) -> list[str]:
+    return [button.label for button in at.button if button.label != "Draw others"]
+
+
+def verdicts(at) -> list[str]:
+    return re.findall(r"\[(?:\*\*)?(normal|anomaly)", "\n".join(caption.value for caption in at.caption))
+
+
+def scores(at) -> list[str]:
+    return re.findall(r"^\d\.\d{3}", "\n".join(caption.value for caption in at.caption), re.MULTILINE)
+
+
+def heatmap_of(at) -> str:
+    """The specification of the second chart: the picture under its heatmap."""
+    return at.get("vega_lite_chart")[1].proto.spec
+
+
+def png(pixels) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def upload(at, *files: tuple[str, bytes]):
+    choose(at, "Images from", "Upload")
+    at.file_uploader[0].set_value([(name, content, "image/png") for name, content in files])
+    return rerun(at)
+
+
+def copied(students_root, tmp_path, key: str = DOTS, **changes):
+    """A root with one copy of a student whose config.json says `changes`."""
+    shutil.copytree(students_root / key, tmp_path / key)
+    config = tmp_path / key / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    return tmp_path
+
+
+def test_it_opens_with_samples_that_are_judged(inspect):
+    at = inspect()
+    assert cards(at)[:4] == ["normal 1", "normal 2", "normal 3", "scratch"]
+    assert len(verdicts(at)) == len(cards(at)) == 9
+    assert "held-out normal dots images" in texts(at)
+
+
+def test_a_cold_link_chooses_the_students(inspect):
+    at = inspect(student=STRIPES, compare=DOTS)
+    assert [control(at, "selectbox", label).value for label in ("Student", "Compare")] == [STRIPES, DOTS]
+
+
+@pytest.mark.parametrize("link", ["nobody", "../../etc/passwd", "**bold**"])
+def test_a_link_to_a_student_that_is_not_here_says_so(inspect, link):
+    at = inspect(student=link)
+    assert "not here" in at.warning[0].value
+    assert control(at, "selectbox", "Student").value == DOTS
+
+
+def test_two_students_judge_the_same_image_side_by_side(inspect):
+    at = inspect()
+    assert len(at.metric) == 1
+    control(at, "selectbox", "Compare").set_value(STRIPES)
+    rerun(at)
+    assert len(at.metric) == 2
+    assert "normal dots images" in texts(at)
+    assert "normal stripes images" in texts(at)
+
+
+def test_a_higher_false_positive_rate_never_calls_fewer_images_anomalous(inspect):
+    at = inspect()
+    rate = control(at, "select_slider", "False-positive rate")
+    counts = []
+    for value in (1 / 21, 0.05, 0.1, 0.2):
+        rate.set_value(value)
+        rerun(at)
+        rate = control(at, "select_slider", "False-positive rate")
+        counts.append(verdicts(at).count("anomaly"))
+    assert counts == sorted(counts)
+    assert rate.options[0] == "4.76 %"
+
+
+def test_the_rate_is_said_with_its_uncertainty(inspect):
+    assert "Set on 20 held-out normals, the true rate lies between" in texts(inspect())
+
+
+def test_the_layer_changes_the_heatmap_and_never_the_score(inspect):
+    at = inspect()
+    before, heatmap = scores(at), heatmap_of(at)
+    choose(at, "Critical layer", 4)
+    assert scores(at) == before
+    assert heatmap_of(at) != heatmap
+
+
+def test_per_image_contrast_says_what_it_costs(inspect):
+    at = inspect()
+    assert "cannot be compared" not in texts(at)
+    control(at, "toggle", "Per-image contrast").set_value(True)
+    heatmap = heatmap_of(at)
+    assert "cannot be compared" in texts(rerun(at))
+    assert heatmap_of(at) != heatmap
+
+
+def test_opacity_changes_the_picture_alone(inspect):
+    at = inspect()
+    before, heatmap = scores(at), heatmap_of(at)
+    control(at, "slider", "Opacity").set_value(0)
+    assert scores(rerun(at)) == before
+    assert heatmap_of(at) != heatmap
+
+
+def test_a_card_opens_its_image(inspect):
+    at = inspect()
+    next(button for button in at.button if button.label == "normal 2").click()
+    assert "normal 2 · normal" in [heading.value for heading in rerun(at).subheader]
+
+
+def test_draw_others_changes_the_samples(inspect):
+    at = inspect()
+    before = scores(at)
+    next(button for button in at.button if button.label == "Draw others").click()
+    assert scores(rerun(at)) != before
+
+
+def test_samples_of_another_texture_come_with_a_word_of_caution(inspect):
+    at = inspect()
+    assert not at.info
+    control(at, "selectbox", "Texture").set_value("rings")
+    assert "should all look unusual" in rerun(at).info[0].value
+
+
+def test_each_change_to_the_image_shows_what_it_did_to_the_score(inspect):
+    at = inspect()
+    untouched = at.metric[0].value
+    assert not at.metric[0].delta
+    changes = {
+        "Noise": ("Noise", "noise"),
+        "Blur": ("Blur", "blurred"),
+        "Rotate": ("Turn", "turned"),
+        "Erase": ("Size", "erased"),
+        "Paste": ("Row", "a built-in texture"),
+    }
+    for change, (slider, words) in changes.items():
+        choose(at, "Change the image", change)
+        assert words in at.metric[0].delta
+        before = at.metric[0].value
+        moved = control(at, "slider", slider)
+        moved.set_value(moved.max)
+        assert rerun(at).metric[0].value not in (before, untouched)
+    assert choose(at, "Change the image", "Nothing").metric[0].value == untouched
+
+
+def test_a_square_can_be_pasted_from_another_image(inspect):
+    at = choose(inspect(), "Change the image", "Paste")
+    control(at, "selectbox", "Paste from").set_value("normal 1")
+    assert "a square of normal 1" in rerun(at).metric[0].delta
+
+
+def test_all_students_of_a_teacher_are_ranked(inspect):
+    at = inspect()
+    control(at, "toggle", "Ask all 2 students").set_value(True)
+    assert re.search(r"is least unusual as \*\*(dots|stripes)\*\*", texts(rerun(at)))
+
+
+def test_a_lone_student_cannot_be_ranked_and_the_page_says_how_to_get_more(inspect, students_root, tmp_path):
+    at = inspect(root=copied(students_root, tmp_path))
+    assert "only student" in texts(at)
+    assert "python -m kdad sweep --dataset patterns" in at.code[0].value
+
+
+def test_an_uploaded_image_scores_as_it_does_in_python(inspect, students_root):
+    content = png(noise(40, 60))
+    at = upload(inspect(student=DOTS), ("photo.png", content))
+    detector = Detector.load(students_root / DOTS, device="cpu")
+    expected = detector.predict(read_image(io.BytesIO(content), "photo")[None]).score[0]
+    assert at.metric[0].value == f"{expected:.3f}"
+
+
+def test_bad_files_are_named_beside_the_good_ones(inspect):
+    at = inspect()
+    at = upload(
+        at, ("good.png", png(noise(8, 8))), ("broken.png", b"no image"), ("empty.png", b""),
+        ("huge.png", bytes(21 * 2**20)), ("good.png", png(noise(300, 20))),
+    )  # fmt: skip
+    assert cards(at) == ["good.png", r"good.png \(2\)"]
+    assert len(at.error) == 3
+    for name, error in zip(("broken.png", "empty.png", "huge.png"), at.error, strict=True):
+        assert error.value.startswith(name)
+    assert "20 MB" in at.error[2].value
+
+
+def test_nothing_uploaded_yet_says_what_to_do(inspect):
+    at = choose(inspect(), "Images from", "Upload")
+    assert "Drop one or more images" in at.info[0].value
+    assert not at.metric
+
+
+def test_a_photo_from_the_camera_is_judged(inspect):
+    at = choose(inspect(), "Images from", "Camera")
+    assert "Take a photo" in at.info[0].value
+    at.get("camera_input")[0].set_value(("photo.jpg", png(noise(30, 40)), "image/jpeg"))
+    assert len(verdicts(rerun(at))) == 1
+
+
+def test_the_gallery_shows_test_images_of_any_class(inspect):
+    at = choose(inspect(student=DOTS), "Images from", "Data set")
+    assert cards(at)[0] == "dots 400"
+    control(at, "selectbox", "Kind").set_value("rings")
+    rerun(at)
+    assert cards(at)[0] == "rings 600"
+    assert len(cards(at)) == 12
+    at.get("pagination")[0].set_value(17)
+    assert cards(rerun(at))[-1] == "rings 799"
+
+
+def test_the_gallery_of_a_data_set_that_is_not_here_says_so(inspect, students_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDAD_DATA", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    at = inspect(root=copied(students_root, tmp_path / "root", dataset="cifar10", normal_class="cat"))
+    choose(at, "Images from", "Data set")
+    assert "not on this machine" in at.info[0].value
+    assert not at.metric
+
+
+def test_a_student_without_calibration_scores_and_says_what_it_lacks(inspect, students_root, tmp_path):
+    root = copied(students_root, tmp_path)
+    (root / DOTS / "calibration.safetensors").unlink()
+    at = inspect(root=root)
+    assert len(scores(at)) == 9
+    assert not verdicts(at)
+    assert "never calibrated" in texts(at)
+    assert f"python -m kdad evaluate {root / DOTS}" in [code.value for code in at.code]
+
+
+def test_no_student_at_all_says_how_to_train_one(inspect, tmp_path):
+    at = inspect(root=tmp_path)
+    assert "No student" in at.info[0].value
+    assert at.code[0].value.startswith("python -m kdad train")
+
+
+def test_a_damaged_student_is_reported_and_the_others_work(inspect, students_root, tmp_path):
+    shutil.copytree(students_root, tmp_path, dirs_exist_ok=True)
+    (tmp_path / DOTS / "config.json").write_text("[]")
+    at = inspect(root=tmp_path)
+    assert DOTS.replace("-", r"\-") in at.warning[0].value
+    assert len(verdicts(at)) == 9
+
+
+def test_truncated_weights_are_one_clear_message(inspect, students_root, tmp_path):
+    root = copied(students_root, tmp_path)
+    weights = root / DOTS / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    at = inspect(root=root)
+    assert "cannot be used" in at.error[0].value
+    assert not at.metric

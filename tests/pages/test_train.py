@@ -1,0 +1,272 @@
+"""The train-or-load page: every control, every state of a job, and nothing lost by accident."""
+
+import json
+import shutil
+import time
+
+import pytest
+
+from kdad import jobs
+from kdad.catalogue import class_names
+from kdad.errors import UserError
+from kdad.history import write_history
+from ui import library
+
+TRAIN = "pages/1_Train_or_load.py"
+DOTS = "patterns/tiny-vgg/dots"
+
+
+@pytest.fixture
+def root(tmp_path, students_root):
+    shutil.copytree(students_root, tmp_path / "root")
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def train(open_page, root):
+    return lambda **query: open_page(TRAIN, root=root, **query)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What the page starts, instead of doing so."""
+    started = []
+    monkeypatch.setattr(jobs, "start", lambda root, arguments, student: started.append((arguments, student)))
+    return started
+
+
+def rerun(at):
+    at.run()
+    assert not at.exception
+    return at
+
+
+def control(at, kind: str, label: str):
+    return next(widget for widget in at.get(kind) if widget.label.startswith(label))
+
+
+def press(at, label: str):
+    next(button for button in at.button if button.label == label).click()
+    return rerun(at)
+
+
+def labels(at) -> list[str]:
+    return [button.label for button in at.button]
+
+
+def choose(at, label: str, value):
+    control(at, "selectbox", label).set_value(value)
+    return rerun(at)
+
+
+def texts(at) -> str:
+    shown = [*at.markdown, *at.caption, *at.info, *at.error, *at.warning]
+    return "\n".join(element.value for element in shown).replace("\\", "")
+
+
+def made_job(root, state: str, student: str = "patterns/vgg-cifar10/rings", **status):
+    """The files of a job that nobody started."""
+    folder = root / ".jobs" / f"job-{state}"
+    folder.mkdir(parents=True)
+    request = {"arguments": ["train"], "student": str((root / student).resolve()), "created": time.time()}
+    (folder / jobs.REQUEST).write_text(json.dumps(request))
+    (folder / jobs.LOG).write_text("said in the log\n")
+    jobs._write_status(folder, jobs.Status(state=state, heartbeat=time.time(), **status))
+    return folder
+
+
+def test_every_data_set_and_its_classes_can_be_chosen(train):
+    at = train()
+    for dataset in control(at, "selectbox", "Data set").options:
+        choose(at, "Data set", dataset)
+        assert tuple(control(at, "selectbox", "Normal class").options) == class_names(dataset)
+    assert "downloaded from the Hugging Face Hub" in texts(at)
+
+
+def test_provenance_follows_data_set_and_teacher(train, monkeypatch):
+    # AppTest can only choose what is offered, and not type.
+    monkeypatch.setattr("ui.training.available", lambda: ["vgg-cifar10", "vgg16-imagenet", "owner/model"])
+    at = choose(train(), "Data set", "cifar10")
+    assert "label overlap: same" in texts(at)
+    assert "label overlap: related" in texts(choose(at, "Teacher", "vgg16-imagenet"))
+    assert "hours to days" in texts(at)
+    assert "label overlap: unknown" in texts(choose(at, "Teacher", "owner/model"))
+
+
+def test_the_presets_are_shown_and_what_is_changed_is_asked_for(train, started, root):
+    at = train()
+    assert [control(at, "number_input", label).value for label in ("Epochs", "Batch", "Learning")] == [4, 64, 3e-3]
+    for label, value in (("Epochs", 9), ("Batch", 32), ("Learning", 1e-3), ("Seed", 5)):
+        control(at, "number_input", label).set_value(value)
+    choose(at, "Device", "cpu")
+    press(choose(at, "Normal class", "waves"), "Start training")
+    ((arguments, student),) = started
+    for argument in ("--normal-class=waves", "--epochs=9", "--batch-size=32", "--learning-rate=0.001", "--seed=5"):
+        assert argument in arguments
+    assert student == (root / "patterns/vgg-cifar10/waves-seed5").resolve()
+
+
+def test_another_teacher_brings_its_own_preset(train):
+    at = choose(train(), "Teacher", "vgg16-imagenet")
+    assert control(at, "number_input", "Epochs").value == 200
+
+
+def test_a_finished_student_is_replaced_only_on_request(train, started, root):
+    shutil.copytree(root / DOTS, root / "patterns" / "vgg-cifar10" / "stripes")
+    at = train()
+    assert control(at, "button", "Start").disabled
+    at.checkbox[0].check()
+    press(rerun(at), "Start training")
+    assert "--overwrite" in started[0][0]
+
+
+def test_a_data_set_that_cannot_be_had_is_refused_before_the_start(train, started, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr("ui.requests.hub_reachable", lambda: False)
+    at = press(choose(train(), "Data set", "mnist"), "Start training")
+    assert "mnist is not on this machine" in texts(at)
+    assert not started
+
+
+def test_the_device_is_named(train):
+    assert any(caption.value.startswith("auto: ") for caption in train().caption)
+
+
+def test_without_jobs_the_page_says_what_to_do(train):
+    assert "No training yet" in texts(train())
+
+
+@pytest.mark.parametrize(
+    ("state", "shown", "buttons"),
+    [
+        ("queued", "Waits until", ["Stop"]),
+        ("running", "Stop", ["Stop"]),
+        ("stopped", "resuming begins anew", ["Resume", "Remove from list"]),
+        ("failed", "the loss became NaN", ["Resume", "Remove from list"]),
+    ],
+)
+def test_a_job_says_how_it_fares_and_offers_what_is_possible(train, root, state, shown, buttons):
+    made_job(root, state, message="the loss became NaN", epochs=4)
+    at = train()
+    assert shown in texts(at) + "".join(labels(at))
+    assert [label for label in labels(at) if label in ("Stop", "Resume", "Remove from list")] == buttons
+    assert "said in the log" in at.code[0].value
+
+
+def test_a_killed_job_is_shown_as_such(train, root):
+    made_job(root, "running", pid=2**22 + 1, started="1")
+    at = train()
+    assert "without having said why" in texts(at)
+    assert "Resume" in labels(at)
+
+
+def test_progress_and_curves_are_live(train, root):
+    folder = made_job(root, "running", epoch=2, epochs=4, position=1.5, loss=0.25, seconds_left=90, phase="training")
+    (folder / jobs.TRACE).write_text("0.5,2\n1,1\n1.5,0.25\n")
+    student = root / "patterns/vgg-cifar10/rings"
+    trained = {"epoch": 1, "split": "train", "loss": 1.5, "auroc": "", "seconds": 1.0}
+    write_history(student, [trained, trained | {"split": "validation", "auroc": 0.9}])
+    at = train()
+    (progress,) = at.get("progress")
+    assert (progress.proto.value, progress.proto.text) == (37, "Epoch 2 of 4 · 2 min left")
+    assert "Loss **0.2500**" in texts(at)
+    assert "Validation AUROC **90" in texts(at)
+    assert len(at.get("vega_lite_chart")) == 2
+
+
+def test_a_finished_job_leads_to_its_student(train, root):
+    evaluation = {"auroc": 0.9, "seed": 0, "label_overlap": "same"}
+    (root / DOTS / "evaluation.json").write_text(json.dumps(evaluation))
+    made_job(root, "finished", DOTS)
+    at = train()
+    assert "Test AUROC **90" in texts(at)
+    (link,) = [link for link in at.get("page_link") if link.proto.label == "Inspect images"]
+    assert "student=patterns" in link.proto.query_string
+
+
+def test_a_finished_job_whose_student_is_gone_says_so(train, root):
+    made_job(root, "finished")
+    assert "has been removed since" in texts(train())
+
+
+def test_stop_resume_and_remove_do_so(train, root, monkeypatch):
+    done = []
+    for name in ("stop", "resume"):
+        monkeypatch.setattr(jobs, name, lambda job, name=name: done.append(name))
+    made_job(root, "running")
+    press(train(), "Stop")
+    shutil.rmtree(root / ".jobs")
+    folder = made_job(root, "stopped")
+    press(train(), "Resume")
+    assert done == ["stop", "resume"]
+    press(train(), "Remove from list")
+    assert not folder.exists()
+
+
+def test_a_job_that_another_tab_has_changed_is_no_traceback(train, root, monkeypatch):
+    def refuse(job):
+        raise UserError("this job is not at an end yet")
+
+    made_job(root, "stopped")
+    monkeypatch.setattr(jobs, "resume", refuse)
+    assert "not at an end" in press(train(), "Resume").toast[0].value
+
+
+def test_students_are_listed_with_figures_and_provenance(train, root):
+    (root / DOTS / "evaluation.json").unlink()
+    shown = texts(train(view="Load"))
+    assert "not tested" in shown
+    assert "test AUROC 90" in shown
+    assert "label overlap: none" in shown
+
+
+def test_a_student_is_deleted_after_a_second_question(train, root):
+    at = train(view="Load")
+    assert labels(at).count("Delete") == 2
+    at = press(at, "Delete")
+    assert (root / DOTS).exists()
+    at = press(at, "Keep it")
+    assert (root / DOTS).exists()
+    at = press(press(at, "Delete"), "Delete for good")
+    assert not (root / DOTS).exists()
+    assert labels(at).count("Delete") == 1
+
+
+def test_a_student_that_is_being_trained_anew_is_not_deleted(train, root):
+    made_job(root, "queued", DOTS)
+    at = press(press(train(view="Load"), "Delete"), "Delete for good")
+    assert "being trained anew" in at.toast[0].value
+    assert (root / DOTS).exists()
+
+
+def test_what_came_with_the_project_cannot_be_deleted(train, monkeypatch):
+    monkeypatch.setattr(library, "shipped", lambda _: frozenset([DOTS]))
+    at = train(view="Load")
+    assert labels(at).count("Delete") == 1
+    assert "came with the project" in texts(at)
+
+
+def test_only_what_git_tracks_came_with_the_project(tmp_path):
+    assert library.shipped(tmp_path) == frozenset()
+    assert "kdad" in library.shipped(library.ROOT)
+    assert ".venv" not in library.shipped(library.ROOT)
+
+
+def test_without_students_the_page_says_what_to_do(open_page, tmp_path):
+    assert "No student is in" in texts(open_page(TRAIN, root=tmp_path, view="Load"))
+
+
+@pytest.mark.parametrize(("repo", "said"), [("nonsense", "looks like owner/name"), ("owner/model", "could be fetched")])
+def test_an_id_that_cannot_be_fetched_is_one_clear_line(train, no_network, repo, said):
+    at = train(view="Load")
+    at.text_input[0].input(repo)
+    assert said in texts(press(at, "Fetch"))
+
+
+def test_a_student_is_fetched_from_the_hub(train, root, hub):
+    shutil.move(root / DOTS, hub.root / "models" / "me" / "dots")
+    at = train(view="Load")
+    at.text_input[0].input("me/dots")
+    at = press(at, "Fetch")
+    assert len(list(root.glob("patterns/*/dots/model.safetensors"))) == 1
+    assert labels(at).count("Delete") == 2

@@ -1,0 +1,101 @@
+"""Training through the page in a real browser: to the end, over a reload, and with a stop and a resume."""
+
+import re
+import shutil
+
+import pytest
+from browser import DESKTOP, PHONE, expect, settled
+
+from kdad import jobs
+
+PAGE = "/Train_or_load"
+TRAINED = "patterns-defects/vgg-cifar10"
+TO_THE_END = 100_000  # milliseconds
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, students_root):
+    """A place for students that the server may fill; what still trains at the end is stopped."""
+    root = tmp_path_factory.mktemp("trained") / "root"
+    shutil.copytree(students_root, root)
+    yield root
+    for job in jobs.find_all(root / ".jobs"):
+        jobs.stop(job, grace=1)
+
+
+@pytest.fixture(scope="module")
+def app_environment(root):
+    return {"KDAD_STUDENTS": str(root), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def choose(page, label: str, option: str) -> None:
+    box = page.get_by_role("combobox", name=label)
+    box.click()
+    box.fill(option)
+    page.get_by_role("option", name=option, exact=True).click()
+    settled(page)
+
+
+def ask_for(page, normal_class: str, epochs: int) -> None:
+    """Fill the form for a student of `patterns-defects`, and start."""
+    choose(page, "Data set", "patterns-defects")
+    choose(page, "Normal class", normal_class)
+    number = page.get_by_role("spinbutton", name="Epochs")
+    number.fill(str(epochs))
+    number.press("Tab")
+    settled(page)
+    page.get_by_role("button", name="Start training").click()
+
+
+def card(page, normal_class: str):
+    return page.locator("[class*=st-key-job-]").filter(has_text=f"{normal_class} · patterns-defects")
+
+
+def badge(card):
+    return card.get_by_test_id("stMarkdown").filter(has=card.page.locator(".stMarkdownBadge"))
+
+
+def test_a_student_is_trained_to_the_end_over_a_reload_and_a_stop(visit, root):
+    with visit(PAGE) as page:
+        ask_for(page, "bricks", 40)
+        bricks = card(page, "bricks")
+        expect(bricks.get_by_text(re.compile(r"Epoch \d+ of 40 · .* left"))).to_be_visible(timeout=TO_THE_END)
+        ask_for(page, "rings", 1)
+        expect(card(page, "rings").get_by_text("Waits until")).to_be_visible()
+        page.reload()
+        expect(bricks.get_by_text(re.compile(r"Epoch \d+ of 40"))).to_be_visible()
+        expect(bricks.locator(".marks")).to_be_visible(timeout=TO_THE_END)
+        bricks.get_by_role("button", name="Stop").click()
+        expect(badge(bricks)).to_contain_text("stopped")
+        rings = card(page, "rings")
+        expect(rings.get_by_text("Test AUROC")).to_be_visible(timeout=TO_THE_END)
+        assert (root / TRAINED / "rings" / "evaluation.json").is_file()
+        assert not (root / TRAINED / "bricks" / "model.safetensors").exists()
+        bricks.get_by_role("button", name="Resume").click()
+        expect(bricks.get_by_text(re.compile(r"Epoch ([2-9]|\d\d) of 40"))).to_be_visible(timeout=TO_THE_END)
+        bricks.get_by_role("button", name="Stop").click()
+        expect(badge(bricks)).to_contain_text("stopped")
+        rings.get_by_role("link", name="Inspect images").click()
+        expect(page.get_by_text("Anomaly score", exact=True)).to_be_visible()
+        expect(page.get_by_text("normal rings images")).to_be_visible()
+
+
+def test_a_student_is_deleted_only_after_the_second_question(visit, root):
+    with visit(f"{PAGE}?view=Load") as page:
+        stripes = root / "patterns" / "tiny-vgg" / "stripes"
+        settled(page)
+        page.get_by_role("button", name="Delete").last.click()
+        expect(page.get_by_text("This cannot be undone")).to_be_visible()
+        assert stripes.exists()
+        page.get_by_role("button", name="Delete for good").click()
+        expect(page.get_by_text("Deleted patterns/tiny-vgg/stripes")).to_be_visible()
+        assert not stripes.exists()
+
+
+@pytest.mark.parametrize("path", [PAGE, f"{PAGE}?view=Load"])
+@pytest.mark.parametrize(("size", "scheme"), [(PHONE, "dark"), (DESKTOP, "light")], ids=["phone", "desktop"])
+def test_nothing_is_wider_than_the_screen(visit, path, size, scheme):
+    with visit(path, size, scheme) as page:
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        settled(page)
+        assert page.get_by_test_id("stMain").evaluate("main => main.scrollWidth - main.clientWidth") <= 0

@@ -1,0 +1,367 @@
+"""The parts of the inspect page, from top to bottom."""
+
+import io
+import zipfile
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from kdad import metrics
+from kdad.errors import UserError
+from ui import charts, perturbing
+from ui.judging import Judge, judge_of, rank
+from ui.pictures import DISPLAY_SIDE, Picture, card, png, to_display
+from ui.students import Student, evaluate_command, find, root, same_family, sweep_command, train_command
+from ui.words import SCORE_IN_WORDS, auroc, overlap_badge, percent, plain, unusualness
+
+RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+COMBINED_CELLS = 16  # cells a side that show the value of all layers together
+CARD_SIDE = 160
+MOST_UNSCROLLED = 18
+
+
+@dataclass(frozen=True)
+class View:
+    """How scores and heatmaps are read: see `choose_view`."""
+
+    fpr: float | None
+    layer: int | None
+    opacity: float
+    own_contrast: bool
+
+
+def choose_students() -> list[Student]:
+    """One student, and a second one to compare with if it is asked for; ends the page if there is none."""
+    students, damaged = find()
+    if damaged:
+        st.warning(f"Not readable, so not offered: {', '.join(map(plain, damaged))}. Train those anew, or remove them.")
+    if not students:
+        no_student()
+    check_link("student", students)
+    check_link("compare", students)
+    keys = list(students)
+    left, right = st.columns(2)
+    first = left.selectbox("Student", keys, index=_favourite(students), key="student", bind="query-params")
+    others = [key for key in keys if key != first]
+    second = right.selectbox(
+        "Compare with", others, index=None, key="compare", bind="query-params", placeholder="a second student…",
+        disabled=not others,
+    )  # fmt: skip
+    for column, key in ((left, first), (right, second)):
+        if key:
+            with column:
+                provenance(students[key])
+    return [students[key] for key in (first, second) if key]
+
+
+def no_student() -> None:
+    st.info(f"No student is in `{root()}` yet. Train one; this takes a minute or two and needs no data set:")
+    st.code(train_command(), language="bash", wrap_lines=True)
+    st.stop()
+
+
+def check_link(name: str, students: dict[str, Student]) -> None:
+    asked = st.query_params.get(name)
+    if asked and asked not in students:
+        st.warning(f"The link asks for a student that is not here: {plain(asked)}. Choose one below.")
+
+
+def _favourite(students: dict[str, Student]) -> int:
+    """A student that the built-in samples suit, if there is one."""
+    suited = [i for i, student in enumerate(students.values()) if student.dataset == "patterns-defects"]
+    return suited[0] if suited else 0
+
+
+def provenance(student: Student) -> None:
+    known = f"knows **{plain(student.normal_class)}** as normal"
+    figures = f" · test AUROC {auroc(student.evaluation['auroc'])}" if student.evaluation else ""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        overlap_badge(student.label_overlap)
+        st.caption(known + figures, width="content")
+
+
+def load_judges(students: list[Student]) -> list[Judge]:
+    """The judges of these students; one that cannot be loaded is reported, and the first ends the page."""
+    judges = []
+    for student in students:
+        try:
+            judges.append(judge_of(student))
+        except UserError as error:
+            st.error(f"**{plain(student.key)}** cannot be used: {plain(error)}")
+    if not judges:
+        st.stop()
+    return judges
+
+
+def choose_view(judges: list[Judge]) -> View:
+    """The controls in the sidebar: false-positive rate, layer, opacity and contrast."""
+    with st.sidebar:
+        st.subheader("Verdict", anchor=False)
+        fpr = _choose_fpr(judges)
+        st.subheader("Heatmap", anchor=False)
+        grids = judges[0].detector.teacher.grids
+        layer = st.segmented_control(
+            "Critical layer", range(len(grids) + 1), default=0, required=True, key="layer", persist_state="session",
+            format_func=lambda layer: str(layer or "All"),
+            help="All: the mean of the layers, each in units of what a normal patch shows. Low numbers see "
+            "texture in fine patches, high ones see shapes in coarse patches.",
+        )  # fmt: skip
+        opacity = st.slider("Opacity, %", 0, 100, 50, 5, key="opacity", persist_state="session")
+        own = st.toggle(
+            "Per-image contrast", key="contrast", persist_state="session",
+            help="Off: one colour scale for all images, fixed from held-out normals, so that a normal image stays "
+            "dark. On: each image is stretched from its own lowest to its own highest value, so that even a "
+            "normal image glows somewhere; use it to see structure, not to compare.",
+        )  # fmt: skip
+    return View(fpr, layer - 1 if layer else None, opacity / 100, own)
+
+
+def _choose_fpr(judges: list[Judge]) -> float | None:
+    calibrated = [len(judge.normals) for judge in judges if judge.normals is not None]
+    if not calibrated:
+        st.caption("This student was never calibrated: it gives scores, but no p-values and no verdicts.")
+        return None
+    normals = min(calibrated)
+    lowest = metrics.lowest_fpr(normals)
+    rates = sorted({lowest, *(rate for rate in RATES if rate > lowest)})
+    if st.session_state.get("fpr") not in rates:
+        st.session_state["fpr"] = min(rates, key=lambda rate: abs(rate - 0.05))
+    fpr = st.select_slider(
+        "False-positive rate", rates, key="fpr", format_func=percent, persist_state="session",
+        help="How many normal images may be called anomalous. The lowest rate is what the held-out normals allow: "
+        "one in their number plus one.",
+    )  # fmt: skip
+    low, high = metrics.realised_fpr(normals, fpr)
+    st.caption(f"Set on {normals} held-out normals, the true rate lies between {percent(low)} and {percent(high)}.")
+    return fpr
+
+
+def overview(pictures: list[Picture], judge: Judge, view: View) -> Picture:
+    """All pictures as cards with heatmap, score and verdict; returns the one to look at closely."""
+    with st.spinner("Judging the images…"):
+        predictions = [judge(picture) for picture in pictures]
+    names = [picture.name for picture in pictures]
+    if st.session_state.get("picked") not in names:
+        st.session_state["picked"] = _most_telling(pictures, predictions)
+    with st.container(height=460 if len(pictures) > MOST_UNSCROLLED else "content", border=False):
+        grid = st.grid(6, min_column_width=100, gap="small")
+        for index, (picture, prediction) in enumerate(zip(pictures, predictions, strict=True)):
+            with grid.cell():
+                _card(index, picture, prediction, judge, view)
+    return pictures[names.index(st.session_state["picked"])]
+
+
+def _most_telling(pictures: list[Picture], predictions: list) -> str:
+    """The name of the most unusual picture; a defect, if there are any, says more than another texture."""
+    ranked = sorted(zip(pictures, predictions, strict=True), key=lambda pair: -pair[1].score[0])
+    return next((picture.name for picture, _ in ranked if picture.truth == "defect"), ranked[0][0].name)
+
+
+def _card(index: int, picture: Picture, prediction, judge: Judge, view: View) -> None:
+    st.image(
+        card(_overlay(picture, prediction, judge, view, CARD_SIDE), CARD_SIDE), width="stretch", output_format="PNG",
+        alt=f"{picture.name} with its heatmap, score {prediction.score[0]:.3f}",
+    )  # fmt: skip
+    picked = st.session_state["picked"] == picture.name
+    st.button(
+        plain(picture.name), key=f"card-{index}", width="stretch", type="primary" if picked else "secondary",
+        on_click=_pick, args=(picture.name,), help=None if picked else "Look at this image closely",
+    )  # fmt: skip
+    st.caption(f"{prediction.score[0]:.3f} {_verdict_word(prediction, judge, view)}", text_alignment="center")
+
+
+def _pick(name: str) -> None:
+    st.session_state["picked"] = name
+
+
+def _is_anomaly(prediction, judge: Judge, view: View) -> bool | None:
+    if judge.normals is None or view.fpr is None:
+        return None
+    return bool(prediction.score[0] > judge.threshold(view.fpr))
+
+
+def _verdict_word(prediction, judge: Judge, view: View) -> str:
+    return {True: ":orange[**anomaly**]", False: ":green[normal]", None: ""}[_is_anomaly(prediction, judge, view)]
+
+
+def _colour_range(heatmap: np.ndarray, judge: Judge, view: View) -> tuple[float, float]:
+    return (float(heatmap.min()), float(heatmap.max())) if view.own_contrast else judge.detector.colour_range
+
+
+def _overlay(picture: Picture, prediction, judge: Judge, view: View, side: int = DISPLAY_SIDE) -> np.ndarray:
+    """The picture under its heatmap, uint8 (h, w, 3), with no side above `side`."""
+    from kdad.heatmaps import overlay
+
+    pixels = to_display(picture.shown, side)
+    heatmap = judge.heatmap(prediction, view.layer, *pixels.shape[:2])
+    return overlay(pixels, heatmap, *_colour_range(heatmap, judge, view), view.opacity)
+
+
+def closer_look(picture: Picture, others: list[Picture], judges: list[Judge], view: View) -> Picture:
+    """One picture in detail, side by side under every judge; returns it as the controls have changed it."""
+    st.divider()
+    st.subheader(plain(picture.name) + (f" · {plain(picture.truth)}" if picture.truth else ""), anchor=False)
+    columns = st.columns(3, gap="medium")
+    with columns[0]:
+        if len(judges) > 1:
+            st.markdown("**Image**")
+        place = st.container()
+        change = perturbing.choose_change(picture, others)
+        with place:
+            _input(change)
+    for column, judge in zip(columns[1:], judges, strict=False):
+        with column:
+            if len(judges) > 1:
+                st.markdown(f"**{plain(judge.student.key)}**")
+            prediction = judge(change.picture)
+            _heatmap(change.picture, prediction, judge, view)
+            _verdict(picture, prediction, judge, view, change)
+            if len(judges) > 1:
+                _evidence(prediction, judge, view)
+    if len(judges) == 1:
+        with columns[2]:
+            _evidence(prediction, judges[0], view)
+    return change.picture
+
+
+def _input(change: perturbing.Change) -> None:
+    cells = charts.grid_cells(perturbing.GRID, perturbing.GRID)
+    chart = charts.picture(change.picture.shown, cells, "", clickable=change.clickable, box=change.box)
+    alt = f"{change.picture.name}, as the student gets it"
+    if change.clickable:
+        st.altair_chart(chart, key="picture", on_select=perturbing.take_click, selection_mode=charts.CELL, alt=alt)
+    else:
+        st.altair_chart(chart, alt=alt)
+
+
+def _heatmap(picture: Picture, prediction, judge: Judge, view: View) -> None:
+    heatmap = judge.heatmap(prediction, view.layer, *picture.shown.shape[:2])
+    unit = "× a normal patch" if judge.normals is not None else "patch error"
+    pixels = _overlay(picture, prediction, judge, view)
+    alt = f"Heatmap over {picture.name}: up to {heatmap.max():.1f} {unit}"
+    st.altair_chart(charts.picture(pixels, _cells(prediction, judge, view), unit), alt=alt)
+    low, high = _colour_range(heatmap, judge, view)
+    charts.scale_bar(low, high, unit)
+    if view.own_contrast:
+        st.caption("Per-image contrast: these colours cannot be compared with another image's.")
+
+
+def _cells(prediction, judge: Judge, view: View) -> pd.DataFrame:
+    """The patches of a heatmap: a layer's own, or a grid over all layers together."""
+    if view.layer is None:
+        values = judge.detector.heatmap(prediction, COMBINED_CELLS, COMBINED_CELLS)[0]
+        return charts.grid_cells(*values.shape, values)
+    preprocessing = judge.detector.teacher.preprocessing
+    border = (preprocessing.resize - preprocessing.crop) / 2 / preprocessing.resize
+    values = prediction.patch_maps[view.layer][0]
+    return charts.grid_cells(*values.shape, values, border)
+
+
+def _verdict(picture: Picture, prediction, judge: Judge, view: View, change: perturbing.Change) -> None:
+    score = float(prediction.score[0])
+    before = float(judge(picture).score[0])
+    delta = None if change.words is None else f"{score - before:+.3f} {change.words}"
+    anomalous = _is_anomaly(prediction, judge, view)
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.metric("Anomaly score", f"{score:.3f}", delta, delta_color="off", width="content")
+        if anomalous is not None:
+            word, colour = ("Anomaly", "orange") if anomalous else ("Normal", "green")
+            st.badge(word, color=colour, help=f"At a false-positive rate of {percent(view.fpr)}")
+    if judge.normals is None:
+        st.caption("No p-value: this student was never calibrated. This does it, where its data set is at hand:")
+        st.code(evaluate_command(judge.student), language="bash", wrap_lines=True)
+        return
+    share = float(metrics.share_below(prediction.score, judge.normals)[0])
+    st.markdown(unusualness(share, len(judge.normals), judge.student.normal_class))
+    st.caption(f"p-value {prediction.p_value[0]:.4f}")
+
+
+def _evidence(prediction, judge: Judge, view: View) -> None:
+    """Where the score stands among normals, and what each layer adds."""
+    from kdad.discrepancy import DEFAULT_SCORE
+
+    if judge.normals is not None:
+        st.markdown("**Among held-out normals**")
+        chart = charts.among_normals(judge.normals, float(prediction.score[0]), judge.threshold(view.fpr))
+        st.altair_chart(chart, alt="Histogram of the normals' scores, with this image's score and the threshold")
+    st.markdown("**What each critical layer adds**")
+    grids = judge.detector.teacher.grids
+    names = [f"{index + 1} ({height}×{width})" for index, (height, width) in enumerate(grids)]
+    chart = charts.layers(prediction.layer_scores[0], judge.detector.calibration_layer_scores, names)
+    st.altair_chart(chart, alt="The image's error in each critical layer, beside the middle 90 % of normals")
+    band = "" if judge.normals is None else "Bar: this image. Band: the middle 90 % of normals. "
+    st.caption(band + SCORE_IN_WORDS[DEFAULT_SCORE])
+
+
+def ranking(picture: Picture, judge: Judge) -> None:
+    """Which normal class explains a picture best, by all students of one teacher and data set."""
+    students, _ = find()
+    family = same_family(judge.student, students)
+    st.divider()
+    st.subheader("Which normal class explains it best?", anchor=False)
+    dataset, teacher = plain(judge.student.dataset), plain(judge.student.teacher_name)
+    if len(family) < 2:
+        st.caption(f"This is the only student of {teacher} on {dataset} here. To rank all classes, train the others:")
+        st.code(sweep_command(judge.student), language="bash", wrap_lines=True)
+        return
+    if not st.toggle(f"Ask all {len(family)} students of {teacher} on {dataset}", key="rank", persist_state="session"):
+        return
+    with st.spinner("Asking every student…"):
+        judges = load_judges(family)
+        rows = rank(judges, picture)
+    if not rows:
+        st.caption("None of them is calibrated, so their scores cannot be compared.")
+        return
+    best = plain(rows[0]["normal_class"])
+    st.markdown(f"**{plain(picture.name)}** is least unusual as **{best}**. All students share one teacher pass.")
+    chart = charts.ranking(rows, judge.student.key)
+    st.altair_chart(chart, alt=f"How unusual the image is to each student; {best} least")
+
+
+def downloads(pictures: list[Picture], judges: list[Judge], view: View) -> None:
+    """Scores as CSV, heatmaps as PNG in one archive."""
+    st.divider()
+    st.subheader("Take it with you", anchor=False)
+    with st.container(horizontal=True):
+        st.download_button(
+            "Scores (CSV)", lambda: _csv(pictures, judges, view), "scores.csv", "text/csv", icon=":material/table:",
+            on_click="ignore",
+        )  # fmt: skip
+        st.download_button(
+            "Heatmaps (PNG)", lambda: _archive(pictures, judges, view), "heatmaps.zip", "application/zip",
+            icon=":material/image:", on_click="ignore",
+        )  # fmt: skip
+
+
+def _csv(pictures: list[Picture], judges: list[Judge], view: View) -> str:
+    """One row per picture and student, as `kdad score --csv` writes them, with each layer's part."""
+    rows = []
+    for judge in judges:
+        for picture in pictures:
+            prediction = judge(picture)
+            p_value = float(prediction.p_value[0])
+            rows.append(
+                {
+                    "image": picture.name,
+                    "student": judge.student.key,
+                    "score": float(prediction.score[0]),
+                    "p_value": None if np.isnan(p_value) else p_value,
+                    "is_anomaly": _is_anomaly(prediction, judge, view),
+                    "false_positive_rate": view.fpr,
+                    **{f"layer{i + 1}": float(part) for i, part in enumerate(prediction.layer_scores[0])},
+                }
+            )
+    return pd.DataFrame(rows).to_csv(index=False)
+
+
+def _archive(pictures: list[Picture], judges: list[Judge], view: View) -> bytes:
+    """A zip file with one heatmap PNG per picture and student."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for judge in judges:
+            for index, picture in enumerate(pictures):
+                pixels = _overlay(picture, judge(picture), judge, view)
+                archive.writestr(f"{judge.student.key.replace('/', '-')}/{index:03d}.png", png(pixels))
+    return file.getvalue()

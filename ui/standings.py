@@ -1,0 +1,170 @@
+"""All classes of a data set: our students beside the published lines, and what is architecture, what labels."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from kdad import results
+from kdad.catalogue import WEIGHTS, WEIGHTS_FILE
+from kdad.errors import UserError
+from kdad.results import FAMILIES, SQUARE, Line
+from ui import result_charts
+from ui.page import ROOT
+from ui.words import overlap_badge, plain
+
+DATASET = "cifar10"  # what the published lines are about
+
+
+def results_file() -> Path:
+    """`$KDAD_RESULTS`, or the project's own `benchmarks/results.json`."""
+    return Path(os.environ.get("KDAD_RESULTS") or ROOT / results.RESULTS)
+
+
+def section() -> None:
+    """The table of all classes and the square."""
+    try:
+        entries = results.load_results(results_file())
+    except UserError as error:
+        st.error(plain(error), icon=":material/broken_image:")
+        entries = {}
+    left, right = st.columns(2)
+    datasets = sorted({DATASET, *(entry["dataset"] for entry in entries.values())})
+    dataset = left.selectbox(
+        "Data set", datasets, index=datasets.index(DATASET), key="dataset", persist_state="session"
+    )
+    score = right.segmented_control(
+        "Score of ours", list(results.SCORES), default="auroc", required=True, key="of-sweeps",
+        format_func=lambda score: results.SCORES[score].split()[0].capitalize(), persist_state="session",
+    )  # fmt: skip
+    lines = results.lines(entries, dataset, score)
+    if dataset == DATASET:
+        _square(entries, score)
+    _table(lines, dataset, score)
+    _provenance([entry for entry in entries.values() if entry["dataset"] == dataset], lines)
+    _downloads(lines, dataset)
+
+
+def _square(entries: dict, score: str) -> None:
+    st.subheader("Architecture, or labels seen?", anchor=False)
+    st.markdown(
+        "A teacher that was taught CIFAR-10 with labels has met the anomalies before. Rows change the architecture, "
+        "columns change only what the teacher was taught. Mean AUROC over the ten classes:"
+    )
+    grid = st.grid(2, min_column_width=300, border=True)
+    for (family, seen), teacher in SQUARE.items():
+        with grid.cell():
+            st.markdown(f"**{FAMILIES[family]}**, labels {'seen' if seen else 'not seen'}")
+            found = results.cell(entries, DATASET, score, family, seen)
+            for line in found:
+                _cell_line(line)
+            if all(line.published for line in found):
+                _fill(teacher, family, seen)
+    _effects(entries, score)
+
+
+def _cell_line(line: Line) -> None:
+    if line.published:
+        st.caption(f"{plain(line.name)}: {line.mean} ({plain(line.provenance)})")
+    else:
+        st.metric(plain(line.name), str(line.mean), width="content", help=plain(line.provenance))
+
+
+def _fill(teacher: str, family: str, seen: bool) -> None:
+    """The commands that put a figure into an empty cell."""
+    commands = [results.sweep_command(DATASET, teacher)]
+    if not (WEIGHTS / teacher / WEIGHTS_FILE).is_file():
+        data = "cifar10" if seen else "tiny-imagenet-32"
+        commands.insert(0, f"python -m kdad pretrain --backbone {family} --dataset {data} --out kdad/weights/{teacher}")
+    st.caption(f"Our {plain(teacher)} is not measured yet. This fills the cell:")
+    st.code("\n".join(commands), language="bash", wrap_lines=True)
+
+
+def _effects(entries: dict, score: str) -> None:
+    """What one side of the square changes, for as many sides as both ends are measured."""
+    ours = {key: entries.get(f"{DATASET}/{teacher}") for key, teacher in SQUARE.items()}
+    means = {key: 100 * entry["mean"][score] for key, entry in ours.items() if entry}
+    said = []
+    for family, name in FAMILIES.items():
+        if {(family, True), (family, False)} <= means.keys():
+            gain = means[family, True] - means[family, False]
+            said.append(f"having seen the labels changes a {name} teacher's students by {gain:+.2f} points")
+    for seen in (False, True):
+        if {("vit", seen), ("vgg", seen)} <= means.keys():
+            gain = means["vit", seen] - means["vgg", seen]
+            said.append(f"ViT instead of VGG, labels {'seen' if seen else 'not seen'}: {gain:+.2f} points")
+    if said:
+        st.caption("Ours, like for like: " + "; ".join(said) + ".")
+
+
+def _table(lines: list[Line], dataset: str, score: str) -> None:
+    st.subheader(f"Every class of {plain(dataset)}", anchor=False)
+    if all(line.published for line in lines):
+        st.info("No sweep is in the results file yet; the published lines stand alone. This measures all classes:")
+        st.code(results.sweep_command(dataset, "vgg-cifar10"), language="bash", wrap_lines=True)
+    if not lines:
+        return
+    figures = _long(lines)
+    chart = result_charts.by_class(figures, [line.name for line in lines])
+    st.altair_chart(chart, alt="AUROC of every system on every class; the table below has the same figures")
+    wide = {line.name: {**{name: str(f) for name, f in line.classes.items()}, "mean": str(line.mean)} for line in lines}
+    frame = pd.DataFrame(wide).rename_axis("normal class").reset_index()
+    st.dataframe(
+        frame, hide_index=True, height="content", alt="AUROC in per cent, one row per normal class",
+        column_config={"normal class": st.column_config.TextColumn(pinned=True)},
+    )  # fmt: skip
+    st.caption(
+        f"AUROC in per cent; ± is the sample deviation over seeds. Ours by the {results.SCORES[score]}. Diamonds are "
+        "published figures. They and baselines have one value per class and no spread."
+    )
+
+
+def _long(lines: list[Line]) -> pd.DataFrame:
+    """One row per class and system, for charts and downloads."""
+    return pd.DataFrame(
+        {
+            "class": name,
+            "system": line.name,
+            "score": line.score,
+            "label_overlap": line.label_overlap,
+            "auroc": figure.mean,
+            "deviation": figure.deviation,
+            "low": figure.mean - (figure.deviation or 0),
+            "high": figure.mean + (figure.deviation or 0),
+            "published": line.published,
+            "provenance": line.provenance,
+        }
+        for line in lines
+        for name, figure in line.classes.items()
+    )
+
+
+def _provenance(entries: list[dict], lines: list[Line]) -> None:
+    st.subheader("Where these figures come from", anchor=False)
+    costs = {Path(entry["teacher"]).name: results.cost_of(entry) for entry in entries}
+    grid = st.grid(2, min_column_width=300)
+    for line in lines:
+        with grid.cell():
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                st.markdown(f"**{plain(line.name)}**", width="content")
+                overlap_badge(line.label_overlap)
+            cost = f" One student: {plain(costs[line.name])}." if line.name in costs else ""
+            st.caption(f"{plain(line.provenance)}.{cost}")
+    for note in dict.fromkeys(map(results.images_of, entries)):
+        st.caption(plain(note))
+
+
+def _downloads(lines: list[Line], dataset: str) -> None:
+    with st.container(horizontal=True):
+        if lines:
+            frame = _long(lines).drop(columns=["low", "high"])
+            st.download_button(
+                "Figures (CSV)", lambda: frame.to_csv(index=False), f"{dataset}-results.csv", "text/csv",
+                icon=":material/table:", on_click="ignore",
+            )  # fmt: skip
+        if results_file().is_file():
+            st.download_button(
+                "Results file (JSON)", lambda: results_file().read_bytes(), "results.json", "application/json",
+                icon=":material/data_object:", on_click="ignore",
+            )  # fmt: skip
