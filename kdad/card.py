@@ -27,6 +27,7 @@ where the copy fails, an image is anomalous.
 
 ```python
 from kdad import Detector
+
 prediction = Detector.load("path/to/this/folder").predict(images)
 ```
 """

@@ -1,6 +1,7 @@
 """From uint8 images to the pixels a network sees, batched and on the device of the images."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 
@@ -88,6 +89,21 @@ def random_shift(images: Tensor, most: int) -> Tensor:
     size = images.shape[-1]
     padded = torch.nn.functional.pad(images.float(), (most,) * 4, mode="reflect").to(images.dtype)
     return _crop(padded, torch.randint(0, 2 * most + 1, (len(images), 2), device=images.device), size)
+
+
+def patches_of(squares: Tensor) -> Tensor:
+    """The patches (B, 4·k), of 8×8 in rows, that make up squares of 2×2 patches (B, k), of 4×4 in rows."""
+    corners = 16 * (squares // 4) + 2 * (squares % 4)
+    return (corners[:, :, None] + torch.tensor([0, 1, 8, 9], device=squares.device)).flatten(1)
+
+
+def in_squares(maps: Sequence[Tensor], squares: Tensor) -> list[Tensor]:
+    """The tokens of an 8×8 and of a 4×4 map (B, T, D) that lie in `squares` (B, k): (B, 4·k, D) and (B, k, D)."""
+    places = (patches_of(squares), squares)
+    return [
+        tokens.gather(1, place[:, :, None].expand(-1, -1, tokens.shape[2]))
+        for tokens, place in zip(maps, places, strict=True)
+    ]
 
 
 def _crop(images: Tensor, offset: Tensor, size: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from kdad import training
+from kdad.cache import remember
 from kdad.card import teacher_card
 from kdad.catalogue import CARD_FILE, WEIGHTS_FILE
 from kdad.data import Source, holdout_split, load_source
@@ -20,7 +21,15 @@ from kdad.discrepancy import distillation_loss, layer_errors
 from kdad.errors import UserError, one_of
 from kdad.files import write_json, write_text
 from kdad.history import read_history
-from kdad.preprocessing import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, random_shift
+from kdad.preprocessing import (
+    CIFAR_MEAN,
+    CIFAR_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocessing,
+    in_squares,
+    random_shift,
+)
 from kdad.store import round_to_half
 from kdad.teachers import Teacher, load_teacher, teacher_folder
 from kdad.vgg import CompactVGG
@@ -39,6 +48,7 @@ LICENCE = {
 SETTINGS = "unfinished.json"
 EVALUATION_BATCH = 500
 INITIALISATION_IMAGES = 5000
+SQUARES = torch.arange(16)
 HEAD_TENSORS = 2  # weight and bias of the classifier, which may have another number of classes
 
 
@@ -54,6 +64,8 @@ class PretrainRecipe:
     warm_up: float = 0.2  # share of the steps
     label_smoothing: float = 0.1
     shift: int = 2  # pixels
+    squares: int = 16  # how many of the 4×4 squares of an image a guided network is shown…
+    all_squares_from: float = 0.0  # …up to this share of the epochs
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,7 @@ class Backbone:
     build: Callable[[int], nn.Module]  # number of classes -> classifier
     start: Callable[[nn.Module, Tensor], None]  # initialise from normalised training pixels
     recipe: PretrainRecipe
+    guided: PretrainRecipe  # with an older teacher to copy
 
 
 class Classification(pl.LightningModule):
@@ -132,27 +145,56 @@ class GuidedClassification(Classification):
     """Classification that also regresses an older teacher's last two maps, each through one linear layer.
 
     A transformer learns from 64 + 16 places an image instead of one label, which is most of what
-    it lacks against a CNN when time is short.
+    it lacks against a CNN when time is short. The guide is paid for once where its answers fit into
+    memory, which takes a recipe without random shifts; and most epochs show some squares of an image only.
     """
 
     def __init__(self, model: nn.Module, source: Source, recipe: PretrainRecipe, seed: int, guide: Teacher):
         super().__init__(model, source, recipe, seed)
-        self.guide = guide
+        self.guide = Guide(guide)
         blank = torch.zeros(2, 3, 32, 32)
-        taught, own = self._guided(blank), model.maps_and_logits(blank)[0]
+        taught, own = self.guide(blank), model.maps_and_logits(blank, SQUARES.expand(2, -1))[0]
         if [layer.shape[1] for layer in taught] != [layer.shape[1] for layer in own]:
             raise UserError(f"teacher {guide.name!r} cannot guide this backbone: its last maps are not 8×8 and 4×4")
+        if guide.preprocessing != self.preprocessing:
+            raise UserError(f"teacher {guide.name!r} cannot guide on {source.name}: it wants its pixels otherwise")
         self.readers = nn.ModuleList(nn.Linear(o.shape[2], t.shape[2]) for o, t in zip(own, taught, strict=True))
 
-    def _guided(self, pixels: Tensor) -> list[Tensor]:
-        return [layer[:, self.guide.prefix :] for layer in self.guide(pixels)[-2:]]
+    def on_train_start(self):
+        device = self.trainer.strategy.root_device
+        self.guide.to(device)
+        if not self.recipe.shift:
+            images = self.source.images("train", self.kept)
+            views = [batch.to(device) for view in (images, images.flip(-1)) for batch in view.split(EVALUATION_BATCH)]
+            with self.trainer.precision_plugin.forward_context():
+                self.guide = remember(self.guide, views)
 
     def loss(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        self.guide.to(pixels.device)
-        maps, logits = self.model.maps_and_logits(pixels)
+        squares = self._squares(len(pixels), pixels.device)
+        maps, logits = self.model.maps_and_logits(pixels, squares)
         read = [reader(own) for reader, own in zip(self.readers, maps, strict=True)]
-        copied = distillation_loss(layer_errors(read, self._guided(pixels)), mse_weight=0.0)
+        copied = distillation_loss(layer_errors(read, in_squares(self.guide(pixels), squares)), mse_weight=0.0)
         return cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) + copied
+
+    def _squares(self, n: int, device: torch.device) -> Tensor:
+        """Which squares of n images to show in this epoch, (n, k): others for every image, or all of them."""
+        if self.current_epoch >= self.recipe.all_squares_from * self.recipe.epochs:
+            return SQUARES.to(device).expand(n, -1)
+        return torch.rand(n, len(SQUARES), device=device).argsort(1)[:, : self.recipe.squares]
+
+
+class Guide:
+    """A teacher's last two maps without prefix, in half precision, so that those of a data set fit into memory."""
+
+    def __init__(self, teacher: Teacher):
+        self.teacher, self.preprocessing = teacher, teacher.preprocessing
+
+    def __call__(self, pixels: Tensor) -> list[Tensor]:
+        """Normalised pixels to (B, 64, D) and (B, 16, D)."""
+        return [layer[:, self.teacher.prefix :].half() for layer in self.teacher(pixels)[-2:]]
+
+    def to(self, device: torch.device) -> None:
+        self.teacher.to(device)
 
 
 @torch.no_grad()
@@ -174,9 +216,12 @@ def _keep_initialisation(model: nn.Module, pixels: Tensor) -> None:
     """A transformer starts as its library makes it."""
 
 
+VGG = PretrainRecipe(24, 256, "nesterov", 0.25, 5e-4)
+VIT = PretrainRecipe(200, 512, "adamw", 1e-3, 0.05, warm_up=0.05)
+GUIDED_VIT = PretrainRecipe(12, 128, "adamw", 1e-3, 0.05, warm_up=0.1, shift=0, squares=6, all_squares_from=0.9)
 BACKBONES = {
-    "vgg": Backbone(CompactVGG, whiten_and_pass_through, PretrainRecipe(24, 256, "nesterov", 0.25, 5e-4)),
-    "vit": Backbone(CompactViT, _keep_initialisation, PretrainRecipe(200, 512, "adamw", 1e-3, 0.05, warm_up=0.05)),
+    "vgg": Backbone(CompactVGG, whiten_and_pass_through, VGG, VGG),
+    "vit": Backbone(CompactViT, _keep_initialisation, VIT, GUIDED_VIT),
 }
 
 
@@ -206,9 +251,8 @@ def train_teacher(
     """
     chosen = BACKBONES[one_of("backbone", backbone, BACKBONES)]
     source = load_source(one_of("data set", dataset, PREPROCESSING))
-    recipe = replace(
-        chosen.recipe, epochs=epochs or chosen.recipe.epochs, batch_size=batch_size or chosen.recipe.batch_size
-    )
+    preset = chosen.guided if distil_from else chosen.recipe
+    recipe = replace(preset, epochs=epochs or preset.epochs, batch_size=batch_size or preset.batch_size)
     device = accelerator(device)
     settings = {
         "backbone": backbone,

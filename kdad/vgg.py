@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdad.catalogue import COMPACT_VGG_TYPE
 from kdad.errors import UserError
 from kdad.files import write_atomically, write_json
-from kdad.preprocessing import Preprocessing
+from kdad.preprocessing import Preprocessing, in_squares
 
 COMPACT_BLOCKS = ((32, 64), (128, 128), (256, 256), (256, 256))
 PAPER_LAYERS = (16, 16, "M", 16, 128, "M", 16, 16, 256, "M", 16, 16, 512, "M", 16, 16, 512, "M")
@@ -127,12 +127,15 @@ class CompactVGG(nn.Module):
         self.head = nn.Linear(COMPACT_BLOCKS[-1][-1], classes)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.maps_and_logits(pixels)[1]
+        return self.head(self.stack(pixels)[-1].amax(1))
 
-    def maps_and_logits(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The last two critical layers, tokens (B, 64, 256) and (B, 16, 256), and the logits (B, classes)."""
+    def maps_and_logits(self, pixels: Tensor, squares: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The last two critical layers in some squares of 2×2 patches, and the logits (B, classes).
+
+        The maps are (B, 4·k, 256) and (B, k, 256) for `squares` (B, k); see `kdad.preprocessing.in_squares`.
+        """
         features = self.stack(pixels)
-        return features[-2:], self.head(features[-1].amax(1))
+        return in_squares(features[-2:], squares), self.head(features[-1].amax(1))
 
     def save(self, folder: Path, preprocessing: Preprocessing) -> None:
         """Write config.json and, last, the weights in half precision; teacher.json describes the pixels."""

@@ -1,5 +1,6 @@
 """Vision Transformers: any transformers ViT-family model as a teacher, and the student that copies it."""
 
+import contextlib
 import copy
 import inspect
 import math
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from kdad.errors import UserError
 from kdad.files import write_json
-from kdad.preprocessing import Preprocessing
+from kdad.preprocessing import Preprocessing, patches_of
 
 FAMILY = ("vit", "deit", "dinov2", "dinov2_with_registers", "vit_msn")
 CRITICAL_LAYERS = 4
@@ -115,6 +116,21 @@ class ViTStudent(nn.Module):
         return [(height // self.patch, width // self.patch)] * CRITICAL_LAYERS
 
 
+@contextlib.contextmanager
+def _keeping_patches(embeddings: nn.Module, kept: Tensor):
+    """Inside the block, only the CLS token and the patches `kept` (B, n) leave `embeddings`."""
+
+    def keep(module, inputs, output):
+        index = (kept + 1)[:, :, None].expand(-1, -1, output.shape[2])
+        return torch.cat([output[:, :1], output.gather(1, index)], 1)
+
+    hook = embeddings.register_forward_hook(keep)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 class CompactViT(nn.Module):
     """The classifier that, trained, is a compact ViT teacher: 12 blocks at patch 4, 3.6 M parameters.
 
@@ -142,10 +158,20 @@ class CompactViT(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         return self.model(pixel_values=pixels).logits
 
-    def maps_and_logits(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Patches after block 9 (B, 64, 192), the last ones pooled 2×2 (B, 16, 192), and the logits (B, classes)."""
-        output = self.model(pixel_values=pixels, output_hidden_states=True)
-        last = output.hidden_states[-1][:, 1:].unflatten(1, (4, 2, 4, 2)).mean((2, 4)).flatten(1, 2)
+    def maps_and_logits(self, pixels: Tensor, squares: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What can be compared with another network's maps when only some squares of 2×2 patches are looked at.
+
+        Args:
+            pixels: (B, 3, 32, 32), normalised.
+            squares: (B, k), which of the 4×4 squares of each image to keep; the rest costs nothing.
+
+        Returns:
+            Patches after block 9 (B, 4·k, 192) in the order of `patches_of(squares)`, squares after block 12
+            (B, k, 192), and the logits (B, classes).
+        """
+        with _keeping_patches(self.model.vit.embeddings, patches_of(squares)):
+            output = self.model(pixel_values=pixels, output_hidden_states=True)
+        last = output.hidden_states[-1][:, 1:].unflatten(1, (-1, 4)).mean(2)
         return [output.hidden_states[9][:, 1:], last], output.logits
 
     def save(self, folder: Path, preprocessing: Preprocessing) -> None:

@@ -161,8 +161,9 @@ def test_the_guide_does_not_change(tmp_path, monkeypatch, taught_vgg):
 @pytest.mark.parametrize("backbone", ["vgg", "vit"])
 def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, taught_vgg, backbone):
     options = {"epochs": 2, "distil_from": str(taught_vgg) if backbone == "vit" else None}
-    recipe = replace(pretrain.BACKBONES[backbone].recipe, batch_size=27)
-    monkeypatch.setitem(pretrain.BACKBONES, backbone, replace(pretrain.BACKBONES[backbone], recipe=recipe))
+    chosen = pretrain.BACKBONES[backbone]
+    recipe, guided = replace(chosen.recipe, batch_size=27), replace(chosen.guided, batch_size=27, all_squares_from=0.5)
+    monkeypatch.setitem(pretrain.BACKBONES, backbone, replace(chosen, recipe=recipe, guided=guided))
     taught(backbone, tmp_path / "whole", **options)
     step = Classification.training_step
 

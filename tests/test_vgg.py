@@ -146,8 +146,12 @@ def test_compact_teacher_fits_the_budget():
 def test_maps_and_logits_belong_to_one_forward_pass():
     model = CompactVGG(7).eval()
     with torch.no_grad():
-        maps, logits = model.maps_and_logits(torch.randn(2, 3, 32, 32))
-    assert [tokens.shape for tokens in maps] == [(2, 64, 256), (2, 16, 256)]
+        pixels, squares = torch.randn(2, 3, 32, 32), torch.tensor([[0, 6], [15, 1]])
+        maps, logits = model.maps_and_logits(pixels, squares)
+        fine, coarse = model.stack(pixels)[-2:]
+    # Square 6 of 4×4 is row 1, column 2: rows 2, 3 and columns 4, 5 of 8×8.
+    torch.testing.assert_close(maps[0][0], fine[0, [0, 1, 8, 9, 20, 21, 28, 29]])
+    torch.testing.assert_close(maps[1], torch.stack([coarse[0, [0, 6]], coarse[1, [15, 1]]]))
     assert logits.shape == (2, 7)
 
 

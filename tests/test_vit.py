@@ -202,12 +202,25 @@ def test_compact_vit_fits_the_budget_and_is_twelve_blocks_at_patch_four(compact_
 def test_compact_vit_hands_out_its_maps_and_its_logits(compact_vit):
     with torch.no_grad():
         pixels = torch.randn(2, 3, 32, 32)
-        maps, logits = compact_vit.maps_and_logits(pixels)
+        maps, logits = compact_vit.maps_and_logits(pixels, torch.arange(16).expand(2, -1))
         assert [patches.shape for patches in maps] == [(2, 64, 192), (2, 16, 192)]
         states = compact_vit.model(pixel_values=pixels, output_hidden_states=True).hidden_states
         corner = states[-1][:, [1, 2, 9, 10]].mean(1)  # the 2×2 patches in the upper left
         torch.testing.assert_close(maps[1][:, 0], corner)
         torch.testing.assert_close(logits, compact_vit(pixels))
+
+
+def test_squares_that_are_not_kept_are_not_looked_at(compact_vit):
+    kept, pixels = torch.tensor([[5, 2]]), torch.randn(1, 3, 32, 32)
+    other = torch.randn_like(pixels)
+    for row, column in ((1, 1), (0, 2)):  # squares 5 and 2 of 4×4, eight pixels a side
+        place = (..., slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8))
+        other[place] = pixels[place]
+    with torch.no_grad():
+        (patches, squares), logits = compact_vit.maps_and_logits(pixels, kept)
+        again = compact_vit.maps_and_logits(other, kept)
+    assert patches.shape == (1, 8, 192) and squares.shape == (1, 2, 192)
+    torch.testing.assert_close(([patches, squares], logits), again)
 
 
 def truncate(folder):
