@@ -107,7 +107,10 @@ def test_an_imported_student_knows_where_it_comes_from(cloner_file, tmp_path):
     assert (config.recipe, config.preprocessing, config.label_overlap) == (PAPER, VGG16_PREPROCESSING, "related")
 
 
-def test_an_imported_student_has_p_values_only_once_evaluated(cloner_file, tiny_vgg16, tiny_task, tmp_path):
+def test_an_imported_student_has_p_values_only_once_evaluated(
+    cloner_file, tiny_vgg16, tiny_task, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("kdad.cloner.VGG16_PREPROCESSING", PREPROCESSING)  # 32 pixels, to be quick
     folder = import_cloner_file(cloner_file, "patterns", "dots", tmp_path / "out")
     assert store.load_calibration(folder) is None
     detector = Detector.load(folder, teacher=tiny_vgg16, device="cpu")
