@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdad import patterns
 from kdad.errors import one_of
-from kdad.recipes import COMPACT_VGG, PAPER, SEED_VIT, Recipe, vit_recipe
+from kdad.recipes import COMPACT_VGG, PAPER, PAPER_MVTEC, SEED_VIT, Recipe, vit_recipe
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,36 @@ PARQUET = {
 DATASETS = ("patterns", "patterns-defects", "cifar10", "mnist", "fashion-mnist")
 
 
+FOLDER = "folder:"
+
+
+def is_folder(dataset: str) -> bool:
+    """Whether `dataset` names a folder of the user's own images."""
+    return dataset.startswith(FOLDER)
+
+
+def folder_path(dataset: str) -> Path:
+    """The folder that `folder:PATH` names."""
+    return Path(dataset.removeprefix(FOLDER)).expanduser()
+
+
+def dataset_slug(dataset: str) -> str:
+    """A data set's name as one path component: of a folder, its name."""
+    return folder_path(dataset).resolve().name if is_folder(dataset) else dataset
+
+
 def class_names(dataset: str) -> tuple[str, ...]:
     """The classes of `dataset`, without reading any file of it."""
+    if is_folder(dataset):
+        return ("good",)
     one_of("data set", dataset, DATASETS)
     return patterns.CLASSES if dataset.startswith("patterns") else PARQUET[dataset].classes
-
-
-def kinds_of(dataset: str) -> tuple[str, ...]:
-    """What the labels of its test images mean: the classes, or `good` and the kinds of defect."""
-    return ("good", *patterns.DEFECTS) if dataset == "patterns-defects" else class_names(dataset)
 
 
 def at_hand(dataset: str, parts: tuple[str, ...] = ("test",)) -> bool:
     """Whether these parts of `dataset` are here, so that reading them needs no network."""
     if dataset not in PARQUET:
-        return dataset in DATASETS
+        return folder_path(dataset).is_dir() if is_folder(dataset) else dataset in DATASETS
     layout = PARQUET[dataset]
     return all(
         under_kdad_data(dataset, layout.file(part)) is not None
@@ -77,12 +92,13 @@ def _in_hub_cache(repo: str | None, file: str, kind: str) -> bool:
 WEIGHTS = Path(__file__).parent / "weights"
 CARD_FILE, WEIGHTS_FILE = "teacher.json", "model.safetensors"
 SHIPPED = ("vgg-cifar10", "vit-cifar10", "vgg-tinyimagenet", "vit-tinyimagenet")
-FULL_SIZE = ("vgg16-imagenet", "vit-base-cifar10")
+FULL_SIZE = ("vgg16-imagenet", "vgg16-imagenet-mvtec", "vit-base-cifar10")
 COMPACT_VGG_TYPE = "kdad-compact-vgg"  # the `model_type` of a compact VGG's config.json
 VIT_BASE_CIFAR10 = "nateraw/vit-base-patch16-224-cifar10"
 VGG16_FILE = "vgg16-397923af.pth"
 UNKNOWN = ("unknown",)
 VGG16_TRAINED_ON = ("imagenet",)
+VGG16_RECIPES = {"vgg16-imagenet": PAPER, "vgg16-imagenet-mvtec": PAPER_MVTEC}
 # ImageNet-21k first, then CIFAR-10 with the labels of all ten classes.
 VIT_BASE_TRAINED_ON = ("imagenet", "cifar10")
 
@@ -106,8 +122,9 @@ class TeacherFacts:
 
 def teacher_facts(name: str) -> TeacherFacts:
     """The facts of a teacher given by name, local folder or Hub id, as far as they can be read from JSON."""
-    if name == "vgg16-imagenet":
-        return TeacherFacts(VGG16_TRAINED_ON, (_torch_checkpoints() / VGG16_FILE).is_file(), 528, PAPER)
+    if name in VGG16_RECIPES:
+        here = (_torch_checkpoints() / VGG16_FILE).is_file()
+        return TeacherFacts(VGG16_TRAINED_ON, here, 528, VGG16_RECIPES[name])
     if name == "vit-base-cifar10":
         here = _in_hub_cache(VIT_BASE_CIFAR10, "config.json", "model")
         return TeacherFacts(VIT_BASE_TRAINED_ON, here, 343, SEED_VIT)
@@ -152,7 +169,7 @@ def label_overlap(trained_on: tuple[str, ...], dataset: str) -> str:
         return "same"
     if RELATED.get(dataset, set()) & set(trained_on):
         return "related"
-    if "unknown" in trained_on or dataset.startswith("folder:"):
+    if "unknown" in trained_on or is_folder(dataset):
         return "unknown"
     return "none"
 
@@ -165,4 +182,4 @@ def teacher_slug(name: str) -> str:
 def student_folder(out: Path, dataset: str, teacher: str, normal_class: str, seed: int) -> Path:
     """`<out>/<data set>/<teacher>/<normal class>[-seed<N>]`."""
     suffix = f"-seed{seed}" if seed else ""
-    return Path(out) / dataset / teacher_slug(teacher) / f"{normal_class}{suffix}"
+    return Path(out) / dataset_slug(dataset) / teacher_slug(teacher) / f"{normal_class}{suffix}"

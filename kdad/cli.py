@@ -35,6 +35,13 @@ def positive(text: str) -> int:
     return value
 
 
+def natural(text: str) -> int:
+    """An integer of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not {text!r}")
+    return int(text)
+
+
 def seed(text: str) -> int:
     """An integer from 0 to `LARGEST_SEED`."""
     if not text.isdecimal() or int(text) > LARGEST_SEED:
@@ -60,14 +67,28 @@ def _train(args, report=None) -> None:
     from kdad.teachers import load_teacher
     from kdad.training import Progress
 
-    task, teacher = load_task(args.dataset, args.normal_class), load_teacher(args.teacher)
-    recipe = with_overrides(preset(teacher)[1], **_recipe_overrides(args))
+    teacher = load_teacher(args.teacher)
+    task = load_task(args.dataset, _normal_class(args), teacher.preprocessing.resize, args.tile)
+    recipe = with_overrides(preset(teacher)[1].with_enough_steps(len(task.train)), **_recipe_overrides(args))
     folder = train_student(
         task, teacher, Path(args.out), recipe=recipe, seed=args.seed, device=args.device,
         overwrite=args.overwrite, logger=args.logger, callbacks=[Progress(report)] if report else [],
     )  # fmt: skip
-    _report(_evaluated(folder, task, teacher, args.device))
+    if task.test is None:
+        print("no test images of both kinds in test/good and test/<kind>: calibrated, and not evaluated")
+    else:
+        _report(_evaluated(folder, task, teacher, args.device))
     print(f"student folder: {folder}")
+
+
+def _normal_class(args) -> str:
+    """The class that was asked for; a folder has but one."""
+    from kdad.catalogue import class_names
+
+    classes = class_names(args.dataset)
+    if args.normal_class is None and len(classes) > 1:
+        raise UserError(f"--normal-class is needed; {args.dataset} has: {', '.join(classes)}")
+    return args.normal_class or classes[0]
 
 
 def _recipe_overrides(args) -> dict:
@@ -84,7 +105,8 @@ def _evaluated(folder: Path, task, teacher, device: str) -> dict:
 def _report(figures: dict) -> None:
     from kdad.evaluation import warn_if_few
 
-    shown = [f"{name} {figures[name]:.4f}" for name in ("auroc", "auroc_mkd", "pixel_auroc", "pro") if name in figures]
+    names = ("auroc", "auroc_mkd", "pixel_auroc", "pro", "pixel_ap")
+    shown = [f"{name} {figures[name]:.4f}" for name in names if name in figures]
     print(
         f"{figures['dataset']}/{figures['normal_class']}: {', '.join(shown)} on {figures['split']} "
         f"({figures['n_normal']} normal, {figures['n_anomalous']} anomalous; seed {figures['seed']}; "
@@ -96,13 +118,17 @@ def _report(figures: dict) -> None:
 
 def evaluate(args) -> None:
     from kdad import store
+    from kdad.catalogue import is_folder
     from kdad.data import load_task
     from kdad.detector import Detector
     from kdad.evaluation import evaluate as evaluate_student
 
     folder = store.resolve(args.folder)
     detector = Detector.load(folder, device=args.device)
-    task = load_task(args.dataset or detector.config.dataset, detector.config.normal_class)
+    config = detector.config
+    dataset = args.dataset or config.dataset
+    tile = config.tile if is_folder(dataset) else None
+    task = load_task(dataset, config.normal_class, config.preprocessing.resize, tile)
     figures = evaluate_student(folder, task, detector)
     if args.json:
         print(json.dumps(figures, indent=2))
@@ -137,13 +163,14 @@ def sweep(args) -> None:
     from kdad.results import load_results, merge_entry
     from kdad.sweep import render, run_sweep
 
+    args.normal_class = args.normal_class or "all"
     if args.results:
         if args.normal_class != "all":
             raise UserError("--results keeps whole data sets: use it with --normal-class all")
         load_results(Path(args.results))  # a damaged file is refused before the work, not after it
     results = run_sweep(
         args.dataset, args.teacher, args.normal_class, seeds=args.seeds, out=Path(args.out), device=args.device,
-        overrides=_recipe_overrides(args),
+        overrides=_recipe_overrides(args), tile=args.tile,
     )  # fmt: skip
     if args.results:
         merge_entry(Path(args.results), results)
@@ -271,9 +298,14 @@ def build_parser() -> Parser:
 
 
 def _add_task(parser: Parser) -> None:
-    parser.add_argument("--dataset", required=True, help="patterns, patterns-defects, cifar10, mnist or fashion-mnist")
+    names = "patterns, patterns-defects, cifar10, mnist, fashion-mnist, or folder:PATH for images of your own"
+    parser.add_argument("--dataset", required=True, help=names)
     parser.add_argument("--teacher", required=True, help="a teacher's name, Hub id or folder")
-    parser.add_argument("--normal-class", required=True)
+    parser.add_argument("--normal-class", help="which class is normal; a folder needs none")
+    parser.add_argument(
+        "--tile", type=natural, metavar="PIXELS",
+        help="of a folder's images: the side of the tiles to look at one by one, 0 for whole images (default: by size)",
+    )  # fmt: skip
     parser.add_argument("--out", default=OUT, help="where student folders go (default %(default)s)")
 
 

@@ -6,6 +6,7 @@ import torch
 
 from kdad import store
 from kdad.catalogue import VGG16_TRAINED_ON, class_names, label_overlap
+from kdad.discrepancy import LAST_LAYER
 from kdad.errors import UserError, one_of
 from kdad.recipes import PAPER
 from kdad.store import StudentConfig
@@ -40,7 +41,9 @@ def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -
         label_overlap=label_overlap(VGG16_TRAINED_ON, dataset),
         architecture=ARCHITECTURE,
         recipe=PAPER,
-        preprocessing=VGG16_PREPROCESSING,
+        preprocessing=VGG16_PREPROCESSING["vgg16-imagenet"],
+        score=LAST_LAYER,
+        tile=0,
         seed=0,
         hardware="unknown",
         versions={},

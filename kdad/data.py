@@ -5,6 +5,7 @@ seen by one student: which class is normal, and which images may be used for wha
 """
 
 import io
+from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -15,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from kdad import patterns
-from kdad.catalogue import DATASETS, PARQUET, ParquetLayout, under_kdad_data
+from kdad.catalogue import DATASETS, PARQUET, ParquetLayout, folder_path, is_folder, under_kdad_data
+from kdad.discrepancy import LAST_LAYER, PEAK
 from kdad.errors import UserError, one_of
 from kdad.images import read_image
 
@@ -24,12 +26,17 @@ HELD_OUT = 0.1
 
 
 class Labelled(NamedTuple):
-    """Images to evaluate on: uint8 (N, 3, H, W), class index (N,), anomalous (N,) bool, masks or None."""
+    """Images to evaluate on, and what is known of them.
 
-    images: Tensor
+    `images` are uint8 (N, 3, H, W), or a sequence of (3, H, W) where sizes differ; `labels` (N,) are
+    class indices and `anomalous` (N,) is bool. `masks` are bool (H, W), or None for a defect whose
+    place nobody marked; they are None as a whole where there are none.
+    """
+
+    images: Tensor | Sequence[Tensor]
     labels: Tensor
     anomalous: Tensor
-    masks: Tensor | None = None
+    masks: Sequence[np.ndarray | None] | None = None
 
 
 class Source(Protocol):
@@ -155,6 +162,10 @@ class Task:
     part: they set thresholds, and are never trained on.
     """
 
+    score = LAST_LAYER
+    tile = 0
+    folds = ()
+
     def __init__(self, source: Source, normal_class: str):
         self.source = source
         self.normal_class = one_of(f"class of {source.name}", normal_class, source.classes)
@@ -168,6 +179,11 @@ class Task:
     def classes(self) -> tuple[str, ...]:
         return self.source.classes
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What the labels of test images mean."""
+        return self.source.classes
+
     @cached_property
     def train(self) -> Tensor:
         """Normals to train on, uint8 (N, 3, H, W)."""
@@ -179,7 +195,7 @@ class Task:
         return self.source.images("train", self._normals(self._split[1]))
 
     @cached_property
-    def validation(self) -> Labelled | None:
+    def validation(self) -> Labelled:
         """All held-out images of every class, for curves."""
         return self._labelled("train", self._split[1])
 
@@ -205,7 +221,10 @@ class DefectsTask:
 
     dataset = "patterns-defects"
     classes = patterns.CLASSES
-    validation = None
+    kinds = ("good", *patterns.DEFECTS)
+    score = PEAK
+    tile = 0
+    folds = ()
     counts = {"train": 1080, "calibration": 200, "test": 200, "defects": 50}
 
     def __init__(self, normal_class: str):
@@ -221,6 +240,12 @@ class DefectsTask:
         return self._normals("calibration", seed=3)
 
     @cached_property
+    def validation(self) -> Labelled:
+        """The calibration normals, for the loss alone."""
+        normal = torch.zeros(len(self.calibration), dtype=torch.long)
+        return Labelled(self.calibration, normal, normal.bool())
+
+    @cached_property
     def test(self) -> Labelled:
         """200 good images (label 0) and 50 of each defect (labels 1…), with masks (N, 32, 32)."""
         good = self._normals("test", seed=4)
@@ -229,7 +254,7 @@ class DefectsTask:
         kinds = torch.arange(1, len(patterns.DEFECTS) + 1).repeat_interleave(self.counts["defects"])
         labels = torch.cat([torch.zeros(len(good), dtype=torch.long), kinds])
         no_defect = torch.zeros(len(good), *masks.shape[1:], dtype=torch.bool)
-        return Labelled(torch.cat([good, bad]), labels, labels > 0, torch.cat([no_defect, masks]))
+        return Labelled(torch.cat([good, bad]), labels, labels > 0, torch.cat([no_defect, masks]).numpy())
 
     def _normals(self, part: str, seed: int) -> Tensor:
         return torch.from_numpy(patterns.normals(self.normal_class, self.counts[part], seed))
@@ -243,7 +268,19 @@ def load_source(name: str) -> Source:
     return ParquetSource(one_of("data set", name, ["patterns", *PARQUET]))
 
 
-def load_task(dataset: str, normal_class: str) -> Task | DefectsTask:
-    """The task of telling `normal_class` of `dataset` from everything else; see `DATASETS`."""
-    one_of("data set", dataset, DATASETS)
+def load_task(dataset: str, normal_class: str, side: int = 256, tile: int | None = None):
+    """The task of telling `normal_class` of `dataset` from everything else; see `DATASETS`.
+
+    Args:
+        dataset: a name in `DATASETS`, or `folder:PATH`.
+        side, tile: for a folder, see `kdad.folders.FolderTask`.
+    """
+    if is_folder(dataset):
+        from kdad.folders import FolderTask
+
+        one_of(f"class of {dataset}", normal_class, FolderTask.classes)
+        return FolderTask(folder_path(dataset), side, tile)
+    one_of("data set", dataset, (*DATASETS, "folder:PATH"))
+    if tile:
+        raise UserError(f"tiles are for folders of large images; the images of {dataset} are small")
     return DefectsTask(normal_class) if dataset == "patterns-defects" else Task(load_source(dataset), normal_class)

@@ -1,7 +1,7 @@
 """A trained student ready to judge images: scores, p-values and heatmaps, by one path for all callers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +10,26 @@ from torch import Tensor, nn
 
 from kdad import metrics, store
 from kdad.devices import accelerator
-from kdad.discrepancy import DEFAULT_SCORE, SCORES, layer_errors, layer_scores, patch_errors
+from kdad.discrepancy import SCORES, layer_errors, layer_scores, patch_errors
 from kdad.errors import UserError, WorkFailed
-from kdad.heatmaps import colour_range, combine, in_normal_units
-from kdad.images import batch_size
+from kdad.heatmaps import PatchReading, colour_range, combine, layer_weights, sampled
+from kdad.images import in_batches
+from kdad.preprocessing import resample
+from kdad.pseudo import cut_and_paste
 from kdad.store import StudentConfig
 from kdad.teachers import Teacher, load_teacher
+from kdad.tiles import Tiling, map_tiles
 
 DEFAULT_FPR = 0.05
+PSEUDO_ANOMALIES = 300
 
 
 @dataclass(frozen=True)
 class Prediction:
     """What a detector says of B images of H×W pixels; numpy arrays.
 
-    `heatmap` is in units of the normals' mean patch error: 1 is what a normal patch shows.
-    p-value and verdict are NaN and False for a student without calibration.
+    `heatmap` is in standard deviations above a normal patch (of a student without calibration: the
+    mean patch error, 0…2). p-value and verdict are NaN and False for a student without calibration.
     """
 
     score: np.ndarray  # (B,) float32, the default score
@@ -34,32 +38,120 @@ class Prediction:
     heatmap: np.ndarray  # (B, H, W) float32
     layer_scores: np.ndarray  # (B, L) float32, each layer's part of the published score
     layer_errors: np.ndarray  # (B, L, 2) float32, the error table
-    patch_maps: tuple[np.ndarray, ...]  # one (B, h, w) float32 per critical layer, in the unit of `heatmap`
+    patch_maps: tuple[np.ndarray, ...]  # one (B, h, w) float32 per critical layer, standardised patch errors
 
     def __len__(self) -> int:
         return len(self.score)
 
 
 @torch.inference_mode()
-def calibrate(student: nn.Module, teacher: Teacher, normals: Tensor) -> dict[str, Tensor]:
-    """What held-out normals (N, 3, H, W) say of a student.
+def observe(
+    student: nn.Module, teacher: Teacher, images: Tensor, tile: int, taught: Sequence[Tensor] | None = None
+) -> tuple[Tensor, list[Tensor]]:
+    """Where a student fails to copy its teacher on one batch of uint8 images (B, 3, H, W).
 
-    Returns `layer_errors` (N, L, 2), `patch_scale` (L,), the mean patch error of each layer, and
-    `heatmap_quantiles` (101,), the percentiles of the combined heatmap, for colour scales.
+    Args:
+        tile: the side of the tiles to look at one by one, in pixels; 0 for whole images.
+        taught: the teacher's features of the images, or of all their tiles, if they are known.
+
+    Returns:
+        The error table (B, L, 2), of tiles the mean, and the patch errors (B, h, w) of every layer.
     """
-    errors, maps = [], []
-    for batch in normals.split(batch_size(*normals.shape[2:])):
-        pixels = teacher.preprocessing(batch.to(next(student.parameters()).device))
-        copied, taught = student(pixels), teacher(pixels)
-        errors.append(layer_errors(copied, taught))
-        maps.append(patch_errors(copied, taught, teacher.prefix, teacher.grids))
-    scale = torch.stack([torch.cat(layer).mean() for layer in zip(*maps, strict=True)])
-    side = teacher.preprocessing.crop
-    combined = np.concatenate(
-        [combine(batch, scale, side).cpu().numpy().ravel()[:: max(1, side // 32)] for batch in maps]
-    )
-    quantiles = torch.from_numpy(np.quantile(combined, np.linspace(0, 1, 101))).float()
-    return {"layer_errors": torch.cat(errors).cpu(), "patch_scale": scale.cpu(), "heatmap_quantiles": quantiles}
+
+    def look(pieces: Tensor) -> tuple[Tensor, ...]:
+        pixels = teacher.preprocessing(pieces)
+        copied, right = student(pixels), teacher(pixels) if taught is None else taught
+        return layer_errors(copied, right), *patch_errors(copied, right, teacher.prefix, teacher.grids)
+
+    if not tile:
+        errors, *maps = look(images)
+        return errors, maps
+    preprocessing = teacher.preprocessing
+    tiling = Tiling(*images.shape[2:], tile, preprocessing.resize, preprocessing.resize - preprocessing.crop)
+    tiles = tiling.cut(images)
+    errors, *maps = map_tiles(look, tiles) if taught is None else look(tiles)
+    side = preprocessing.resize
+    stitched = [tiling.stitch(preprocessing.to_input(layer, side, side)) for layer in maps]
+    return errors.unflatten(0, (len(images), -1)).mean(1), stitched
+
+
+@torch.inference_mode()
+def calibrate(
+    student: nn.Module,
+    teacher: Teacher,
+    held_out: Sequence[tuple[nn.Module, Tensor | Sequence[Tensor]]],
+    train: Tensor,
+    tile: int = 0,
+) -> dict[str, Tensor]:
+    """What normals say of a student, to read its scores and heatmaps by.
+
+    Args:
+        held_out: normals that had no part in training: pairs of a network and the images that it never
+            saw. One pair with the student itself, or several where folds of the data were left out in turn.
+        train: training images (N, 3, H, W), some of which become pseudo-anomalies to weigh the layers by.
+        tile: see `observe`.
+
+    Returns:
+        `layer_errors` (N, L, 2) and `peaks` (N,) of the held-out normals, `patch_mean` and `patch_std`
+        (L,) of their patches, `layer_weights` (L,), and `heatmap_quantiles` (101,), the percentiles of
+        their heatmaps, for colour scales.
+    """
+    device = next(student.parameters()).device
+
+    def observed() -> Iterator[tuple[Tensor, list[Tensor]]]:
+        for network, images in held_out:
+            yield from (observe(network, teacher, batch.to(device), tile) for batch in in_batches(images))
+
+    mean, std = _moments(maps for _, maps in observed())
+    reading = PatchReading(mean, std, torch.ones_like(mean))
+    reading = replace(reading, weights=_weigh_layers(student, teacher, reading, train))
+    errors, peaks, levels = [], [], []
+    for table, maps in observed():
+        combined = _combined(reading.standardise(maps), reading.weights, teacher.preprocessing.crop, tile)
+        errors.append(table)
+        peaks.append(combined.amax((1, 2)))
+        levels.append(sampled(combined))
+    levels = torch.cat(levels).cpu()
+    unit = levels.std().clamp(min=1e-12)  # so that the heatmap, too, is in standard deviations
+    return {
+        "layer_errors": torch.cat(errors).cpu(),
+        "peaks": torch.cat(peaks).cpu() / unit,
+        "patch_mean": mean.cpu(),
+        "patch_std": std.cpu(),
+        "layer_weights": reading.weights.cpu() / unit,
+        "heatmap_quantiles": torch.from_numpy(np.quantile(levels / unit, np.linspace(0, 1, 101))).float(),
+    }
+
+
+def _moments(batches: Iterable[list[Tensor]]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (L,) of the patch errors of each layer."""
+    sums = torch.zeros(1, 3, dtype=torch.float64)
+    for maps in batches:
+        values = [layer.cpu().double() for layer in maps]
+        sums = sums + torch.tensor([[v.numel(), v.sum(), v.square().sum()] for v in values], dtype=torch.float64)
+    count, total, squares = sums.T
+    mean = total / count
+    device = maps[0].device
+    return mean.float().to(device), (squares / count - mean.square()).clamp(min=0).sqrt().float().to(device)
+
+
+def _weigh_layers(student: nn.Module, teacher: Teacher, reading: PatchReading, train: Tensor) -> Tensor:
+    """The weights (L,) of the layers by which pseudo-anomalies made of training images stand out best."""
+    images = train[:PSEUDO_ANOMALIES].permute(0, 2, 3, 1).contiguous().numpy()
+    pasted, masks = (torch.from_numpy(part) for part in cut_and_paste(images))
+    points, truth = [], []
+    for batch, mask in zip(pasted.permute(0, 3, 1, 2).split(64), masks.split(64), strict=True):
+        maps = reading.standardise(observe(student, teacher, batch.to(reading.mean.device), tile=0)[1])
+        shown = [teacher.preprocessing.to_input(layer, *mask.shape[1:]) for layer in maps]
+        points.append(torch.stack([sampled(layer) for layer in shown], 1).cpu())
+        truth.append(sampled(mask))
+    return layer_weights(torch.cat(points).numpy(), torch.cat(truth).numpy()).to(reading.mean)
+
+
+def _combined(maps: Sequence[Tensor], weights: Tensor, crop: int, tile: int) -> Tensor:
+    """All layers in one map (B, h, w): over the crop that the teacher sees, or as large as stitched tiles."""
+    height, width = maps[0].shape[1:] if tile else (crop, crop)
+    return combine(maps, weights, height, width)
 
 
 class Detector:
@@ -111,7 +203,7 @@ class Detector:
         """The default score of every calibration normal (N,), or None."""
         if self.calibration is None:
             return None
-        return self._score(self.calibration["layer_errors"]).numpy()
+        return self._score(self.calibration["layer_errors"], self.calibration["peaks"]).numpy()
 
     @property
     def calibration_layer_scores(self) -> np.ndarray | None:
@@ -136,33 +228,39 @@ class Detector:
         Raises:
             UserError: the images differ in size, or `fpr` cannot be held with so few calibration images.
         """
-        batch = to_tensor(images)
-        parts = [self._judge_batch(part) for part in batch.split(batch_size(*batch.shape[2:]))]
+        parts = [self._judge_batch(part) for part in in_batches(to_tensor(images))]
         return self._prediction(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)), fpr=fpr)
 
-    def judge(self, teacher_features: Sequence[Tensor], images: Tensor, *, fpr: float | None = None) -> Prediction:
+    def predict_each(self, images: Tensor | Iterable[Tensor], *, fpr: float | None = None) -> Iterator[Prediction]:
+        """As `predict` for uint8 images (3, H, W) of any sizes, a few at a time and in their order."""
+        for batch in in_batches(images):
+            yield self.predict(batch, fpr=fpr)
+
+    def judge(self, taught: Sequence[Tensor], images: Tensor, *, fpr: float | None = None) -> Prediction:
         """As `predict` for one batch whose teacher features are already known, so that students can share them."""
-        compared = self._compare(teacher_features, images.to(self.device))
-        return self._prediction(*(tensor.cpu() for tensor in compared), fpr=fpr)
+        judged = self._read(images, *observe(self.student, self.teacher, images.to(self.device), self.tile, taught))
+        return self._prediction(*(tensor.cpu() for tensor in judged), fpr=fpr)
 
     @torch.inference_mode()
     def teacher_features(self, images: Tensor) -> list[Tensor]:
-        """The teacher's features of one batch of uint8 images, for `judge`."""
-        return self.teacher(self.teacher.preprocessing(images.to(self.device)))
+        """The teacher's features of one batch of uint8 images, or of all their tiles, for `judge`."""
+        preprocessing = self.teacher.preprocessing
+        if self.tile:
+            images = Tiling(*images.shape[2:], self.tile, preprocessing.resize).cut(images)
+        return self.teacher(preprocessing(images.to(self.device)))
 
     @torch.inference_mode()
     def heatmap(self, prediction: Prediction, height: int, width: int, layer: int | None = None) -> np.ndarray:
         """The heatmap (B, height, width) of a prediction at any size, of one critical layer (from 0) or of all."""
         maps = [torch.from_numpy(patches) for patches in prediction.patch_maps]
-        maps = maps if layer is None else [maps[layer]]
-        preprocessing = self.teacher.preprocessing
-        return preprocessing.to_input(combine(maps, torch.ones(len(maps)), preprocessing.crop), height, width).numpy()
+        if layer is not None:
+            return self._to_input(self._combine([maps[layer]], torch.ones(1)), height, width).numpy()
+        return self._to_input(self._combine(maps, self._reading.weights.cpu()), height, width).numpy()
 
     def _judge_batch(self, images: Tensor) -> tuple[Tensor, ...]:
-        """As `_compare`, in halves where the device's memory runs out."""
+        """As `_read`, in halves where the device's memory runs out."""
         try:
-            images = images.to(self.device)
-            return self._compare(self.teacher_features(images), images)
+            return self._read(images, *observe(self.student, self.teacher, images.to(self.device), self.tile))
         except torch.OutOfMemoryError:
             if len(images) == 1:
                 raise WorkFailed("the device ran out of memory on a single image; use --device cpu") from None
@@ -170,26 +268,40 @@ class Detector:
         return tuple(torch.cat(column) for column in zip(*halves, strict=True))
 
     @torch.inference_mode()
-    def _compare(self, taught: Sequence[Tensor], images: Tensor) -> tuple[Tensor, ...]:
-        """Error table (B, L, 2), heatmap (B, H, W) and one patch map (B, h, w) per layer, on the device."""
-        preprocessing = self.teacher.preprocessing
-        copied = self.student(preprocessing(images))
-        maps = patch_errors(copied, taught, self.teacher.prefix, self.teacher.grids)
-        combined = combine(maps, self._patch_scale, preprocessing.crop)
-        heatmap = preprocessing.to_input(combined, *images.shape[-2:])
-        return layer_errors(copied, taught), heatmap, *in_normal_units(maps, self._patch_scale)
+    def _read(self, images: Tensor, errors: Tensor, maps: list[Tensor]) -> tuple[Tensor, ...]:
+        """Error table (B, L, 2), peak (B,), heatmap (B, H, W) and one patch map (B, h, w) per layer."""
+        maps = self._reading.standardise(maps)
+        combined = self._combine(maps, self._reading.weights)
+        return errors, combined.amax((1, 2)), self._to_input(combined, *images.shape[-2:]), *maps
+
+    def _combine(self, maps: list[Tensor], weights: Tensor) -> Tensor:
+        return _combined(maps, weights, self.teacher.preprocessing.crop, self.tile)
+
+    def _to_input(self, combined: Tensor, height: int, width: int) -> Tensor:
+        """A map as `_combine` makes it at the size of the image, or any other."""
+        if self.tile:
+            return resample(combined[:, None], height, width, "bilinear")[:, 0]
+        return self.teacher.preprocessing.to_input(combined, height, width)
 
     @property
-    def _patch_scale(self) -> Tensor:
+    def tile(self) -> int:
+        """The side in pixels of the tiles that it looks at one by one; 0 for whole images."""
+        return self.config.tile
+
+    @property
+    def _reading(self) -> PatchReading:
         if self.calibration is None:
-            return torch.ones(len(self.teacher.grids), device=self.device)
-        return self.calibration["patch_scale"].to(self.device)
+            return PatchReading.plain(len(self.teacher.grids), self.device)
+        names = ("patch_mean", "patch_std", "layer_weights")
+        return PatchReading(*(self.calibration[name].to(self.device) for name in names))
 
-    def _score(self, errors: Tensor) -> Tensor:
-        return SCORES[DEFAULT_SCORE](errors, self.config.recipe.mse_weight)
+    def _score(self, errors: Tensor, peaks: Tensor) -> Tensor:
+        return SCORES[self.config.score](errors, peaks, self.config.recipe.mse_weight)
 
-    def _prediction(self, errors: Tensor, heatmap: Tensor, *patch_maps: Tensor, fpr: float | None) -> Prediction:
-        score = self._score(errors).numpy()
+    def _prediction(
+        self, errors: Tensor, peaks: Tensor, heatmap: Tensor, *patch_maps: Tensor, fpr: float | None
+    ) -> Prediction:
+        score = self._score(errors, peaks).numpy()
         p_value, verdict = self._significance(score, fpr)
         parts = layer_scores(errors, self.config.recipe.mse_weight).numpy()
         patches = tuple(patch_map.numpy() for patch_map in patch_maps)

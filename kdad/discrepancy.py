@@ -62,10 +62,16 @@ def mkd_score(errors: Tensor, mse_weight: float) -> Tensor:
     return layer_scores(errors, mse_weight)[:, -SCORED_LAYERS:].sum(1)
 
 
-def last_layer_score(errors: Tensor, mse_weight: float) -> Tensor:
-    """1 − cosine of the last critical layer (B,); `mse_weight` has no part in it."""
+def last_layer_score(errors: Tensor) -> Tensor:
+    """1 − cosine of the last critical layer (B,)."""
     return errors[:, -1, 0]
 
 
-DEFAULT_SCORE = "last-layer"
-SCORES = {"last-layer": last_layer_score, "mkd": mkd_score}
+LAST_LAYER, MKD, PEAK = "last-layer", "mkd", "peak"
+# Each from the error table (B, L, 2), the highest value of each heatmap (B,), and λ. Images of another
+# kind are odd as a whole, which the last layer shows; a defect is odd in one place, which the peak shows.
+SCORES = {
+    LAST_LAYER: lambda errors, peaks, mse_weight: last_layer_score(errors),
+    MKD: lambda errors, peaks, mse_weight: mkd_score(errors, mse_weight),
+    PEAK: lambda errors, peaks, mse_weight: peaks,
+}

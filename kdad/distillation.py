@@ -11,10 +11,9 @@ from torch.utils.data import TensorDataset
 
 from kdad import metrics, store, training
 from kdad.cache import remember
-from kdad.data import DefectsTask, Task
 from kdad.detector import calibrate
 from kdad.devices import accelerator
-from kdad.discrepancy import DEFAULT_SCORE, SCORES, distillation_loss, layer_errors
+from kdad.discrepancy import distillation_loss, last_layer_score, layer_errors
 from kdad.errors import UserError
 from kdad.recipes import Recipe
 from kdad.store import StudentConfig
@@ -22,6 +21,7 @@ from kdad.students import OPTIMIZERS, SCHEDULES, build_student, preset
 from kdad.teachers import Teacher
 
 VALIDATION_BATCH = 250
+FOLDS = "folds"  # the runs of cross-fitting, inside the student's folder until it is complete
 
 
 class Distillation(pl.LightningModule):
@@ -31,7 +31,7 @@ class Distillation(pl.LightningModule):
     dict nor optimiser of this module reaches it.
     """
 
-    def __init__(self, student: nn.Module, teacher: Teacher, task: Task | DefectsTask, recipe: Recipe, seed: int):
+    def __init__(self, student: nn.Module, teacher: Teacher, task, recipe: Recipe, seed: int):
         super().__init__()
         self.student, self.teacher, self.task, self.recipe, self.seed = student, teacher, task, recipe, seed
         self.seen: list[tuple[Tensor, Tensor]] = []
@@ -41,9 +41,6 @@ class Distillation(pl.LightningModule):
 
     def val_dataloader(self):
         held_out = self.task.validation
-        if held_out is None:  # no labelled anomalies: the calibration normals give a loss and no AUROC
-            normals = self.task.calibration
-            return training.in_order(self._dataset(normals, torch.zeros(len(normals)).bool()), VALIDATION_BATCH)
         return training.in_order(self._dataset(held_out.images, held_out.anomalous), VALIDATION_BATCH)
 
     def _dataset(self, *columns: Tensor) -> TensorDataset:
@@ -58,9 +55,9 @@ class Distillation(pl.LightningModule):
 
     def _views(self) -> list[Tensor]:
         """Every image that training and validation will show, in batches."""
-        train, held_out = self.task.train, self.task.validation
+        train = self.task.train
         mirrored = [train.flip(-1)] if self.recipe.flip else []
-        shown = [train, *mirrored, self.task.calibration if held_out is None else held_out.images]
+        shown = [train, *mirrored, self.task.validation.images]
         device = self.trainer.strategy.root_device
         return [batch.to(device) for images in shown for batch in images.split(self.recipe.batch_size)]
 
@@ -80,8 +77,7 @@ class Distillation(pl.LightningModule):
         self.seen.clear()
         self.log("val_loss", distillation_loss(errors[~anomalous], self.recipe.mse_weight))
         if anomalous.any() and errors.isfinite().all():
-            scores = SCORES[DEFAULT_SCORE](errors, self.recipe.mse_weight)
-            self.log("val_auroc", metrics.auroc(scores.numpy(), anomalous.numpy()))
+            self.log("val_auroc", metrics.auroc(last_layer_score(errors).numpy(), anomalous.numpy()))
 
     def configure_optimizers(self):
         optimizer = OPTIMIZERS[self.recipe.optimizer](self.student.parameters(), lr=self.recipe.learning_rate)
@@ -91,7 +87,7 @@ class Distillation(pl.LightningModule):
 
 
 def train_student(
-    task: Task | DefectsTask,
+    task,
     teacher: Teacher,
     out: Path,
     *,
@@ -116,28 +112,44 @@ def train_student(
     if not len(task.train) or not len(task.calibration):  # also reads the data before a folder is made
         raise UserError(f"{task.dataset} holds too few images of {task.normal_class} to train and calibrate on")
     architecture, standard = preset(teacher)
-    config = StudentConfig.describe(task, teacher, architecture, recipe or standard, seed, training.hardware(device))
+    recipe = recipe or standard.with_enough_steps(len(task.train))
+    config = StudentConfig.describe(task, teacher, architecture, recipe, seed, training.hardware(device))
     folder = store.folder_of(out, config)
     if not overwrite and _awaits_evaluation(folder, config):
         return folder
     _claim(folder, config, overwrite)
-    torch.manual_seed(seed)
-    student = build_student(architecture)
-    module = Distillation(student, teacher.to(device), task, config.recipe, seed)
-    epochs = config.recipe.epochs
-    training.fit(module, folder, epochs=epochs, seed=seed, device=device, logger=logger, callbacks=callbacks)
-    finish(folder, config, student, teacher, task, device)
+    options = {"device": device, "logger": logger, "callbacks": callbacks}
+    student = _distilled(task, teacher, config, folder, **options)
+    held_out = _cross_fitted(task, teacher, config, folder, device) or [(student, task.calibration)]
+    finish(folder, config, student, teacher, held_out, task.train)
     return folder
 
 
-def finish(folder: Path, config: StudentConfig, student: nn.Module, teacher: Teacher, task, device: str) -> None:
-    """Round the student, calibrate what a reload will see, and complete its folder."""
-    store.round_to_half(student)
-    student.to(device).eval()
-    teacher.to(device)
-    store.save_calibration(folder, calibrate(student, teacher, task.calibration))
+def finish(folder: Path, config: StudentConfig, student: nn.Module, teacher: Teacher, held_out, train: Tensor) -> None:
+    """Calibrate a student as `kdad.detector.calibrate` does, and complete its folder."""
+    store.save_calibration(folder, calibrate(student, teacher, held_out, train, config.tile))
     store.save_student(folder, config, student)
     (folder / training.CHECKPOINT).unlink(missing_ok=True)
+    shutil.rmtree(folder / FOLDS, ignore_errors=True)
+
+
+def _distilled(task, teacher: Teacher, config: StudentConfig, folder: Path, device: str, **options) -> nn.Module:
+    """A student trained in `folder`, rounded to what a reload will see, on the device and in eval mode."""
+    torch.manual_seed(config.seed)
+    student = build_student(config.architecture)
+    module = Distillation(student, teacher.to(device), task, config.recipe, config.seed)
+    training.fit(module, folder, epochs=config.recipe.epochs, seed=config.seed, device=device, **options)
+    store.round_to_half(student)
+    teacher.to(device)
+    return student.to(device).eval()
+
+
+def _cross_fitted(task, teacher: Teacher, config: StudentConfig, folder: Path, device: str):
+    """Where normals are few: for each fold of them, a student that never saw it, and its images."""
+    return [
+        (_distilled(fold, teacher, config, folder / FOLDS / str(index), device), fold.left_out)
+        for index, fold in enumerate(task.folds)
+    ]
 
 
 def _awaits_evaluation(folder: Path, config: StudentConfig) -> bool:

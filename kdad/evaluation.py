@@ -1,54 +1,127 @@
 """Reading the test set, once, at the end: figures and raw scores of a finished student."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from kdad import metrics, store
 from kdad.catalogue import label_overlap
-from kdad.data import DefectsTask, Task
 from kdad.detector import Detector, Prediction, calibrate
-from kdad.discrepancy import DEFAULT_SCORE, SCORED_LAYERS
-from kdad.files import write_atomically, write_json
+from kdad.discrepancy import SCORED_LAYERS
+from kdad.errors import UserError
+from kdad.files import write_atomically, write_json, write_text
 
 FEW_NORMALS = 100
+LARGEST_MAP = 256  # pixels a side on which heatmaps are compared with masks
 
 
-def evaluate(folder: Path, task: Task | DefectsTask, detector: Detector) -> dict:
+def evaluate(folder: Path, task, detector: Detector) -> dict:
     """Figures of `detector` on the test part of `task`, as `evaluate --json` prints them.
 
     They are saved in the student's folder, with the raw scores, if the task is the student's own.
     A student that was never calibrated is calibrated first.
+
+    Raises:
+        UserError: the task has no labelled test images of both kinds.
     """
     config, own = detector.config, task.dataset == detector.config.dataset
     if own and detector.calibration is None:
-        detector.calibration = calibrate(detector.student, detector.teacher, task.calibration)
+        held_out = [(detector.student, task.calibration)]
+        detector.calibration = calibrate(detector.student, detector.teacher, held_out, task.train)
         store.save_calibration(folder, detector.calibration)
-    prediction = detector.predict(task.test.images)
-    figures = _figures(prediction, task, detector)
+    if task.test is None:
+        raise UserError(
+            f"{task.dataset} has no test images to evaluate on: put normal ones into test/good and anomalous ones "
+            "into test/<kind>"
+        )
+    judged = _Judged(detector, task.test)
+    figures = _figures(judged, task, detector)
     if own:
-        write_atomically(folder / store.SCORES_FILE, lambda path: _write_scores(path, prediction, task))
+        write_atomically(folder / store.SCORES_FILE, lambda path: _write_scores(path, judged, task))
+        if judged.masks:
+            write_text(folder / store.PIXEL_CURVES, _curves_as_csv(judged))
         write_json(folder / store.EVALUATION, figures)
         store.save_card(folder, config)
     return figures
 
 
-def _figures(prediction: Prediction, task: Task | DefectsTask, detector: Detector) -> dict:
+class _Judged:
+    """What a detector says of all test images: scores, and heatmaps small enough to keep where there are masks."""
+
+    def __init__(self, detector: Detector, test):
+        predictions, self.heatmaps, self.masks, self.anomalous = [], [], [], []
+        first = 0
+        for prediction in detector.predict_each(test.images):
+            predictions.append(prediction)
+            if test.masks is not None:
+                masks = [test.masks[first + index] for index in range(len(prediction))]
+                self._keep(detector, prediction, masks, test.anomalous[first : first + len(prediction)].tolist())
+            first += len(prediction)
+        names = ("score", "layer_scores", "layer_errors")
+        self.score, self.layer_scores, self.layer_errors = (
+            np.concatenate([getattr(prediction, name) for prediction in predictions]) for name in names
+        )
+
+    def _keep(self, detector: Detector, prediction: Prediction, masks: Sequence, anomalous: list[bool]) -> None:
+        height, width = shrunk(*prediction.heatmap.shape[1:])
+        heatmaps = detector.heatmap(prediction, height, width)
+        for heatmap, mask, odd in zip(heatmaps, masks, anomalous, strict=True):
+            if mask is not None:
+                self.heatmaps.append(heatmap)
+                self.masks.append(_shrunk_mask(mask, height, width))
+                self.anomalous.append(odd)
+
+    def without_good(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Heatmaps and masks of the anomalous images alone."""
+        kept = [index for index, odd in enumerate(self.anomalous) if odd]
+        return [self.heatmaps[index] for index in kept], [self.masks[index] for index in kept]
+
+
+def shrunk(height: int, width: int) -> tuple[int, int]:
+    """The size of an image whose longer side is at most `LARGEST_MAP`."""
+    scale = min(1.0, LARGEST_MAP / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _shrunk_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A mask at another size; what is touched by a defect of any size stays one."""
+    from PIL import Image
+
+    if mask.shape == (height, width):
+        return mask
+    smaller = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BOX)
+    share = np.asarray(smaller) / 255
+    return share >= min(0.5, share.max()) if mask.any() else np.zeros((height, width), bool)
+
+
+def pixel_figures(heatmaps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[str, float]:
+    """How well heatmaps find the masked pixels: pixel AUROC, PRO up to 30 % false positives, average precision."""
+    return {
+        "pixel_auroc": metrics.pixel_auroc(heatmaps, masks),
+        "pro": metrics.pro(heatmaps, masks),
+        "pixel_ap": metrics.pixel_average_precision(heatmaps, masks),
+    }
+
+
+def _figures(judged: _Judged, task, detector: Detector) -> dict:
     test, config = task.test, detector.config
     anomalous = test.anomalous.numpy()
     figures = {
-        "auroc": metrics.auroc(prediction.score, anomalous),
-        "auroc_mkd": metrics.auroc(published_score(prediction), anomalous),
+        "auroc": metrics.auroc(judged.score, anomalous),
+        "auroc_mkd": metrics.auroc(published_score(judged.layer_scores), anomalous),
     }
-    if test.masks is not None:
-        figures["pixel_auroc"] = metrics.pixel_auroc(prediction.heatmap, test.masks.numpy())
-        figures["pro"] = metrics.pro(prediction.heatmap, test.masks.numpy())
+    if judged.masks:
+        alone = pixel_figures(*judged.without_good())
+        figures |= pixel_figures(judged.heatmaps, judged.masks)
+        figures |= {f"{name}_without_good": value for name, value in alone.items()}
     return {
         **{name: round(value, 6) for name, value in figures.items()},
-        "score": DEFAULT_SCORE,
+        "score": config.score,
         "split": "test",
         "dataset": task.dataset,
         "normal_class": task.normal_class,
+        "kinds": list(task.kinds),
         "seed": config.seed,
         "teacher": config.teacher,
         "label_overlap": label_overlap(detector.teacher.trained_on, task.dataset),
@@ -58,29 +131,37 @@ def _figures(prediction: Prediction, task: Task | DefectsTask, detector: Detecto
     }
 
 
-def published_score(prediction: Prediction) -> np.ndarray:
-    """The `mkd` score (B,) of a prediction: its last three layers summed."""
-    return prediction.layer_scores[:, -SCORED_LAYERS:].sum(1)
+def published_score(layer_scores: np.ndarray) -> np.ndarray:
+    """The `mkd` score (B,) from each layer's part of it (B, L): the last three summed."""
+    return layer_scores[:, -SCORED_LAYERS:].sum(1)
 
 
-def _write_scores(file: Path, prediction: Prediction, task: Task | DefectsTask) -> None:
+def _write_scores(file: Path, judged: _Judged, task) -> None:
     """Write scores.parquet: exact scores, and layer errors in half precision, so that a clone stays small."""
     import pandas
 
     labels, anomalous = task.test.labels.numpy().astype(np.int16), task.test.anomalous.numpy()
-    table = {"index": np.arange(len(prediction), dtype=np.int32), "label": labels, "anomalous": anomalous}
+    table = {"index": np.arange(len(labels), dtype=np.int32), "label": labels, "anomalous": anomalous}
     errors = {
-        f"layer{layer + 1}_{name}": prediction.layer_errors[:, layer, column]
+        f"layer{layer + 1}_{name}": judged.layer_errors[:, layer, column]
         .clip(max=np.finfo(np.float16).max)
         .astype(np.float16)
-        for layer in range(prediction.layer_errors.shape[1])
+        for layer in range(judged.layer_errors.shape[1])
         for column, name in enumerate(("cosine", "mse"))
     }
-    scores = {"score": prediction.score, "score_mkd": published_score(prediction)}
+    scores = {"score": judged.score, "score_mkd": published_score(judged.layer_scores)}
     packed = {"use_dictionary": ["label"], "column_encoding": {"index": "DELTA_BINARY_PACKED"}}
     pandas.DataFrame({**table, **errors, **scores}).to_parquet(
         file, index=False, compression="zstd", use_byte_stream_split=[*errors, *scores], **packed
     )
+
+
+def _curves_as_csv(judged: _Judged) -> str:
+    import pandas
+
+    columns = ("threshold", "false_alarms", "found", "overlap")
+    curves = metrics.pixel_curves(judged.heatmaps, judged.masks)
+    return pandas.DataFrame(dict(zip(columns, curves, strict=True))).to_csv(index=False, float_format="%.5g")
 
 
 def warn_if_few(n_calibration: int) -> str | None:

@@ -97,6 +97,14 @@ def batch_size(height: int, width: int, most: int = BATCH_IMAGES) -> int:
     return max(1, min(most, BATCH_PIXELS // (height * width)))
 
 
+def in_batches(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+    """Images of one size (N, 3, H, W), or uint8 images (3, H, W) of any, in batches (B, 3, H, W) and in order."""
+    if isinstance(images, Tensor):
+        yield from images.split(batch_size(*images.shape[2:]))
+    else:
+        yield from (batch for _, batch in batches_of_one_size(("", image) for image in images))
+
+
 def batches_of_one_size(
     images: Iterable[tuple[str, Tensor]], most: int = BATCH_IMAGES
 ) -> Iterator[tuple[list[str], Tensor]]:

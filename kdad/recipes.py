@@ -7,6 +7,7 @@ from kdad.errors import UserError, one_of
 
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "one-cycle", "step")
+FEWEST_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Recipe:
         one_of("optimizer", self.optimizer, OPTIMIZERS)
         one_of("schedule", self.schedule, SCHEDULES)
 
+    def with_enough_steps(self, images: int) -> "Recipe":
+        """The same, with more epochs where few images would make too few steps to learn anything."""
+        steps = -(-images // self.batch_size)
+        return replace(self, epochs=max(self.epochs, -(-FEWEST_STEPS // steps)))
+
     def as_dict(self) -> dict:
         return asdict(self)
 
@@ -45,6 +51,7 @@ class Recipe:
 
 
 PAPER = Recipe(epochs=200, learning_rate=1e-3)
+PAPER_MVTEC = Recipe(epochs=600, learning_rate=1e-3, mse_weight=0.5)
 SEED_VIT = Recipe(
     epochs=10, batch_size=128, optimizer="adamw", learning_rate=5e-5, schedule="step", flip=True, random_crop=True
 )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kdad.card import OVERLAP_IN_WORDS, student_card
 from kdad.catalogue import label_overlap, student_folder
+from kdad.discrepancy import SCORES
 from kdad.errors import UserError, one_of
 from kdad.files import write_atomically, write_json, write_text
 from kdad.history import HISTORY
@@ -24,7 +25,8 @@ from kdad.teachers import Teacher
 
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.safetensors"
 EVALUATION, SCORES_FILE, CARD = "evaluation.json", "scores.parquet", "README.md"
-SHARED_FILES = (CONFIG, WEIGHTS, CALIBRATION, HISTORY, EVALUATION, SCORES_FILE, CARD)
+PIXEL_CURVES = "pixel_curves.csv"  # where the test images have masks
+SHARED_FILES = (CONFIG, WEIGHTS, CALIBRATION, HISTORY, EVALUATION, SCORES_FILE, PIXEL_CURVES, CARD)
 DEFAULT_OUT = Path("trained_students")
 RECORDED_VERSIONS = ("torch", "torchvision", "transformers", "pytorch-lightning")
 
@@ -33,7 +35,9 @@ RECORDED_VERSIONS = ("torch", "torchvision", "transformers", "pytorch-lightning"
 class StudentConfig:
     """All that is needed to rebuild a student and to know where it comes from: its config.json.
 
-    `weights_sha256` is that of the finished student's model.safetensors, and empty before.
+    `score` is the default one, a name in `kdad.discrepancy.SCORES`; `tile` is the side in pixels of
+    the tiles that it looks at one by one, 0 for whole images; `weights_sha256` is that of the
+    finished student's model.safetensors, and empty before.
     """
 
     dataset: str
@@ -44,6 +48,8 @@ class StudentConfig:
     architecture: dict
     recipe: Recipe
     preprocessing: Preprocessing
+    score: str
+    tile: int
     seed: int
     hardware: str
     versions: dict
@@ -54,6 +60,9 @@ class StudentConfig:
             if not isinstance(getattr(self, field.name), field.type):
                 raise UserError(f"{field.name} must be of type {field.type.__name__}")
         one_of("label overlap", self.label_overlap, OVERLAP_IN_WORDS)
+        one_of("score", self.score, SCORES)
+        if self.tile < 0:
+            raise UserError(f"tile must be at least 0, not {self.tile}")
 
     @classmethod
     def describe(
@@ -69,6 +78,8 @@ class StudentConfig:
             architecture=architecture,
             recipe=recipe,
             preprocessing=teacher.preprocessing,
+            score=task.score,
+            tile=task.tile,
             seed=seed,
             hardware=hardware,
             versions={package: version(package) for package in RECORDED_VERSIONS},
@@ -190,7 +201,14 @@ def load_calibration(folder: Path) -> dict[str, Tensor] | None:
     except (SafetensorError, OSError):
         calibration = {}
     normals = len(calibration.get("layer_errors", ()))
-    expected = {"layer_errors": (normals, 4, 2), "patch_scale": (4,), "heatmap_quantiles": (101,)}
+    expected = {
+        "layer_errors": (normals, 4, 2),
+        "peaks": (normals,),
+        "patch_mean": (4,),
+        "patch_std": (4,),
+        "layer_weights": (4,),
+        "heatmap_quantiles": (101,),
+    }
     fits = normals > 0 and {name: tuple(tensor.shape) for name, tensor in calibration.items()} == expected
     if not fits or not all(tensor.isfinite().all() for tensor in calibration.values()):
         raise UserError(f"{file} is damaged; remove it, and run evaluate on the folder to calibrate again")

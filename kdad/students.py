@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
+from kdad.catalogue import VGG16_RECIPES
 from kdad.errors import UserError, one_of
-from kdad.recipes import COMPACT_BELOW, COMPACT_VGG, PAPER, Recipe, vit_recipe
+from kdad.recipes import COMPACT_BELOW, COMPACT_VGG, Recipe, vit_recipe
 from kdad.teachers import Teacher
 from kdad.vgg import ConvStack, compact_layers, compact_student_blocks, paper_student
 from kdad.vit import ViTFeatures, ViTStudent
@@ -40,8 +41,8 @@ def build_student(architecture: dict) -> nn.Module:
 
 def preset(teacher: Teacher) -> tuple[dict, Recipe]:
     """The architecture and recipe of the student that goes with `teacher`."""
-    if teacher.name == "vgg16-imagenet":
-        return {"kind": "paper-vgg"}, PAPER
+    if teacher.name in VGG16_RECIPES:
+        return {"kind": "paper-vgg"}, VGG16_RECIPES[teacher.name]
     if isinstance(teacher.network, ViTFeatures):
         width = teacher.network.width
         return _vit_architecture(teacher, compact=width < COMPACT_BELOW), vit_recipe(width)

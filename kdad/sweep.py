@@ -5,55 +5,89 @@ from pathlib import Path
 import numpy as np
 
 from kdad import store
-from kdad.catalogue import class_names
+from kdad.catalogue import FOLDER, class_names, dataset_slug, folder_path, is_folder
 from kdad.data import image_format, load_task
 from kdad.detector import Detector
 from kdad.distillation import train_student
 from kdad.errors import one_of
 from kdad.evaluation import evaluate
+from kdad.folders import GOOD, categories
 from kdad.history import read_history
 from kdad.recipes import with_overrides
 from kdad.results import SCORES, Figure
 from kdad.students import preset
 from kdad.teachers import Teacher, load_teacher
 
+LOCALISATION = {
+    "pixel_auroc": "pixel AUROC",
+    "pixel_auroc_without_good": "pixel AUROC, no good images",
+    "pro": "PRO",
+    "pro_without_good": "PRO, no good images",
+    "pixel_ap": "pixel AP",
+}
+
 
 def run_sweep(
-    dataset: str, teacher_name: str, normal_class: str, *, seeds: int, out: Path, device: str, overrides: dict
+    dataset: str,
+    teacher_name: str,
+    normal_class: str,
+    *,
+    seeds: int,
+    out: Path,
+    device: str,
+    overrides: dict,
+    tile: int | None = None,
 ) -> dict:
     """Train what is missing, evaluate everything, and return per-class and mean figures over seeds.
 
     Students that are complete are kept and unfinished ones resumed, so an interrupted sweep
-    continues.
+    continues. Of a folder that holds folders in the layout of MVTec AD, each is a class.
     """
-    classes = class_names(dataset)
-    wanted = classes if normal_class == "all" else (one_of(f"class of {dataset}", normal_class, classes),)
+    wanted = _tasks(dataset, normal_class)
     teacher = load_teacher(teacher_name)
-    runs = [_figures(dataset, name, teacher, seed, out, device, overrides) for name in wanted for seed in range(seeds)]
-    per_class = {name: _summary([run for run in runs if run["normal_class"] == name]) for name in wanted}
-    means = {score: np.mean([figures[score]["values"] for figures in per_class.values()], 0) for score in SCORES}
+    runs = {
+        name: [_figures(*task, teacher, seed, out, device, overrides, tile) for seed in range(seeds)]
+        for name, task in wanted.items()
+    }
+    every = [run for of_class in runs.values() for run in of_class]
+    shown = [score for score in (*SCORES, *LOCALISATION) if all(score in run for run in every)]
+    per_class = {name: _summary(of_class, shown) for name, of_class in runs.items()}
+    means = {score: np.mean([figures[score]["values"] for figures in per_class.values()], 0) for score in shown}
     return {
         "dataset": dataset,
         "image_format": image_format(dataset),
         "teacher": teacher.name,
         "teacher_sha256": teacher.sha256,
-        "family": runs[0]["family"],
-        "label_overlap": runs[0]["label_overlap"],
+        "family": every[0]["family"],
+        "label_overlap": every[0]["label_overlap"],
         "split": "test",
-        "score": runs[0]["score"],
+        "score": every[0]["score"],
         "seeds": seeds,
         "classes": per_class,
         "mean": {score: float(values.mean()) for score, values in means.items()},
         "mean_deviation": {score: _deviation(values) for score, values in means.items()},
-        **_cost(runs),
+        **_cost(every),
     }
 
 
-def _figures(dataset, normal_class, teacher: Teacher, seed: int, out: Path, device: str, overrides: dict) -> dict:
-    task = load_task(dataset, normal_class)
+def _tasks(dataset: str, normal_class: str) -> dict[str, tuple[str, str]]:
+    """Data set and normal class of what to train, by the name that its figures go under."""
+    if is_folder(dataset) and (found := categories(folder_path(dataset))):
+        names = {folder.name: (f"{FOLDER}{folder}", GOOD) for folder in found}
+    elif is_folder(dataset):
+        names = {dataset_slug(dataset): (dataset, GOOD)}
+    else:
+        names = {name: (dataset, name) for name in class_names(dataset)}
+    if normal_class == "all":
+        return names
+    return {normal_class: names[one_of(f"class of {dataset}", normal_class, names)]}
+
+
+def _figures(dataset, normal_class, teacher: Teacher, seed, out: Path, device, overrides: dict, tile) -> dict:
+    task = load_task(dataset, normal_class, teacher.preprocessing.resize, tile)
     folder = store.student_folder(out, dataset, teacher.name, normal_class, seed)
     if not store.is_complete(folder):
-        recipe = with_overrides(preset(teacher)[1], **overrides)
+        recipe = with_overrides(preset(teacher)[1].with_enough_steps(len(task.train)), **overrides)
         train_student(task, teacher, out, recipe=recipe, seed=seed, device=device)
     detector = Detector.load(folder, teacher=teacher, device=device)
     return {
@@ -73,10 +107,10 @@ def _cost(runs: list[dict]) -> dict:
     }
 
 
-def _summary(runs: list[dict]) -> dict:
+def _summary(runs: list[dict], scores: list[str]) -> dict:
     """Mean and, over several seeds, sample deviation of each score."""
     summary = {}
-    for score in SCORES:
+    for score in scores:
         values = [run[score] for run in runs]
         summary[score] = {"mean": float(np.mean(values)), "deviation": _deviation(values), "values": values}
     return summary
@@ -87,11 +121,13 @@ def _deviation(values) -> float | None:
 
 
 def render(results: dict) -> str:
-    """The figures as a Markdown table, AUROC in per cent."""
-    lines = ["| class | AUROC (default) | AUROC (mkd) |", "|---|---|---|"]
+    """The figures as a Markdown table, in per cent."""
+    scores = list(results["mean"])
+    headings = {"auroc": "AUROC (default)", "auroc_mkd": "AUROC (mkd)"} | LOCALISATION
+    lines = [f"| class | {' | '.join(headings[score] for score in scores)} |", "|---" * (len(scores) + 1) + "|"]
     for name, figures in results["classes"].items():
-        lines.append(f"| {name} | {' | '.join(_percent(figures[score]) for score in SCORES)} |")
-    means = (str(Figure(results["mean"][score], results["mean_deviation"][score])) for score in SCORES)
+        lines.append(f"| {name} | {' | '.join(_percent(figures[score]) for score in scores)} |")
+    means = (str(Figure(results["mean"][score], results["mean_deviation"][score])) for score in scores)
     lines.append(f"| **mean** | {' | '.join(means)} |")
     caption = (
         f"{results['dataset']}, {results['split']} split, {results['seeds']} seed(s), teacher {results['teacher']}, "

@@ -28,7 +28,11 @@ from kdad.vgg import CompactVGG, imagenet_vgg16
 from kdad.vit import ViTFeatures
 
 PIL_KERNELS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
-VGG16_PREPROCESSING = Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD)
+VGG16_PREPROCESSING = {
+    "vgg16-imagenet": Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD),
+    # As the paper has it for MVTec AD: pixel values in 0…1 as they are.
+    "vgg16-imagenet-mvtec": Preprocessing(128, 128, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,8 @@ def load_teacher(name: str) -> Teacher:
     """
     if name in SHIPPED:
         return _from_folder(name, WEIGHTS / name)
-    if name == "vgg16-imagenet":
-        return _torchvision_vgg16()
+    if name in VGG16_PREPROCESSING:
+        return _torchvision_vgg16(name)
     if name == "vit-base-cifar10":
         return _vit_base_cifar10()
     if Path(name).is_dir():
@@ -187,7 +191,7 @@ def _fetch_snapshot(repo: str) -> Path:
     return folder
 
 
-def _torchvision_vgg16() -> Teacher:
+def _torchvision_vgg16(name: str) -> Teacher:
     from torchvision.models import VGG16_Weights, vgg16
 
     weights = VGG16_Weights.IMAGENET1K_V1
@@ -200,16 +204,14 @@ def _torchvision_vgg16() -> Teacher:
         remedy = f"check the network, or put {file.name} into {file.parent}"
         if file.is_file():
             remedy = f"remove {file}, so that it is fetched again"
-        raise UserError(f"teacher 'vgg16-imagenet' could not be fetched ({_line(error)}): {remedy}") from None
+        raise UserError(f"teacher {name!r} could not be fetched ({_line(error)}): {remedy}") from None
     sha256 = _sha256([file])
     if not sha256.startswith(vgg16_sha256_prefix()):  # torchvision checks what it fetches, not what was there
-        raise UserError(
-            f"teacher 'vgg16-imagenet' has SHA-256 {sha256[:12]}…: remove {file}, so that it is fetched again"
-        )
+        raise UserError(f"teacher {name!r} has SHA-256 {sha256[:12]}…: remove {file}, so that it is fetched again")
     with torch.device("meta"):
         model = vgg16()
     model.load_state_dict(state, assign=True)
-    return Teacher("vgg16-imagenet", sha256, VGG16_TRAINED_ON, VGG16_PREPROCESSING, imagenet_vgg16(model.features))
+    return Teacher(name, sha256, VGG16_TRAINED_ON, VGG16_PREPROCESSING[name], imagenet_vgg16(model.features))
 
 
 def vgg16_sha256_prefix() -> str:

@@ -55,6 +55,16 @@ class ViTFeatures(nn.Module):
         """(h, w) in patches, the same for all four layers."""
         return [(height // self.patch, width // self.patch)] * CRITICAL_LAYERS
 
+    @contextlib.contextmanager
+    def attending(self):
+        """Inside the block, the model can say what its attention is, which fused kernels cannot."""
+        usual = self.model.config._attn_implementation
+        self.model.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(usual)
+
     def _options(self, size: int) -> dict:
         """Ask for interpolated positions where the input is not the trained size (DINOv2 always interpolates)."""
         accepts = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters

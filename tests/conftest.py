@@ -17,7 +17,7 @@ import torch
 
 from kdad.catalogue import CIFAR10_CLASSES
 from kdad.data import DefectsTask, Labelled
-from kdad.discrepancy import DEFAULT_SCORE
+from kdad.discrepancy import LAST_LAYER
 from kdad.errors import UserError
 from kdad.preprocessing import Preprocessing
 from kdad.teachers import load_teacher
@@ -30,10 +30,13 @@ PREPROCESSING = Preprocessing(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 class TinyTask:
     """A handful of images in every part: `patterns` in miniature."""
 
+    score, tile, folds = LAST_LAYER, 0, ()
+
     def __init__(self, normal_class: str = "dots"):
         from kdad import patterns
 
         self.dataset, self.normal_class, self.classes = "patterns", normal_class, patterns.CLASSES
+        self.kinds = patterns.CLASSES
         self.normal_index = self.classes.index(normal_class)
         self.train, self.calibration = self._normals(24, seed=10), self._normals(20, seed=11)
         self.validation, self.test = self._labelled(seed=11), self._labelled(seed=12)
@@ -120,7 +123,7 @@ def tiny_task():
 def student_folder(tmp_path_factory, vgg_teacher):
     """A complete student, trained for one epoch on a tiny task; read-only for the tests that share it."""
     from kdad.distillation import train_student
-    from kdad.students import Recipe
+    from kdad.recipes import Recipe
 
     out = tmp_path_factory.mktemp("students")
     return train_student(TinyTask(), vgg_teacher, out, recipe=Recipe(epochs=1, batch_size=8), device="cpu")
@@ -135,7 +138,7 @@ def students_root(tmp_path_factory, student_folder):
         shutil.copytree(student_folder, folder)
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"normal_class": normal_class}))
-        (folder / "evaluation.json").write_text(json.dumps({"auroc": 0.9}))
+        (folder / "evaluation.json").write_text(json.dumps({"auroc": 0.9, "kinds": []}))
     return root
 
 
@@ -172,7 +175,7 @@ def save_made_up_scores(folder, normal_class: str, seed: int) -> None:
     pandas.DataFrame(table | {"score_mkd": score + normals.std() * rng.normal(size=len(labels))}).to_parquet(
         folder / "scores.parquet"
     )
-    figures = {"auroc": 0.9, "score": DEFAULT_SCORE, "split": "test"}
+    figures = {"auroc": 0.9, "score": LAST_LAYER, "split": "test", "kinds": classes}
     (folder / "evaluation.json").write_text(json.dumps(figures))
 
 
@@ -192,7 +195,7 @@ def entry():
             "family": family,
             "label_overlap": "same" if trained_on == "cifar10" else "related",
             "split": "test",
-            "score": DEFAULT_SCORE,
+            "score": LAST_LAYER,
             "seeds": 3,
             "classes": dict.fromkeys(CIFAR10_CLASSES, scores),
             "mean": {"auroc": auroc, "auroc_mkd": auroc - 0.02},

@@ -72,7 +72,7 @@ def test_a_patch_says_its_value_and_a_click_moves_the_square(visit):
         expect(page.get_by_role("slider", name="Column")).to_have_value("8")
         settled(page)
         heatmap.hover(position={"x": side / 2, "y": side / 2})
-        expect(page.locator("#vg-tooltip-element")).to_contain_text("× a normal patch")
+        expect(page.locator("#vg-tooltip-element")).to_contain_text("σ above normal")
 
 
 def test_scores_and_heatmaps_can_be_downloaded(visit):

@@ -67,9 +67,9 @@ def test_too_little_memory_leaves_the_teacher_as_it_is(vgg_teacher, monkeypatch)
 
 def test_training_shows_each_view_to_the_teacher_once(counted, tiny_task, tmp_path):
     from kdad.distillation import train_student
-    from kdad.students import Recipe
+    from kdad.recipes import Recipe
 
     train_student(tiny_task, counted, tmp_path, recipe=Recipe(epochs=5, batch_size=8, flip=True), device="cpu")
     views = 2 * len(tiny_task.train) + len(tiny_task.validation.images)
-    calibrating, probing = len(tiny_task.calibration), 2
+    calibrating, probing = 2 * len(tiny_task.calibration) + len(tiny_task.train), 2
     assert counted.network.shown == views + calibrating + probing

@@ -36,7 +36,7 @@ def folder(tmp_path, student_folder):
 def tiny_patterns(monkeypatch):
     """Every task is the tiny one."""
     for place in ("kdad.data.load_task", "kdad.sweep.load_task"):
-        monkeypatch.setattr(place, lambda _, normal_class: TinyTask(normal_class))
+        monkeypatch.setattr(place, lambda _, normal_class, *sizes: TinyTask(normal_class))
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_train_leaves_a_complete_evaluated_student_and_says_where(tmp_path, caps
         f"(20 normal, 20 anomalous; seed 0; teacher {vgg_folder.resolve()}, label overlap: none)",
         f"student folder: {folder}",
     ]
-    assert {file.name for file in folder.iterdir()} == set(store.SHARED_FILES)
+    assert {file.name for file in folder.iterdir()} == set(store.SHARED_FILES) - {store.PIXEL_CURVES}
 
 
 def test_train_into_a_complete_folder_is_refused_without_overwrite(tmp_path, tiny_patterns, vgg_folder, rejected):
@@ -282,7 +282,11 @@ def test_list_shows_figures_and_provenance(capsys, tiny_patterns, folder):
     [
         ("", "the following arguments are required"),
         ("dance", "invalid choice: 'dance'"),
-        ("train --dataset patterns", "the following arguments are required: --teacher, --normal-class"),
+        ("train --dataset patterns", "the following arguments are required: --teacher"),
+        ("train --dataset patterns --teacher TEACHER", "--normal-class is needed; patterns has: stripes, "),
+        ("train --dataset folder:/nowhere --teacher TEACHER", "/nowhere: no such folder"),
+        ("train --dataset patterns --teacher TEACHER --normal-class dots --tile 9", "tiles are for folders"),
+        ("train --dataset folder:/nowhere --teacher TEACHER --tile -1", "whole number of at least 0"),
         ("train --dataset imagenet --teacher TEACHER --normal-class cat", "unknown data set 'imagenet'"),
         ("train --dataset cifar10 --teacher TEACHER --normal-class unicorn", "unknown class of cifar10 'unicorn'"),
         ("train --dataset patterns --teacher TEACHER --normal-class cat", "unknown class of patterns 'cat'"),

@@ -13,7 +13,7 @@ from kdad.cloner import import_cloner_file
 from kdad.data import Labelled
 from kdad.detector import Detector
 from kdad.evaluation import evaluate
-from kdad.students import PAPER
+from kdad.recipes import PAPER
 from kdad.teachers import VGG16_PREPROCESSING, Teacher
 from kdad.vgg import imagenet_vgg16
 
@@ -104,13 +104,17 @@ def test_an_imported_student_knows_where_it_comes_from(cloner_file, tmp_path):
     config = store.load_config(folder)
     assert folder == tmp_path / "out" / "cifar10" / "vgg16-imagenet" / "cat"
     assert (config.teacher, config.teacher_sha256) == ("vgg16-imagenet", "397923af")
-    assert (config.recipe, config.preprocessing, config.label_overlap) == (PAPER, VGG16_PREPROCESSING, "related")
+    assert (config.recipe, config.preprocessing, config.label_overlap) == (
+        PAPER,
+        VGG16_PREPROCESSING["vgg16-imagenet"],
+        "related",
+    )
 
 
 def test_an_imported_student_has_p_values_only_once_evaluated(
     cloner_file, tiny_vgg16, tiny_task, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("kdad.cloner.VGG16_PREPROCESSING", PREPROCESSING)  # 32 pixels, to be quick
+    monkeypatch.setitem(VGG16_PREPROCESSING, "vgg16-imagenet", PREPROCESSING)  # 32 pixels, to be quick
     folder = import_cloner_file(cloner_file, "patterns", "dots", tmp_path / "out")
     assert store.load_calibration(folder) is None
     detector = Detector.load(folder, teacher=tiny_vgg16, device="cpu")

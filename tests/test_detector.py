@@ -43,8 +43,10 @@ def test_save_and_load_give_equal_scores(tmp_path, student_folder, tiny_task, vg
     config = store.load_config(student_folder)
     torch.manual_seed(3)
     student = build_student(config.architecture)
-    finish(tmp_path, config, student, vgg_teacher, tiny_task, "cpu")
-    in_memory = Detector(config, student, vgg_teacher, calibrate(student, vgg_teacher, tiny_task.calibration))
+    store.round_to_half(student.eval())
+    held_out = [(student, tiny_task.calibration)]
+    finish(tmp_path, config, student, vgg_teacher, held_out, tiny_task.train)
+    in_memory = Detector(config, student, vgg_teacher, calibrate(student, vgg_teacher, held_out, tiny_task.train))
     reloaded = Detector.load(tmp_path, device="cpu")
     assert_equal_predictions(reloaded.predict(pictures), in_memory.predict(pictures))
 
@@ -70,14 +72,14 @@ def test_the_score_is_read_from_the_error_table(detector, vgg_teacher, pictures)
         errors = layer_errors(detector.student(pixels), vgg_teacher(pixels))
     prediction = detector.predict(pictures)
     np.testing.assert_allclose(prediction.layer_errors, errors, atol=1e-6)
-    np.testing.assert_allclose(prediction.score, last_layer_score(errors, 0.01), atol=1e-6)
+    np.testing.assert_allclose(prediction.score, last_layer_score(errors), atol=1e-6)
     np.testing.assert_allclose(prediction.layer_scores, errors[..., 0] + 0.01 * errors[..., 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("most", [1, 3, 20])
 def test_batch_size_does_not_change_the_result(monkeypatch, detector, pictures, most):
     whole = detector.predict(pictures)
-    monkeypatch.setattr("kdad.detector.batch_size", lambda *_: most)
+    monkeypatch.setattr("kdad.images.batch_size", lambda *_: most)
     assert_equal_predictions(detector.predict(pictures), whole, tolerance=1e-5)
 
 
@@ -115,7 +117,8 @@ def test_every_part_of_an_oblong_image_counts(detector):
     changed[..., 140:] = noise(1, 3, 40, 20)
     before, after = detector.predict(plain), detector.predict(changed)
     assert before.score[0] != after.score[0]
-    difference = np.abs(after.heatmap - before.heatmap)[0].mean(0)
+    fine = [detector.heatmap(prediction, 40, 160, layer=0)[0] for prediction in (before, after)]
+    difference = np.abs(fine[1] - fine[0]).mean(0)
     assert difference[120:].mean() > 2 * difference[:40].mean()
 
 
@@ -138,7 +141,7 @@ def test_the_default_rate_is_five_per_cent_or_the_lowest_that_can_be_held(detect
     images = noise(30, 3, 32, 32)
     default = detector.predict(images).is_anomaly
     assert default.tolist() == detector.predict(images, fpr=0.05).is_anomaly.tolist()
-    few = {**detector.calibration, "layer_errors": detector.calibration["layer_errors"][:9]}
+    few = detector.calibration | {name: detector.calibration[name][:9] for name in ("layer_errors", "peaks")}
     small = Detector(detector.config, detector.student, vgg_teacher, few)
     assert small.predict(images).is_anomaly.tolist() == (small.predict(images).p_value <= 0.1).tolist()
 
@@ -159,14 +162,16 @@ def test_without_calibration_there_are_scores_and_no_p_values(detector, vgg_teac
     assert uncalibrated.calibration_scores is None
 
 
-def test_calibration_normals_have_a_mean_heatmap_of_about_one(detector, tiny_task):
-    assert detector.predict(tiny_task.calibration).heatmap.mean() == pytest.approx(1, abs=0.05)
+def test_heatmaps_are_in_standard_deviations_of_normal_patches(detector, tiny_task):
+    heatmap = detector.predict(tiny_task.calibration).heatmap
+    assert heatmap.mean() == pytest.approx(0, abs=0.05)
+    assert heatmap.std() == pytest.approx(1, rel=0.02)
 
 
 def test_the_colour_scale_keeps_normal_images_dark(detector, tiny_task):
     low, high = detector.colour_range
     heatmap = detector.predict(tiny_task.calibration).heatmap
-    assert 0 < low < high
+    assert low < high
     assert np.mean(heatmap > (low + high) / 2) < 0.02
 
 
@@ -236,13 +241,15 @@ def test_the_heatmap_at_the_input_s_size_is_the_prediction_s(detector, pictures)
 def test_the_heatmaps_of_the_layers_have_the_heatmap_of_all_as_their_mean(detector, pictures):
     prediction = detector.predict(pictures)
     layers = [detector.heatmap(prediction, 32, 32, layer) for layer in range(4)]
-    np.testing.assert_allclose(np.mean(layers, 0), prediction.heatmap, rtol=1e-4)
+    weighed = np.tensordot(detector.calibration["layer_weights"].numpy(), np.stack(layers), 1)
+    np.testing.assert_allclose(weighed, prediction.heatmap, rtol=1e-4, atol=1e-4)
 
 
-def test_patch_maps_of_calibration_normals_have_a_mean_of_one(detector, tiny_task):
+def test_patch_maps_of_calibration_normals_are_standardised(detector, tiny_task):
     prediction = detector.predict(tiny_task.calibration)
     assert [patches.shape[1:] for patches in prediction.patch_maps] == detector.teacher.grids
-    assert [float(patches.mean()) for patches in prediction.patch_maps] == pytest.approx([1, 1, 1, 1], rel=1e-4)
+    assert [float(patches.mean()) for patches in prediction.patch_maps] == pytest.approx([0] * 4, abs=1e-4)
+    assert [float(patches.std()) for patches in prediction.patch_maps] == pytest.approx([1] * 4, rel=1e-4)
 
 
 def test_the_layer_scores_of_calibration_normals_are_those_of_a_prediction(detector, tiny_task):

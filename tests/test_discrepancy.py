@@ -5,10 +5,8 @@ import pytest
 import torch
 
 from kdad.discrepancy import (
-    DEFAULT_SCORE,
     SCORES,
     distillation_loss,
-    last_layer_score,
     layer_errors,
     layer_scores,
     mkd_score,
@@ -101,10 +99,12 @@ def test_mkd_sums_the_last_three_layers():
     assert mkd_score(ERRORS, 0.01).tolist() == pytest.approx([1.8, 1.53])
 
 
-def test_the_default_score_is_the_cosine_error_of_the_last_layer():
-    assert SCORES[DEFAULT_SCORE] is last_layer_score
-    assert last_layer_score(ERRORS, 0.01).tolist() == pytest.approx([0.4, 1.0])
-    assert SCORES["mkd"] is mkd_score
+def test_scores_by_name():
+    peaks = torch.tensor([3.0, 5.0])
+    read = {name: score(ERRORS, peaks, 0.01).tolist() for name, score in SCORES.items()}
+    assert read["last-layer"] == pytest.approx([0.4, 1.0])
+    assert read["mkd"] == pytest.approx([1.8, 1.53])
+    assert read["peak"] == [3, 5]
 
 
 def test_patch_errors_drop_the_prefix_and_keep_the_grid():

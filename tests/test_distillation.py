@@ -79,7 +79,7 @@ def test_calibration_sees_exactly_the_held_out_normals(student_folder, tiny_task
     kept = detector.calibration["layer_errors"]
 
     def errors_of(images):
-        return calibrate(detector.student, vgg_teacher, images)["layer_errors"]
+        return calibrate(detector.student, vgg_teacher, [(detector.student, images)], tiny_task.train)["layer_errors"]
 
     assert torch.allclose(kept, errors_of(tiny_task.calibration), atol=1e-6)
     for others in (tiny_task.train, tiny_task.test.images):

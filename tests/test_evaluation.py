@@ -7,7 +7,7 @@ import numpy as np
 import pandas
 import pytest
 from conftest import SmallDefectsTask
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from kdad import metrics, store
 from kdad.detector import Detector
@@ -55,6 +55,7 @@ def test_figures_come_first_and_say_where_they_come_from(folder, detector, tiny_
         "split": "test",
         "dataset": "patterns",
         "normal_class": "dots",
+        "kinds": list(tiny_task.kinds),
         "seed": 0,
         "teacher": vgg_teacher.name,
         "label_overlap": "none",
@@ -78,10 +79,17 @@ def test_masks_give_pixel_figures(tmp_path, vgg_teacher):
     folder = train_student(task, vgg_teacher, tmp_path, recipe=Recipe(epochs=1, batch_size=8), device="cpu")
     detector = Detector.load(folder, teacher=vgg_teacher, device="cpu")
     figures = evaluate(folder, task, detector)
-    assert list(figures)[:4] == ["auroc", "auroc_mkd", "pixel_auroc", "pro"]
-    heatmap, masks = detector.predict(task.test.images).heatmap, task.test.masks.numpy()
+    assert list(figures)[:5] == ["auroc", "auroc_mkd", "pixel_auroc", "pro", "pixel_ap"]
+    heatmap, masks = detector.predict(task.test.images).heatmap, task.test.masks
     assert figures["pixel_auroc"] == pytest.approx(roc_auc_score(masks.ravel(), heatmap.ravel()), abs=1e-6)
     assert figures["pro"] == pytest.approx(metrics.pro(heatmap, masks), abs=1e-6)
+    assert figures["pixel_ap"] == pytest.approx(average_precision_score(masks.ravel(), heatmap.ravel()), abs=1e-6)
+    defects = heatmap[12:], masks[12:]
+    assert figures["pixel_auroc_without_good"] == pytest.approx(metrics.pixel_auroc(*defects), abs=1e-6)
+    assert figures["pro_without_good"] == pytest.approx(metrics.pro(*defects), abs=1e-6)
+    curves = pandas.read_csv(folder / store.PIXEL_CURVES)
+    area = np.trapezoid(curves["found"], curves["false_alarms"])
+    assert area == pytest.approx(figures["pixel_auroc"], abs=5e-3)
     assert (figures["n_normal"], figures["n_anomalous"]) == (12, 16)
 
 

@@ -3,35 +3,59 @@ import pytest
 import torch
 from PIL import Image
 
-from kdad.heatmaps import colour_range, colourise, combine, in_normal_units, overlay, save_png
+from kdad.heatmaps import PatchReading, colour_range, colourise, combine, layer_weights, mask_of, overlay, save_png
 from kdad.images import read_image
 
 
-def test_layers_are_divided_by_their_scale():
-    maps = [torch.full((2, 4, 4), 0.5), torch.full((2, 2, 2), 3.0)]
-    first, second = in_normal_units(maps, torch.tensor([0.25, 1.5]))
+def test_layers_are_read_in_standard_deviations_above_the_mean():
+    reading = PatchReading(torch.tensor([0.25, 1.0]), torch.tensor([0.125, 0.5]), torch.ones(2))
+    first, second = reading.standardise([torch.full((2, 4, 4), 0.5), torch.full((2, 2, 2), 2.0)])
     assert first.unique().tolist() == second.unique().tolist() == [2.0]
     assert second.shape == (2, 2, 2)
 
 
-def test_combined_map_averages_the_layers_in_units_of_normal_patches():
+def test_combined_map_weighs_the_layers():
     maps = [torch.full((2, 8, 8), 0.5), torch.full((2, 2, 2), 3.0)]
-    combined = combine(maps, torch.tensor([0.25, 3.0]), 16)
-    torch.testing.assert_close(combined, torch.full((2, 16, 16), (2 + 1) / 2))
+    combined = combine(maps, torch.tensor([2.0, -0.25]), 16, 12)
+    torch.testing.assert_close(combined, torch.full((2, 16, 12), 2 * 0.5 - 0.25 * 3))
 
 
 def test_combined_map_is_brightest_where_the_layers_agree():
     fine, coarse = torch.full((1, 8, 8), 0.1), torch.full((1, 4, 4), 0.1)
     fine[0, 5, 2] = fine[0, 0, 7] = 1.0
     coarse[0, 2, 1] = 1.0
-    peak = combine([fine, coarse], torch.tensor([0.1, 0.1]), 32)[0].argmax()
+    peak = combine([fine, coarse], torch.tensor([1.0, 1.0]), 32, 32)[0].argmax()
     row, column = divmod(peak.item(), 32)
     assert (row // 4, column // 4) == (5, 2)
 
 
-def test_a_layer_without_any_normal_error_stays_finite():
-    combined = combine([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)], torch.tensor([0.0, 1.0]), 4)
-    torch.testing.assert_close(combined, torch.full((1, 4, 4), 0.5))
+def test_a_layer_that_never_varies_stays_finite():
+    (layer,) = PatchReading(torch.zeros(1), torch.zeros(1), torch.ones(1)).standardise([torch.zeros(1, 2, 2)])
+    assert torch.isfinite(layer).all()
+
+
+def test_without_calibration_the_map_is_the_mean_patch_error():
+    reading = PatchReading.plain(2)
+    maps = [torch.full((1, 4, 4), 0.5), torch.full((1, 2, 2), 1.5)]
+    torch.testing.assert_close(combine(reading.standardise(maps), reading.weights, 4, 4), torch.ones(1, 4, 4))
+
+
+def test_layers_that_find_what_was_pasted_count_and_others_do_not():
+    rng = np.random.default_rng(0)
+    pasted = rng.random(4000) < 0.2
+    points = rng.normal(size=(4000, 3)) + np.array([2.0, 0.0, 0.0]) * pasted[:, None]
+    weights = layer_weights(points, pasted)
+    assert weights[0] > 1
+    assert weights[1:].abs().max() < 0.2
+
+
+def test_a_mask_is_what_lies_above_without_single_pixels():
+    heatmap = np.zeros((12, 12))
+    heatmap[3:7, 3:7] = heatmap[10, 10] = 5
+    mask = mask_of(heatmap, 2)
+    assert mask[4:6, 4:6].all()
+    assert not mask[10, 10]
+    assert mask.sum() == 12  # an ellipse of 3×3 rounds the corners
 
 
 def test_colour_range_comes_from_the_normals():

@@ -21,7 +21,8 @@ from kdad import store
 from kdad.catalogue import CIFAR10_CLASSES
 from kdad.data import load_source
 from kdad.detector import Detector
-from kdad.students import PAPER, Recipe, build_student
+from kdad.recipes import PAPER, Recipe
+from kdad.students import build_student
 
 VIT = {"kind": "vit", "size": 32, "patch": 8, "prefix": 1, "width": 16, "hidden": 32, "heads": 2, "dropout": 0.1}
 ARCHITECTURES = [{"kind": "compact-vgg", "inner": 4}, {"kind": "paper-vgg"}, {**VIT, "teacher_width": 24}]
@@ -32,7 +33,8 @@ def config_of(architecture: dict, **changes) -> store.StudentConfig:
     values = {
         "dataset": "patterns", "normal_class": "dots", "teacher": "vgg-cifar10", "teacher_sha256": "0" * 64,
         "label_overlap": "none", "architecture": architecture, "recipe": Recipe(epochs=3, learning_rate=2e-3),
-        "preprocessing": PREPROCESSING, "seed": 2, "hardware": "a CPU", "versions": {"torch": "2.11"},
+        "preprocessing": PREPROCESSING, "score": "last-layer", "tile": 0,
+        "seed": 2, "hardware": "a CPU", "versions": {"torch": "2.11"},
     }  # fmt: skip
     return store.StudentConfig(**{**values, **changes})
 

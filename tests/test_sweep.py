@@ -5,7 +5,7 @@ import pytest
 from conftest import TinyTask
 
 from kdad import store, sweep
-from kdad.discrepancy import DEFAULT_SCORE
+from kdad.discrepancy import LAST_LAYER
 from kdad.errors import UserError
 from kdad.history import read_history
 from kdad.sweep import render, run_sweep
@@ -15,7 +15,7 @@ from kdad.sweep import render, run_sweep
 def two_classes(monkeypatch):
     """`patterns` in miniature, with two classes."""
     monkeypatch.setattr(sweep, "class_names", lambda _: ("dots", "rings"))
-    monkeypatch.setattr(sweep, "load_task", lambda _, normal_class: TinyTask(normal_class))
+    monkeypatch.setattr(sweep, "load_task", lambda _, normal_class, *sizes: TinyTask(normal_class))
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_all_classes_over_seeds(sweep_of, tmp_path, vgg_teacher):
         "dataset": "patterns",
         "image_format": None,
         "family": "vgg",
-        "score": DEFAULT_SCORE,
+        "score": LAST_LAYER,
         "teacher_sha256": vgg_teacher.sha256,
         "label_overlap": "none",
         "split": "test",

@@ -9,7 +9,6 @@ import pandas as pd
 import streamlit as st
 
 from kdad import metrics
-from kdad.catalogue import kinds_of
 from kdad.discrepancy import SCORES
 from kdad.errors import UserError
 from kdad.history import HISTORY, read_history
@@ -49,7 +48,7 @@ def evidence_of(student: Student, column: str) -> Evidence | None:
         return None
     try:
         table = _table(str(file), file.stat().st_mtime_ns)
-        kinds = np.array(kinds_of(student.dataset))
+        kinds = np.array(student.evaluation["kinds"])
         shown = pd.DataFrame(
             {
                 "index": table["index"],
@@ -80,7 +79,8 @@ def _normals(student: Student, score: str) -> np.ndarray | None:
         return None
     mse_weight = json.loads((student.folder / "config.json").read_text())["recipe"]["mse_weight"]
     try:
-        return read(load_file(file)["layer_errors"], mse_weight).astype(np.float64)
+        calibration = load_file(file)
+        return read(calibration["layer_errors"], calibration["peaks"], mse_weight).astype(np.float64)
     except SafetensorError as error:
         raise ValueError(str(error)) from None
 

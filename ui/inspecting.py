@@ -105,7 +105,8 @@ def choose_view(judges: list[Judge]) -> View:
         layer = st.segmented_control(
             "Critical layer", range(len(grids) + 1), default=0, required=True, key="layer", persist_state="session",
             format_func=lambda layer: str(layer or "All"),
-            help="All: the mean of the layers, each in units of what a normal patch shows. Low numbers see "
+            help="All: the layers together, weighed by how well each finds what was pasted into normal images. Values "
+            "are standard deviations above a normal patch. Low numbers see "
             "texture in fine patches, high ones see shapes in coarse patches.",
         )  # fmt: skip
         opacity = st.slider("Opacity, %", 0, 100, 50, 5, key="opacity", persist_state="session")
@@ -238,7 +239,7 @@ def _input(change: perturbing.Change) -> None:
 
 def _heatmap(picture: Picture, prediction, judge: Judge, view: View) -> None:
     heatmap = judge.heatmap(prediction, view.layer, *picture.shown.shape[:2])
-    unit = "× a normal patch" if judge.normals is not None else "patch error"
+    unit = "σ above normal" if judge.normals is not None else "patch error"
     pixels = _overlay(picture, prediction, judge, view)
     alt = f"Heatmap over {picture.name}: up to {heatmap.max():.1f} {unit}"
     st.altair_chart(charts.picture(pixels, _cells(prediction, judge, view), unit), alt=alt)
@@ -280,8 +281,6 @@ def _verdict(picture: Picture, prediction, judge: Judge, view: View, change: per
 
 def _evidence(prediction, judge: Judge, view: View) -> None:
     """Where the score stands among normals, and what each layer adds."""
-    from kdad.discrepancy import DEFAULT_SCORE
-
     if judge.normals is not None:
         st.markdown("**Among held-out normals**")
         chart = charts.among_normals(judge.normals, float(prediction.score[0]), judge.threshold(view.fpr))
@@ -292,7 +291,7 @@ def _evidence(prediction, judge: Judge, view: View) -> None:
     chart = charts.layers(prediction.layer_scores[0], judge.detector.calibration_layer_scores, names)
     st.altair_chart(chart, alt="The image's error in each critical layer, beside the middle 90 % of normals")
     band = "" if judge.normals is None else "Bar: this image. Band: the middle 90 % of normals. "
-    st.caption(band + SCORE_IN_WORDS[DEFAULT_SCORE])
+    st.caption(band + SCORE_IN_WORDS[judge.detector.config.score])
 
 
 def ranking(picture: Picture, judge: Judge) -> None:

@@ -99,13 +99,15 @@ def gallery(dataset: str, normal_class: str):
     Raises:
         UserError: the data set is unknown, or its files cannot be read.
     """
-    from kdad.data import DefectsTask, load_task
+    from kdad.data import Task, load_task
 
     task = load_task(dataset, normal_class)
-    if isinstance(task, DefectsTask):
-        return ("good", *patterns.DEFECTS), task.test.labels.numpy(), lambda indices: task.test.images[indices]
-    source = task.source
-    return source.classes, source.labels("test").numpy(), lambda indices: source.images("test", indices)
+    if isinstance(task, Task):
+        source = task.source
+        return source.classes, source.labels("test").numpy(), lambda indices: source.images("test", indices)
+    if task.test is None:
+        raise UserError(f"{dataset} has no test images of both kinds: put them into test/good and test/<kind>")
+    return task.kinds, task.test.labels.numpy(), lambda indices: [task.test.images[i] for i in indices.tolist()]
 
 
 def gallery_page(dataset: str, normal_class: str, kind: str, page: int, per_page: int) -> list[Picture]:

@@ -9,6 +9,7 @@ from kdad.card import OVERLAP_IN_WORDS
 SCORE_IN_WORDS = {
     "last-layer": "The anomaly score reads the last layer.",
     "mkd": "The anomaly score is the sum of the last three layers.",
+    "peak": "The anomaly score is the highest value of the heatmap.",
 }
 OVERLAP_COLOURS = {"same": "orange", "related": "yellow", "none": "green", "unknown": "gray"}
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from kdad.discrepancy import DEFAULT_SCORE
+from kdad.discrepancy import LAST_LAYER
 from kdad.results import merge_entry, sweep_command
 from ui.words import SCORE_IN_WORDS
 
@@ -80,7 +80,7 @@ def test_a_link_to_no_section_opens_the_first(results):
 def test_scores_come_with_split_seed_teacher_and_counts(results):
     at = results(student=DOTS1)
     assert r"patterns, test split, seed 1, teacher tiny\-vgg; 200 normal and 1,800 anomalous images." in texts(at)
-    assert SCORE_IN_WORDS[DEFAULT_SCORE] in texts(at)
+    assert SCORE_IN_WORDS[LAST_LAYER] in texts(at)
     assert len(alternative_texts(at)) == 3
     assert all(alternative_texts(at))
 
