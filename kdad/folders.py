@@ -97,7 +97,12 @@ class FolderTask:
             raise UserError(f"{root}: no such folder")
         self.root, self.side = root.resolve(), side
         self.dataset = f"folder:{self.root}"
-        self.tile = self._fitting_tile() if tile is None else tile
+        self._asked_tile = tile
+
+    @cached_property
+    def tile(self) -> int:
+        """The side in pixels of the tiles to look at one by one, 0 for whole images."""
+        return self._fitting_tile() if self._asked_tile is None else self._asked_tile
 
     @cached_property
     def train(self) -> Tensor:

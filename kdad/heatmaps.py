@@ -88,6 +88,15 @@ def mask_of(heatmap: np.ndarray, above: float) -> np.ndarray:
     return binary_opening(heatmap > above, OPENING)
 
 
+def outline(pixels: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """uint8 (H, W, 3) with the inner border of a mask (H, W) drawn two pixels wide."""
+    from scipy.ndimage import binary_erosion
+
+    drawn = pixels.copy()
+    drawn[mask & ~binary_erosion(mask, OPENING, iterations=2, border_value=1)] = colour
+    return drawn
+
+
 def colourise(heatmap: np.ndarray, low: float, high: float) -> np.ndarray:
     """A heatmap (H, W) as uint8 (H, W, 3) in matplotlib's inferno between `low` and `high`."""
     from matplotlib import colormaps

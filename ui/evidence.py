@@ -85,6 +85,24 @@ def _normals(student: Student, score: str) -> np.ndarray | None:
         raise ValueError(str(error)) from None
 
 
+def pixel_curves_of(student: Student) -> pd.DataFrame | None:
+    """Points of a student's pixel ROC and PRO curve, or None where its test images have no masks.
+
+    Columns `threshold`, `false_alarms`, `found` (share of defect pixels), `overlap` (of defect regions), in 0…1.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = student.folder / "pixel_curves.csv"
+    if not file.is_file():
+        return None
+    try:
+        curves = pd.read_csv(file)
+        return curves[["threshold", "false_alarms", "found", "overlap"]].astype(np.float64)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{student.key} is damaged ({type(error).__name__}); run evaluate on it again") from None
+
+
 @st.cache_data(max_entries=64, show_spinner=False)
 def auroc(table: pd.DataFrame) -> float:
     """AUROC in 0…1 of a table of `Evidence`."""

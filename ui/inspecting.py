@@ -17,7 +17,10 @@ from ui.students import Student, evaluate_command, find, root, same_family, swee
 from ui.words import SCORE_IN_WORDS, auroc, overlap_badge, percent, plain, unusualness
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+PATCH = "patch"
 COMBINED_CELLS = 16  # cells a side that show the value of all layers together
+MOST_CELLS = 64
+FOUND, TRUE = (255, 255, 255), (61, 220, 151)  # the colours of outlines
 CARD_SIDE = 160
 MOST_UNSCROLLED = 18
 
@@ -27,9 +30,11 @@ class View:
     """How scores and heatmaps are read: see `choose_view`."""
 
     fpr: float | None
+    method: str
     layer: int | None
     opacity: float
     own_contrast: bool
+    outlines: bool
 
 
 def choose_students() -> list[Student]:
@@ -101,10 +106,11 @@ def choose_view(judges: list[Judge]) -> View:
         st.subheader("Verdict", anchor=False)
         fpr = _choose_fpr(judges)
         st.subheader("Heatmap", anchor=False)
+        method = _choose_method(judges)
         grids = judges[0].detector.teacher.grids
         layer = st.segmented_control(
             "Critical layer", range(len(grids) + 1), default=0, required=True, key="layer", persist_state="session",
-            format_func=lambda layer: str(layer or "All"),
+            format_func=lambda layer: str(layer or "All"), disabled=method != PATCH,
             help="All: the layers together, weighed by how well each finds what was pasted into normal images. Values "
             "are standard deviations above a normal patch. Low numbers see "
             "texture in fine patches, high ones see shapes in coarse patches.",
@@ -116,7 +122,29 @@ def choose_view(judges: list[Judge]) -> View:
             "dark. On: each image is stretched from its own lowest to its own highest value, so that even a "
             "normal image glows somewhere; use it to see structure, not to compare.",
         )  # fmt: skip
-    return View(fpr, layer - 1 if layer else None, opacity / 100, own)
+        outlines = st.toggle(
+            "Outlines", key="outlines", persist_state="session",
+            help="White: what lies above 99 % of the patches of held-out normals, after a 3×3 opening. Green: where "
+            "the defect truly is, if that is known.",
+        )  # fmt: skip
+    return View(fpr, method, layer - 1 if layer and method == PATCH else None, opacity / 100, own, outlines)
+
+
+def _choose_method(judges: list[Judge]) -> str:
+    """How the place is found; only what all students shown side by side allow."""
+    from kdad.localisation import METHODS, methods_for
+
+    allowed = set.intersection(*(set(methods_for(judge.detector)) for judge in judges))
+    options = [method for method in METHODS if method in allowed]
+    if st.session_state.get("method") not in options:
+        st.session_state["method"] = PATCH
+    return st.selectbox(
+        "Method", options, key="method", persist_state="session",
+        help="patch compares teacher and student patch by patch. gradients, smoothgrad and guided-backprop ask which "
+        "pixels would change the published score, as the paper does; they are slower and coarser. attention-rollout "
+        "shows where a ViT teacher looks, unusual or not. Only patch has a unit that compares between images; the "
+        "small pictures always show it.",
+    )  # fmt: skip
 
 
 def _choose_fpr(judges: list[Judge]) -> float | None:
@@ -188,7 +216,8 @@ def _verdict_word(prediction, judge: Judge, view: View) -> str:
 
 
 def _colour_range(heatmap: np.ndarray, judge: Judge, view: View) -> tuple[float, float]:
-    return (float(heatmap.min()), float(heatmap.max())) if view.own_contrast else judge.detector.colour_range
+    own = view.own_contrast or view.method != PATCH
+    return (float(heatmap.min()), float(heatmap.max())) if own else judge.detector.colour_range
 
 
 def _overlay(picture: Picture, prediction, judge: Judge, view: View, side: int = DISPLAY_SIDE) -> np.ndarray:
@@ -198,6 +227,17 @@ def _overlay(picture: Picture, prediction, judge: Judge, view: View, side: int =
     pixels = to_display(picture.shown, side)
     heatmap = judge.heatmap(prediction, view.layer, *pixels.shape[:2])
     return overlay(pixels, heatmap, *_colour_range(heatmap, judge, view), view.opacity)
+
+
+def _outlined(pixels: np.ndarray, heatmap: np.ndarray, picture: Picture, judge: Judge, view: View) -> np.ndarray:
+    """`pixels` with lines around what is called anomalous, and around what truly is."""
+    from kdad.heatmaps import mask_of, outline
+
+    if view.method == PATCH and judge.mask_threshold is not None:
+        pixels = outline(pixels, mask_of(heatmap, judge.mask_threshold), FOUND)
+    if picture.mask is not None:
+        pixels = outline(pixels, to_display(picture.mask.astype(np.uint8)) > 0, TRUE)
+    return pixels
 
 
 def closer_look(picture: Picture, others: list[Picture], judges: list[Judge], view: View) -> Picture:
@@ -238,14 +278,25 @@ def _input(change: perturbing.Change) -> None:
 
 
 def _heatmap(picture: Picture, prediction, judge: Judge, view: View) -> None:
-    heatmap = judge.heatmap(prediction, view.layer, *picture.shown.shape[:2])
-    unit = "σ above normal" if judge.normals is not None else "patch error"
-    pixels = _overlay(picture, prediction, judge, view)
-    alt = f"Heatmap over {picture.name}: up to {heatmap.max():.1f} {unit}"
-    st.altair_chart(charts.picture(pixels, _cells(prediction, judge, view), unit), alt=alt)
+    from kdad.heatmaps import overlay
+
+    if view.method == PATCH:
+        heatmap = judge.heatmap(prediction, view.layer, *picture.shown.shape[:2])
+        unit = "σ above normal" if judge.normals is not None else "patch error"
+        cells = _cells(prediction, judge, view)
+    else:
+        heatmap, unit = judge.localise(picture, view.method), view.method
+        cells = charts.grid_cells(COMBINED_CELLS, COMBINED_CELLS, _coarse(heatmap))
     low, high = _colour_range(heatmap, judge, view)
+    pixels = overlay(picture.shown, heatmap, low, high, view.opacity)
+    if view.outlines:
+        pixels = _outlined(pixels, heatmap, picture, judge, view)
+    alt = f"Heatmap over {picture.name}: up to {heatmap.max():.3g} {unit}"
+    st.altair_chart(charts.picture(pixels, cells, unit), alt=alt)
     charts.scale_bar(low, high, unit)
-    if view.own_contrast:
+    if view.method != PATCH:
+        st.caption(f"{view.method} has no unit of its own: these colours cannot be compared with another image's.")
+    elif view.own_contrast:
         st.caption("Per-image contrast: these colours cannot be compared with another image's.")
 
 
@@ -257,7 +308,15 @@ def _cells(prediction, judge: Judge, view: View) -> pd.DataFrame:
     preprocessing = judge.detector.teacher.preprocessing
     border = (preprocessing.resize - preprocessing.crop) / 2 / preprocessing.resize
     values = prediction.patch_maps[view.layer][0]
+    if max(values.shape) > MOST_CELLS:  # stitched tiles
+        values, border = judge.heatmap(prediction, view.layer, COMBINED_CELLS, COMBINED_CELLS), 0.0
     return charts.grid_cells(*values.shape, values, border)
+
+
+def _coarse(heatmap: np.ndarray) -> np.ndarray:
+    """The mean of a map (h, w) over each of `COMBINED_CELLS`² cells."""
+    rows = np.array_split(heatmap, COMBINED_CELLS)
+    return np.array([[cell.mean() for cell in np.array_split(row, COMBINED_CELLS, 1)] for row in rows])
 
 
 def _verdict(picture: Picture, prediction, judge: Judge, view: View, change: perturbing.Change) -> None:

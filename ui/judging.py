@@ -87,6 +87,16 @@ class Judge:
         """The largest score that still counts as normal, or None without calibration."""
         return None if self.normals is None else metrics.threshold(self.normals, fpr)
 
+    def localise(self, picture: Picture, method: str) -> np.ndarray:
+        """The map of one picture at its `display_size` by a method of `kdad.localisation`."""
+        return _localise(self.stamp, picture.digest, method, self.detector, picture.pixels)
+
+    @property
+    def mask_threshold(self) -> float | None:
+        """What 99 % of the patches of held-out normals stay below on the heatmap, or None without calibration."""
+        calibration = self.detector.calibration
+        return None if calibration is None else float(calibration["heatmap_quantiles"][99])
+
     def heatmap(self, prediction: "Prediction", layer: int | None, height: int, width: int) -> np.ndarray:
         """The heatmap (height, width) of one critical layer, or of all."""
         return self.detector.heatmap(prediction, height, width, layer)[0]
@@ -102,6 +112,19 @@ def _predict(stamp: str, digest: str, _detector: "Detector", _pixels: np.ndarray
     with DEVICE_LOCK:
         prediction = _detector.predict([_pixels])
     return replace(prediction, heatmap=_detector.heatmap(prediction, *display_size(_pixels)))
+
+
+@st.cache_data(max_entries=64, show_spinner="Asking for gradients…")
+def _localise(stamp: str, digest: str, method: str, _detector: "Detector", _pixels: np.ndarray) -> np.ndarray:
+    import torch
+
+    from kdad.detector import to_tensor
+    from kdad.localisation import localise
+    from kdad.preprocessing import resample
+
+    with DEVICE_LOCK:
+        saliency = torch.from_numpy(localise(_detector, to_tensor([_pixels]), method))
+    return resample(saliency[:, None], *display_size(_pixels), "bilinear")[0, 0].numpy()
 
 
 def rank(judges: Sequence[Judge], picture: Picture) -> list[dict]:

@@ -21,11 +21,12 @@ TYPES = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff"]
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One image, uint8 (H, W, 3), what to call it, and what it is known to be."""
+    """One image, uint8 (H, W, 3), what to call it, what it is known to be, and where: bool (H, W)."""
 
     name: str
     pixels: np.ndarray
     truth: str | None = None
+    mask: np.ndarray | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -38,8 +39,8 @@ class Picture:
         return to_display(self.pixels)
 
     def changed(self, pixels: np.ndarray, words: str) -> "Picture":
-        """The same after something was done to it, which its name says."""
-        return replace(self, name=f"{self.name} {words}", pixels=pixels)
+        """The same after something was done to it, which its name says; where it is odd is no longer known."""
+        return replace(self, name=f"{self.name} {words}", pixels=pixels, mask=None)
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
@@ -51,7 +52,8 @@ def samples(texture: str, draw: int) -> list[Picture]:
         for i, image in enumerate(patterns.normals(texture, 3, seed))
     ]
     for kind in patterns.DEFECTS:
-        pictures.append(Picture(kind, _channels_last(patterns.defects(texture, kind, 1, seed)[0][0]), "defect"))
+        images, masks = patterns.defects(texture, kind, 1, seed)
+        pictures.append(Picture(kind, _channels_last(images[0]), "defect", masks[0]))
     others = [name for name in patterns.CLASSES if name != texture]
     for name in np.random.default_rng(seed).choice(others, 2, replace=False):
         pictures.append(Picture(str(name), _channels_last(patterns.normals(name, 1, seed)[0]), "other texture"))
@@ -94,7 +96,8 @@ def _with_distinct_names(pictures: list[Picture]) -> list[Picture]:
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the data set…")
 def gallery(dataset: str, normal_class: str):
-    """The test part of a data set as (kinds, index of the kind of each image (N,), fetch(indices) -> (n, 3, H, W)).
+    """The test part of a data set: kinds, index of the kind of each image (N,), and fetch(indices), which gives
+    images (3, H, W) and their masks (H, W) or None.
 
     Raises:
         UserError: the data set is unknown, or its files cannot be read.
@@ -104,10 +107,15 @@ def gallery(dataset: str, normal_class: str):
     task = load_task(dataset, normal_class)
     if isinstance(task, Task):
         source = task.source
-        return source.classes, source.labels("test").numpy(), lambda indices: source.images("test", indices)
+        return source.classes, source.labels("test").numpy(), lambda indices: (source.images("test", indices), None)
     if task.test is None:
         raise UserError(f"{dataset} has no test images of both kinds: put them into test/good and test/<kind>")
-    return task.kinds, task.test.labels.numpy(), lambda indices: [task.test.images[i] for i in indices.tolist()]
+    return task.kinds, task.test.labels.numpy(), lambda indices: _chosen(task.test, indices.tolist())
+
+
+def _chosen(test, indices: list[int]) -> tuple[list, list | None]:
+    masks = None if test.masks is None else [test.masks[i] for i in indices]
+    return [test.images[i] for i in indices], masks
 
 
 def gallery_page(dataset: str, normal_class: str, kind: str, page: int, per_page: int) -> list[Picture]:
@@ -117,10 +125,10 @@ def gallery_page(dataset: str, normal_class: str, kind: str, page: int, per_page
     kinds, labels, fetch = gallery(dataset, normal_class)
     indices = np.flatnonzero(labels == kinds.index(kind))[(page - 1) * per_page : page * per_page]
     truth = "normal" if kind in (normal_class, "good") else "anomaly"
-    images = fetch(torch.from_numpy(indices))
+    images, masks = fetch(torch.from_numpy(indices))
     return [
-        Picture(f"{kind} {index}", _channels_last(image.numpy()), truth)
-        for index, image in zip(indices, images, strict=True)
+        Picture(f"{kind} {index}", _channels_last(image.numpy()), truth, None if masks is None else masks[i])
+        for i, (index, image) in enumerate(zip(indices, images, strict=True))
     ]
 
 

@@ -60,6 +60,8 @@ def teacher_named(text: str | None) -> str:
 
 def refusal(request: Request) -> str | None:
     """Why this request cannot be had at all, or None."""
+    if not request.dataset:
+        return "Give a folder of normal images, or drop a zip file of them."
     if not request.teacher:
         return "Choose a teacher, or type a Hub id (owner/name) or a folder."
     if any(job.active and job.student == request.folder for job in jobs.find_all(jobs_root())):

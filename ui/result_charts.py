@@ -76,6 +76,25 @@ def roc(curve: pd.DataFrame, at: tuple[float, float] | None) -> alt.LayerChart:
     return alt.layer(*layers, dots.add_params(click, hover)).properties(height=330)
 
 
+def pixel_curve(curves: pd.DataFrame, column: str, title: str, most: float) -> alt.LayerChart:
+    """`column` over the pixel false-positive rate up to `most`, and the area that counts below it."""
+    shown = curves[curves["false_alarms"] <= most]
+    axis = alt.Axis(format="%", tickCount=5)
+    x = alt.X(
+        "false_alarms:Q", title="good pixels called anomalous", axis=axis, scale=alt.Scale(domain=[0, most], nice=False)
+    )
+    y = alt.Y(f"{column}:Q", title=title, axis=axis, scale=alt.Scale(domain=[0, 1]))
+    tooltip = [
+        alt.Tooltip("false_alarms:Q", title="false alarms", format=".2%"),
+        alt.Tooltip(f"{column}:Q", title=title, format=".2%"),
+        alt.Tooltip("threshold:Q", title="σ above normal", format=".2f"),
+    ]
+    base = alt.Chart(shown).encode(x, y, tooltip=tooltip)
+    return alt.layer(
+        base.mark_area(color=CALM, opacity=0.12), base.mark_line(color=CALM, strokeWidth=2.5, point={"opacity": 0})
+    ).properties(height=260)
+
+
 def histogram(table: pd.DataFrame, threshold: float | None) -> alt.LayerChart:
     """Scores of normal against anomalous images, each as shares of their own number, and the threshold."""
     edges = np.linspace(table["score"].min(), table["score"].max(), BINS + 1)

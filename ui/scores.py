@@ -8,7 +8,17 @@ from kdad import metrics
 from kdad.errors import UserError
 from ui import result_charts
 from ui.charts import ACCENT, CALM
-from ui.evidence import DEFAULT, PUBLISHED, Evidence, auroc, auroc_by_kind, confusion, evidence_of, roc
+from ui.evidence import (
+    DEFAULT,
+    PUBLISHED,
+    Evidence,
+    auroc,
+    auroc_by_kind,
+    confusion,
+    evidence_of,
+    pixel_curves_of,
+    roc,
+)
 from ui.inspecting import check_link, no_student, provenance
 from ui.students import Student, find
 from ui.words import SCORE_IN_WORDS, percent, plain
@@ -47,6 +57,7 @@ def section() -> None:
         _kinds(kinds, against)
     with right:
         _confusion(table, threshold)
+    _localisation(evidence.student)
     _downloads(evidence, kinds)
 
 
@@ -207,6 +218,37 @@ def _confusion(table: pd.DataFrame, threshold: float | None) -> None:
 def _confusion_cell(right: bool, images: int, share: float) -> str:
     colour = f"color-mix(in srgb, {CALM if right else ACCENT} {10 + 60 * share:.0f}%, transparent)"
     return f'<td style="background: {colour}"><b>{images:,}</b><br>{percent(share)}</td>'
+
+
+def _localisation(student: Student) -> None:
+    """How well heatmaps find the defects, where test images come with masks."""
+    try:
+        curves = pixel_curves_of(student)
+    except UserError as error:
+        st.error(plain(error), icon=":material/broken_image:")
+        return
+    figures = student.evaluation
+    if curves is None or "pixel_auroc" not in figures:
+        return
+    st.subheader("Where: heatmaps against masks", anchor=False)
+    with st.container(horizontal=True, gap="large"):
+        for name, title in (("pixel_auroc", "Pixel AUROC"), ("pro", "PRO"), ("pixel_ap", "Pixel AP")):
+            without = figures.get(f"{name}_without_good")
+            delta = None if without is None else f"{100 * without:.2f} % without good images"
+            st.metric(
+                title, f"{100 * figures[name]:.2f} %", delta, delta_color="off", delta_arrow="off", width="content"
+            )
+    left, right = st.columns(2, gap="large")
+    with left:
+        chart = result_charts.pixel_curve(curves, "found", "defect pixels found", 1.0)
+        st.altair_chart(chart, alt=f"Pixel ROC curve, area {100 * figures['pixel_auroc']:.2f} %")
+    with right:
+        chart = result_charts.pixel_curve(curves, "overlap", "defect regions covered", 0.3)
+        st.altair_chart(chart, alt=f"PRO curve up to 30 % false positives, area {100 * figures['pro']:.2f} %")
+    st.caption(
+        "Left: pixel ROC. Right: the mean covered share of each connected defect region, up to 30 % false positives; "
+        "PRO is its area, divided by 30 %. All test images, by the default method, patch."
+    )
 
 
 def _downloads(evidence: Evidence, kinds: pd.DataFrame) -> None:

@@ -130,7 +130,7 @@ def _pictures(student: Student, indices: np.ndarray) -> list[np.ndarray] | None:
 
     try:
         fetch = gallery(student.dataset, student.normal_class)[2]
-        images = fetch(torch.tensor(indices))
+        images, _ = fetch(torch.tensor(indices))
     except UserError as error:
         st.error(plain(error))
         return None

@@ -7,7 +7,8 @@ from streamlit.delta_generator import DeltaGenerator
 
 from kdad import jobs
 from kdad.catalogue import DATASETS, at_hand, available, class_names, label_overlap, teacher_facts
-from kdad.recipes import Recipe
+from kdad.recipes import FEWEST_STEPS, Recipe
+from ui import own_folder
 from ui.requests import Request, obstacle, refusal, teacher_named, unmet
 from ui.students import jobs_root
 from ui.words import overlap_badge, plain
@@ -19,6 +20,7 @@ DATASET_NOTES = {
     "mnist": "Handwritten digits, one against the other nine.",
     "fashion-mnist": "Ten kinds of clothing, one against the other nine.",
 }
+OWN = "my own images"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SLOW_ABOVE_MEGABYTES = 100
 LARGEST_SEED = 2**32 - 1
@@ -26,9 +28,13 @@ LARGEST_SEED = 2**32 - 1
 
 def new_student() -> DeltaGenerator:
     """The controls, what is wrong with them, and the button that starts a job; returns a place below it."""
-    dataset = st.selectbox("Data set", DATASETS, key="dataset", persist_state="session")
-    st.caption(f"{DATASET_NOTES[dataset]} {_whereabouts(dataset)}")
-    normal_class = st.selectbox("Normal class", class_names(dataset), key=f"class-{dataset}", persist_state="session")
+    dataset = st.selectbox("Data set", [*DATASETS, OWN], key="dataset", persist_state="session")
+    if dataset == OWN:
+        dataset, normal_class = own_folder.choose(), "good"
+    else:
+        st.caption(f"{DATASET_NOTES[dataset]} {_whereabouts(dataset)}")
+        names = class_names(dataset)
+        normal_class = st.selectbox("Normal class", names, key=f"class-{dataset}", persist_state="session")
     teacher, preset = _choose_teacher(dataset)
     request = Request(dataset, normal_class, teacher, preset, **_choose_knobs(preset))
     problem, request = _choose_overwrite(request)
@@ -79,7 +85,8 @@ def _choose_knobs(preset: Recipe | None) -> dict:
         )  # fmt: skip
         st.caption(
             f"The teacher's preset: {preset.epochs} epochs of batches of {preset.batch_size}, {preset.optimizer} at "
-            f"{preset.learning_rate:g}, {preset.schedule}." if preset else "What is empty follows the preset."
+            f"{preset.learning_rate:g}, {preset.schedule}; of few images more epochs, for at least {FEWEST_STEPS} steps."
+            if preset else "What is empty follows the preset."
         )  # fmt: skip
     return {"epochs": epochs, "batch_size": batch_size, "learning_rate": rate, "seed": seed, "device": device}
 
