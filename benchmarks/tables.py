@@ -1,6 +1,7 @@
-"""Renders the results file as the README's tables: `python benchmarks/tables.py`. No figure is copied by hand."""
+"""Renders the results files as the README's tables: `python benchmarks/tables.py`. No figure is copied by hand."""
 
 import argparse
+import json
 from pathlib import Path
 
 from kdad import results
@@ -11,6 +12,8 @@ from kdad.results import FAMILIES, LABELS_SEEN, RESULTS, SCORES, SQUARE, Line, l
 ROOT = Path(__file__).resolve().parent.parent
 DATASET = "cifar10"
 BEGIN, END = "<!-- results: begin (made by `python benchmarks/tables.py`) -->", "<!-- results: end -->"
+WHERE_BEGIN = "<!-- localisation: begin (made by `python benchmarks/tables.py`) -->"
+WHERE_END = "<!-- localisation: end -->"
 SEEN = {True: "seen", False: "not seen", None: "unknown"}
 
 
@@ -82,28 +85,47 @@ def _table(rows: list[list[str]]) -> str:
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
 
-def between_markers(text: str, tables: str) -> str:
+def localisation(measured: dict) -> str:
+    """How each method finds defects: one row per teacher and method, and what the figures are."""
+    names = ("auroc", "pixel_auroc", "pixel_auroc_without_good", "pro", "pro_without_good", "pixel_ap")
+    heads = ("image AUROC", "pixel AUROC", "… no good images", "PRO", "… no good images", "pixel AP", "ms an image")
+    rows = [["students of", "method", *heads]]
+    for row in measured["rows"]:
+        rows.append([row["teacher"], row["method"], *(f"{100 * row[name]:.1f}" for name in names), f"{row['ms']:.1f}"])
+    words = (
+        f"`{measured['dataset']}`, texture {measured['texture']}, {measured['images']} test images "
+        f"({measured['defective']} with a defect), seed {measured['seed']}, {measured['hardware']}; per cent."
+    )
+    return f"{_table(rows)}\n\n{words}"
+
+
+def between_markers(text: str, tables: str, begin: str = BEGIN, end: str = END) -> str:
     """`text` with everything between the two markers replaced.
 
     Raises:
         UserError: not exactly one pair of markers, in order.
     """
-    if not (text.count(BEGIN) == text.count(END) == 1 and text.index(BEGIN) < text.index(END)):
-        raise UserError(f"the README needs one line {BEGIN!r} and, below it, one line {END!r}")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{tables}\n{END}{rest.split(END)[1]}"
+    if not (text.count(begin) == text.count(end) == 1 and text.index(begin) < text.index(end)):
+        raise UserError(f"the README needs one line {begin!r} and, below it, one line {end!r}")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{tables}\n{end}{rest.split(end)[1]}"
 
 
 def main(argv: list[str] | None = None) -> None:
     """Rewrite the README's tables and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=ROOT / RESULTS)
+    parser.add_argument("--localisation", type=Path, default=ROOT / "benchmarks" / "localisation.json")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     args = parser.parse_args(argv)
     try:
-        tables = render(load_results(args.results))
-        write_text(args.readme, between_markers(args.readme.read_text(encoding="utf-8"), tables))
-    except (UserError, OSError) as error:
+        tables, text = render(load_results(args.results)), args.readme.read_text(encoding="utf-8")
+        text = between_markers(text, tables)
+        if args.localisation.is_file():
+            where = localisation(json.loads(args.localisation.read_text(encoding="utf-8")))
+            text, tables = between_markers(text, where, WHERE_BEGIN, WHERE_END), f"{tables}\n\n{where}"
+        write_text(args.readme, text)
+    except (UserError, OSError, ValueError, KeyError) as error:
         parser.error(str(error))
     print(tables)
 

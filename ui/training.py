@@ -6,7 +6,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from kdad import jobs
-from kdad.catalogue import DATASETS, at_hand, available, class_names, label_overlap, teacher_facts
+from kdad.catalogue import DATASETS, FOLDER, at_hand, available, class_names, label_overlap, teacher_facts
 from kdad.recipes import FEWEST_STEPS, Recipe
 from ui import own_folder
 from ui.requests import Request, obstacle, refusal, teacher_named, unmet
@@ -35,7 +35,7 @@ def new_student() -> DeltaGenerator:
         st.caption(f"{DATASET_NOTES[dataset]} {_whereabouts(dataset)}")
         names = class_names(dataset)
         normal_class = st.selectbox("Normal class", names, key=f"class-{dataset}", persist_state="session")
-    teacher, preset = _choose_teacher(dataset)
+    teacher, preset = _choose_teacher(dataset or FOLDER)
     request = Request(dataset, normal_class, teacher, preset, **_choose_knobs(preset))
     problem, request = _choose_overwrite(request)
     if problem:
@@ -85,7 +85,7 @@ def _choose_knobs(preset: Recipe | None) -> dict:
         )  # fmt: skip
         st.caption(
             f"The teacher's preset: {preset.epochs} epochs of batches of {preset.batch_size}, {preset.optimizer} at "
-            f"{preset.learning_rate:g}, {preset.schedule}; of few images more epochs, for at least {FEWEST_STEPS} steps."
+            f"{preset.learning_rate:g}, {preset.schedule}; more epochs where images are few, for {FEWEST_STEPS} steps."
             if preset else "What is empty follows the preset."
         )  # fmt: skip
     return {"epochs": epochs, "batch_size": batch_size, "learning_rate": rate, "seed": seed, "device": device}

@@ -1,0 +1,86 @@
+"""All localisation methods on `patterns-defects`, whose masks are exact: `python benchmarks/localisation.py`.
+
+For each shipped teacher, a student of one texture (trained first if it is not there) maps test images by every
+method that its networks allow. Figures are on the test part; nothing was chosen on it.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+from kdad import metrics, store
+from kdad.catalogue import SHIPPED, available
+from kdad.data import load_task
+from kdad.detector import Detector
+from kdad.distillation import train_student
+from kdad.evaluation import evaluate, pixel_figures
+from kdad.files import write_json
+from kdad.localisation import localise, methods_for
+from kdad.teachers import load_teacher
+from kdad.training import hardware
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "localisation.json"
+DATASET = "patterns-defects"
+
+
+def student_of(teacher_name: str, texture: str, out: Path) -> Detector:
+    """The seed-0 student of a texture below `out`, trained and evaluated if need be."""
+    teacher, task = load_teacher(teacher_name), load_task(DATASET, texture)
+    folder = store.student_folder(out, DATASET, teacher_name, texture, 0)
+    if not store.is_complete(folder):
+        train_student(task, teacher, out)
+        evaluate(folder, task, Detector.load(folder, teacher=teacher))
+    return Detector.load(folder, teacher=teacher)
+
+
+def measure(detector: Detector, method: str, images, masks: np.ndarray) -> dict:
+    """How well and how quickly one method finds the defects; `auroc` is that of each map's highest value."""
+    localise(detector, images[:2], method)  # warm
+    started = time.perf_counter()
+    maps = localise(detector, images, method)
+    seconds = time.perf_counter() - started
+    anomalous = masks.any((1, 2))
+    figures = {"auroc": metrics.auroc(maps.max((1, 2)), anomalous), **pixel_figures(maps, masks)}
+    alone = pixel_figures(maps[anomalous], masks[anomalous])
+    figures |= {f"{name}_without_good": value for name, value in alone.items()}
+    return {name: round(value, 4) for name, value in figures.items()} | {"ms": round(1000 * seconds / len(images), 2)}
+
+
+def run(texture: str, count: int, out: Path) -> dict:
+    """All teachers and methods on `count` test images, evenly chosen."""
+    test = load_task(DATASET, texture).test
+    chosen = np.linspace(0, len(test.images) - 1, count).round().astype(int)
+    rows = []
+    for teacher in (name for name in available() if name in SHIPPED):
+        detector = student_of(teacher, texture, out)
+        for method in methods_for(detector):
+            figures = measure(detector, method, test.images[chosen], test.masks[chosen])
+            rows.append({"teacher": teacher, "method": method, **figures})
+            print(rows[-1], flush=True)
+    return {
+        "dataset": DATASET,
+        "texture": texture,
+        "split": "test",
+        "seed": 0,
+        "images": count,
+        "defective": int(test.anomalous.numpy()[chosen].sum()),
+        "hardware": hardware("cpu"),
+        "rows": rows,
+    }
+
+
+def main() -> None:
+    """Measure, and save for `benchmarks/tables.py`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--texture", default="bricks")
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--out", type=Path, default=ROOT / "trained_students")
+    args = parser.parse_args()
+    write_json(RESULTS, run(args.texture, args.images, args.out))
+
+
+if __name__ == "__main__":
+    main()
