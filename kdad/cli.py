@@ -140,7 +140,10 @@ def score(args) -> None:
     from kdad.detector import Detector
     from kdad.scoring import score_files
 
-    rows = score_files(Detector.load(args.folder, device=args.device), args.images, args.fpr, args.heatmaps)
+    if args.method != "patch" and not args.heatmaps:
+        raise UserError("--method is about heatmaps: give --heatmaps DIR as well")
+    detector = Detector.load(args.folder, device=args.device)
+    rows = score_files(detector, args.images, args.fpr, args.heatmaps, args.method)
     if args.csv:
         _write_csv(Path(args.csv), rows)
     if args.json:
@@ -255,6 +258,7 @@ def build_parser() -> Parser:
     output.add_argument("--json", action="store_true")
     output.add_argument("--csv", metavar="FILE")
     sub.add_argument("--heatmaps", metavar="DIR", help="also write a heatmap PNG for every image")
+    sub.add_argument("--method", default="patch", help="how heatmaps are made; see the README (default %(default)s)")
     _add_device(sub)
 
     sub = command("sweep", sweep, "train and evaluate all classes of a data set, over seeds")

@@ -10,16 +10,20 @@ from kdad.detector import Detector, Prediction
 from kdad.errors import UserError
 from kdad.heatmaps import overlay, save_png
 from kdad.images import batches_of_one_size, find_images, read_image
+from kdad.localisation import localise
 
 
-def score_files(detector: Detector, paths: list[str], fpr: float | None, heatmaps: str | None) -> list[dict]:
+def score_files(
+    detector: Detector, paths: list[str], fpr: float | None, heatmaps: str | None, method: str = "patch"
+) -> list[dict]:
     """One row per image of `paths` (files and directories), in order; heatmap PNGs go to the folder `heatmaps`.
 
     A file named itself must be readable; an unreadable one inside a directory is reported and
-    skipped.
+    skipped. `method` is one of `kdad.localisation.METHODS`.
 
     Raises:
-        UserError: a path is missing, a named file is no image, or no image is left.
+        UserError: a path is missing, a named file is no image, no image is left, or the method is
+            unknown or not for this network.
     """
     named = {Path(path) for path in paths}
     for path in named:
@@ -29,7 +33,7 @@ def score_files(detector: Detector, paths: list[str], fpr: float | None, heatmap
     for names, images in batches_of_one_size(_readable(find_images(paths), named)):
         prediction = detector.predict(images, fpr=fpr)
         if heatmaps:
-            _save_heatmaps(Path(heatmaps), len(rows), names, images, prediction, detector)
+            _save_heatmaps(Path(heatmaps), len(rows), names, images, detector, method)
         rows += _rows(names, prediction)
     if not rows:
         raise UserError("none of the images could be read")
@@ -58,8 +62,8 @@ def _rows(names: list[str], prediction: Prediction) -> list[dict]:
     ]
 
 
-def _save_heatmaps(folder: Path, first: int, names: list[str], images: Tensor, prediction: Prediction, detector):
-    low, high = detector.colour_range
-    for i, name in enumerate(names):
-        picture = overlay(images[i].permute(1, 2, 0).numpy(), prediction.heatmap[i], low, high)
+def _save_heatmaps(folder: Path, first: int, names: list[str], images: Tensor, detector: Detector, method: str):
+    for i, (name, heatmap) in enumerate(zip(names, localise(detector, images, method), strict=True)):
+        low, high = detector.colour_range if method == "patch" else (heatmap.min(), heatmap.max())
+        picture = overlay(images[i].permute(1, 2, 0).numpy(), heatmap, low, high)
         save_png(folder / f"{first + i:04d}-{Path(name).stem}.png", picture)

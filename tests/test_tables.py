@@ -1,8 +1,10 @@
 """The README's tables come from the results file, between two markers, and nowhere else."""
 
+import json
+
 import pytest
 
-from benchmarks.tables import BEGIN, END, between_markers, main, render
+from benchmarks.tables import BEGIN, END, WHERE_BEGIN, WHERE_END, between_markers, main, render
 from kdad.results import merge_entry
 
 
@@ -13,7 +15,8 @@ def files(tmp_path, entry):
         tmp_path / "results.json", entry(baselines={"nearest neighbours": {"classes": {"cat": 0.8}, "mean": 0.8}})
     )
     (tmp_path / "README.md").write_text(f"# before\n\n{BEGIN}\nold 12.34\n{END}\n\nafter\n")
-    return ["--results", str(tmp_path / "results.json"), "--readme", str(tmp_path / "README.md")]
+    names = {"results": "results.json", "localisation": "localisation.json", "readme": "README.md"}
+    return [word for option, name in names.items() for word in (f"--{option}", str(tmp_path / name))]
 
 
 def test_the_marked_part_of_the_readme_is_rewritten_and_the_rest_kept(files, tmp_path, capsys):
@@ -25,6 +28,23 @@ def test_the_marked_part_of_the_readme_is_rewritten_and_the_rest_kept(files, tmp
     assert capsys.readouterr().out.strip() in text
     main(files)
     assert (tmp_path / "README.md").read_text() == text
+
+
+def test_localisation_has_a_place_of_its_own(files, tmp_path):
+    names = ("auroc", "pixel_auroc", "pixel_auroc_without_good", "pro", "pro_without_good", "pixel_ap")
+    row = {"teacher": "vgg-cifar10", "method": "patch", **dict.fromkeys(names, 0.9754), "ms": 2.14}
+    measured = {
+        "dataset": "patterns-defects", "texture": "bricks", "images": 100, "defective": 50, "seed": 0,
+        "hardware": "a CPU", "rows": [row],
+    }  # fmt: skip
+    (tmp_path / "localisation.json").write_text(json.dumps(measured))
+    with open(tmp_path / "README.md", "a") as readme:
+        readme.write(f"{WHERE_BEGIN}\nold\n{WHERE_END}\nlast\n")
+    main(files)
+    text = (tmp_path / "README.md").read_text()
+    assert "| vgg-cifar10 | patch | 97.5 | 97.5 | 97.5 | 97.5 | 97.5 | 97.5 | 2.1 |" in text
+    assert "100 test images (50 with a defect), seed 0, a CPU" in text
+    assert text.endswith(f"{WHERE_END}\nlast\n") and "old" not in text.split(WHERE_BEGIN)[1]
 
 
 def rows(tables: str) -> dict[str, list[str]]:

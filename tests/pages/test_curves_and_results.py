@@ -234,3 +234,21 @@ def test_another_data_set_has_its_own_table(results, entry, tmp_path):
 def test_a_damaged_results_file_is_one_message(results, tmp_path):
     (tmp_path / "results.json").write_text("{")
     assert "is no results file" in results("All classes").error[0].value
+
+
+def test_masks_give_pixel_curves(results, evaluated_root, tmp_path):
+    root = copied(evaluated_root, tmp_path)
+    assert "heatmaps against masks" not in texts(results(root=root))
+    folder = root / DOTS
+    curves = "threshold,false_alarms,found,overlap\n3,0,0.2,0.1\n2,0.3,0.9,0.8\n1,1,1,1\n"
+    (folder / "pixel_curves.csv").write_text(curves)
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    pixel = {"pixel_auroc": 0.9754, "pro": 0.9139, "pixel_ap": 0.69, "pro_without_good": 0.9}
+    (folder / "evaluation.json").write_text(json.dumps(evaluation | pixel))
+    at = results(root=root)
+    assert "heatmaps against masks" in texts(at)
+    assert (figures(at)["Pixel AUROC"], figures(at)["PRO"]) == ("97.54 %", "91.39 %")
+    assert "90.00 % without good images" in [metric.delta for metric in at.metric]
+    assert any("Pixel ROC curve, area 97.54 %" in alt for alt in alternative_texts(at))
+    (folder / "pixel_curves.csv").write_text("nonsense")
+    assert "is damaged" in texts(results(root=root))

@@ -302,3 +302,24 @@ def test_truncated_weights_are_one_clear_message(inspect, students_root, tmp_pat
     at = inspect(root=root)
     assert "cannot be used" in at.error[0].value
     assert not at.metric
+
+
+def test_other_methods_draw_another_map_and_say_what_it_means(inspect, monkeypatch):
+    monkeypatch.setattr("kdad.localisation.SAMPLES", 2)
+    at = inspect()
+    assert control(at, "selectbox", "Method").options == ["patch", "gradients", "smoothgrad", "guided-backprop"]
+    usual = heatmap_of(at)
+    for method in ("gradients", "smoothgrad", "guided-backprop"):
+        control(at, "selectbox", "Method").set_value(method)
+        assert heatmap_of(rerun(at)) != usual
+        assert f"{method} has no unit of its own" in texts(at)
+        assert control(at, "button_group", "Critical layer").disabled
+    control(at, "selectbox", "Method").set_value("patch")
+    assert heatmap_of(rerun(at)) == usual
+
+
+def test_outlines_show_what_is_found_and_what_is_true(inspect):
+    at = inspect()
+    plain = heatmap_of(at)
+    control(at, "toggle", "Outlines").set_value(True)
+    assert heatmap_of(rerun(at)) != plain

@@ -1,13 +1,15 @@
 """The train-or-load page: every control, every state of a job, and nothing lost by accident."""
 
+import io
 import json
 import shutil
 import time
+import zipfile
 
 import pytest
 
 from kdad import jobs
-from kdad.catalogue import class_names
+from kdad.catalogue import DATASETS, class_names
 from kdad.errors import UserError
 from kdad.history import write_history
 from ui import library
@@ -77,7 +79,9 @@ def made_job(root, state: str, student: str = "patterns/vgg-cifar10/rings", **st
 
 def test_every_data_set_and_its_classes_can_be_chosen(train):
     at = train()
-    for dataset in control(at, "selectbox", "Data set").options:
+    *datasets, own = control(at, "selectbox", "Data set").options
+    assert (tuple(datasets), own) == (DATASETS, "my own images")
+    for dataset in datasets:
         choose(at, "Data set", dataset)
         assert tuple(control(at, "selectbox", "Normal class").options) == class_names(dataset)
     assert "downloaded from the Hugging Face Hub" in texts(at)
@@ -270,3 +274,42 @@ def test_a_student_is_fetched_from_the_hub(train, root, hub):
     at = press(at, "Fetch")
     assert len(list(root.glob("patterns/*/dots/model.safetensors"))) == 1
     assert labels(at).count("Delete") == 2
+
+
+def test_own_images_are_trained_on_by_their_folder(train, started, root, tmp_path):
+    at = choose(train(), "Data set", "my own images")
+    assert "Give a folder of normal images" in texts(at)
+    assert control(at, "button", "Start training").disabled
+    typed = control(at, "text_input", "Folder")
+    typed.set_value(str(tmp_path / "nowhere"))
+    assert "There is no folder" in texts(rerun(at))
+    (tmp_path / "mugs").mkdir()
+    control(at, "text_input", "Folder").set_value(str(tmp_path / "mugs"))
+    press(rerun(at), "Start training")
+    arguments, student = started[0]
+    assert f"--dataset=folder:{tmp_path / 'mugs'}" in arguments
+    assert student == (root / "mugs" / "vgg-cifar10" / "good").resolve()
+
+
+def test_a_zip_file_becomes_a_folder(train, started, root):
+    at = choose(train(), "Data set", "my own images")
+    control(at, "button_group", "Images from").set_value("Zip file")
+    rerun(at)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("mugs/a.png", b"an image, for all that unpacking knows")
+    control(at, "file_uploader", "Zip file of images").set_value(("my mugs!.zip", file.getvalue(), "application/zip"))
+    press(rerun(at), "Start training")
+    (folder,) = (root / ".uploads").iterdir()
+    assert folder.name.startswith("my-mugs-")
+    assert (folder / "a.png").is_file()
+    assert f"--dataset=folder:{folder.resolve()}" in started[0][0]
+
+
+def test_a_zip_file_that_is_none_is_one_clear_line(train, root):
+    at = choose(train(), "Data set", "my own images")
+    control(at, "button_group", "Images from").set_value("Zip file")
+    rerun(at)
+    control(at, "file_uploader", "Zip file of images").set_value(("a.zip", b"no zip", "application/zip"))
+    assert "no zip file that can be read" in texts(rerun(at))
+    assert not list((root / ".uploads").glob("*"))
