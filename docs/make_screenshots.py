@@ -1,4 +1,4 @@
-"""Makes the pictures of the app's pages in `docs/`: `python -m docs.make_screenshots`. Needs Chromium and playwright."""
+"""Makes the pictures of the app in `docs/`: `python -m docs.make_screenshots`. Needs Chromium and playwright."""
 
 from pathlib import Path
 

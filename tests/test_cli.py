@@ -329,6 +329,9 @@ def test_list_shows_figures_and_provenance(capsys, tiny_patterns, folder):
         ("train --dataset patterns-defects --teacher TEACHER --normal-class dots --out IMAGE", "Not a directory"),
         ("score STUDENT IMAGE --csv EMPTY", "Is a directory"),
         ("score STUDENT IMAGE --heatmaps IMAGE", "File exists"),
+        ("score STUDENT IMAGE --method lime --heatmaps maps", "unknown localisation method 'lime'"),
+        ("score STUDENT IMAGE --method attention-rollout --heatmaps maps", "attention-rollout is for ViT"),
+        ("score STUDENT IMAGE --method gradients", "give --heatmaps DIR as well"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, rejected, folder, vgg_folder, image, arguments, said):

@@ -1,0 +1,115 @@
+"""What a teacher's own features detect without any student: `python benchmarks/baselines.py --teacher vgg-cifar10`.
+
+Three baselines on the same split as the students', merged into the results file beside them: the distance to
+the nearest training normals and the Mahalanobis distance to their mean, both on the teacher's last critical layer
+averaged over patches, and, of a compact teacher taught the data set's own labels, 1 − p(normal class).
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.covariance import LedoitWolf
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from kdad import metrics
+from kdad.catalogue import CARD_FILE, WEIGHTS, class_names
+from kdad.data import holdout_split, load_source
+from kdad.devices import accelerator
+from kdad.errors import UserError
+from kdad.files import write_json
+from kdad.results import RESULTS, load_results
+from kdad.teachers import Teacher, load_teacher
+from kdad.vgg import CompactVGG
+from kdad.vit import CompactViT
+
+ROOT = Path(__file__).resolve().parent.parent
+NEIGHBOURS = 5
+BATCH = 500
+
+
+@torch.inference_mode()
+def features_of(teacher: Teacher, source, part: str, indices: Tensor, device: str) -> np.ndarray:
+    """The last critical layer, mean over patches: (N, D) float32."""
+    rows = []
+    for chunk in indices.split(BATCH):
+        pixels = teacher.preprocessing(source.images(part, chunk).to(device))
+        rows.append(teacher(pixels)[-1][:, teacher.prefix :].mean(1).float().cpu())
+    return torch.cat(rows).numpy()
+
+
+@torch.inference_mode()
+def probabilities(teacher: Teacher, source, indices: Tensor, device: str) -> np.ndarray | None:
+    """p(class) of test images (N, classes) by the classifier a shipped teacher was, if it was taught these classes."""
+    folder = WEIGHTS / teacher.name
+    if source.name not in teacher.trained_on or not (folder / CARD_FILE).is_file():
+        return None
+    family = CompactVGG if teacher.name.startswith("vgg") else CompactViT
+    classifier = family.load(folder).to(device)
+    rows = [
+        classifier(teacher.preprocessing(source.images("test", chunk).to(device))).softmax(1).cpu()
+        for chunk in indices.split(BATCH)
+    ]
+    return torch.cat(rows).numpy()
+
+
+def neighbour_distance(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """The mean distance (N,) to the nearest training normals, of features scaled to length one."""
+    unit = [features / np.linalg.norm(features, axis=1, keepdims=True) for features in (train, test)]
+    return NearestNeighbors(n_neighbors=NEIGHBOURS).fit(unit[0]).kneighbors(unit[1])[0].mean(1)
+
+
+def mahalanobis(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """The squared Mahalanobis distance (N,) to the training normals, their covariance shrunk after Ledoit and Wolf."""
+    return LedoitWolf().fit(train).mahalanobis(test)
+
+
+def measure(dataset: str, teacher: Teacher, device: str) -> dict[str, dict]:
+    """AUROC on the test part of every class, and their mean, for each baseline."""
+    source, classes = load_source(dataset), class_names(dataset)
+    kept, _ = holdout_split(len(source.labels("train")))
+    every = torch.arange(len(source.labels("test")))
+    train, test = (
+        features_of(teacher, source, part, indices, device) for part, indices in (("train", kept), ("test", every))
+    )
+    train_labels, test_labels = source.labels("train")[kept].numpy(), source.labels("test").numpy()
+    likely = probabilities(teacher, source, every, device)
+    found: dict[str, dict[str, float]] = {}
+    for index, name in enumerate(classes):
+        normals, anomalous = train[train_labels == index], test_labels != index
+        scores = {
+            f"{NEIGHBOURS} nearest neighbours": neighbour_distance(normals, test),
+            "Mahalanobis distance": mahalanobis(normals, test),
+        }
+        if likely is not None:
+            scores["1 − p(normal class)"] = 1 - likely[:, index].astype(np.float64)
+        for score, values in scores.items():
+            found.setdefault(score, {})[name] = round(metrics.auroc(values, anomalous), 6)
+    return {score: {"classes": of, "mean": float(np.mean(list(of.values())))} for score, of in found.items()}
+
+
+def main() -> None:
+    """Measure, merge, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--results", type=Path, default=ROOT / RESULTS)
+    args = parser.parse_args()
+    try:
+        teacher, entries = load_teacher(args.teacher), load_results(args.results)
+        entry = entries.get(f"{args.dataset}/{teacher.name}")
+        if entry is None or entry["teacher_sha256"] != teacher.sha256:
+            raise UserError(f"{args.results} has no students of this teacher yet: run its sweep first")
+        device = accelerator("auto")
+        found = measure(args.dataset, teacher.to(device), device)
+    except UserError as error:
+        parser.error(str(error))
+    write_json(args.results, entries | {f"{args.dataset}/{teacher.name}": entry | {"baselines": found}})
+    for score, figures in found.items():
+        print(f"{score}: {100 * figures['mean']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
