@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import TensorDataset
 
 from kdad import training
@@ -47,6 +48,7 @@ LICENCE = {
 }
 SETTINGS = "unfinished.json"
 EVALUATION_BATCH = 500
+AUGMENTED_ALIKE = 16  # images
 INITIALISATION_IMAGES = 5000
 SQUARES = torch.arange(16)
 HEAD_TENSORS = 2  # weight and bias of the classifier, which may have another number of classes
@@ -64,6 +66,10 @@ class PretrainRecipe:
     warm_up: float = 0.2  # share of the steps
     label_smoothing: float = 0.1
     shift: int = 2  # pixels
+    operations: int = 0  # of RandAugment
+    erase: float = 0.0  # probability that a rectangle is erased
+    mix_until: float = 0.0  # share of the epochs in which images are mixed: MixUp or CutMix
+    average: float = 0.0  # decay of the running average of the weights that is kept; 0 for none
     squares: int = 16  # how many of the 4×4 squares of an image a guided network is shown…
     all_squares_from: float = 0.0  # …up to this share of the epochs
 
@@ -86,6 +92,10 @@ class Classification(pl.LightningModule):
         self.model, self.source, self.recipe, self.seed = model, source, recipe, seed
         self.preprocessing = PREPROCESSING[source.name]
         self.kept, self.held_out = holdout_split(len(source.labels("train")))
+        self.averaged = None
+        if recipe.average:
+            averaging = get_ema_multi_avg_fn(recipe.average)
+            self.averaged = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
 
     def train_dataloader(self):
         coin = torch.rand(len(self.kept), generator=torch.Generator().manual_seed(self.seed)) < 0.5
@@ -104,23 +114,40 @@ class Classification(pl.LightningModule):
         # Alternating flip: every second epoch shows the mirror image of the epoch before.
         mirrored = coin ^ bool(self.current_epoch % 2)
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-        loss = self.loss(self.preprocessing(random_shift(images, self.recipe.shift)), labels)
+        images = random_augment(random_shift(images, self.recipe.shift), self.recipe)
+        pixels, targets = self.preprocessing(images), labels
+        if self.current_epoch < self.recipe.mix_until * self.recipe.epochs:
+            pixels, targets = mixed(pixels, labels, len(self.source.classes))
+        loss = self.loss(pixels, targets)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
         return loss
 
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+
+    @property
+    def taught(self) -> nn.Module:
+        """The network that is judged and kept."""
+        return self.model if self.averaged is None else self.averaged.module
+
+    def learning(self) -> list[nn.Parameter]:
+        """What the optimiser changes."""
+        return list(self.model.parameters())
+
     def loss(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        """The training loss of one batch, a scalar."""
+        """The training loss of one batch, a scalar; `labels` (B,) or, of mixed images, shares of classes (B, C)."""
         return cross_entropy(self.model(pixels), labels, label_smoothing=self.recipe.label_smoothing)
 
     def validation_step(self, batch, _):
         images, labels = batch
-        logits = self.model(self.preprocessing(images))
+        logits = self.taught(self.preprocessing(images))
         self.log("val_loss", cross_entropy(logits, labels), batch_size=len(images))
         self.log("val_accuracy", (logits.argmax(1) == labels).float().mean(), batch_size=len(images))
 
     def configure_optimizers(self):
         recipe = self.recipe
-        trained = [p for p in self.parameters() if p.requires_grad]
+        trained = self.learning()
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
@@ -132,6 +159,26 @@ class Classification(pl.LightningModule):
             cycle_momentum=False,
         )  # fmt: skip
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def random_augment(images: Tensor, recipe: PretrainRecipe) -> Tensor:
+    """RandAugment (arXiv 1909.13719) and random erasing (arXiv 1708.04896) of uint8 images (B, 3, H, W).
+
+    Each small group of a batch shares its draws: one by one, a GPU would wait for them.
+    """
+    if not recipe.operations and not recipe.erase:
+        return images
+    from torchvision.transforms import v2
+
+    change = v2.Compose([v2.RandAugment(recipe.operations), v2.RandomErasing(recipe.erase, value=128)])
+    return torch.cat([change(group) for group in images.split(AUGMENTED_ALIKE)])
+
+
+def mixed(pixels: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """A batch mixed with itself by MixUp or CutMix (arXiv 1710.09412, 1905.04899), and its shares of classes (B, C)."""
+    from torchvision.transforms import v2
+
+    return v2.RandomChoice([v2.MixUp(alpha=0.8, num_classes=classes), v2.CutMix(num_classes=classes)])(pixels, labels)
 
 
 OPTIMIZERS = {
@@ -168,6 +215,10 @@ class GuidedClassification(Classification):
             views = [batch.to(device) for view in (images, images.flip(-1)) for batch in view.split(EVALUATION_BATCH)]
             with self.trainer.precision_plugin.forward_context():
                 self.guide = remember(self.guide, views)
+
+    def learning(self) -> list[nn.Parameter]:
+        """As of `Classification`, and the readers."""
+        return [*super().learning(), *self.readers.parameters()]
 
     def loss(self, pixels: Tensor, labels: Tensor) -> Tensor:
         squares = self._squares(len(pixels), pixels.device)
@@ -217,7 +268,9 @@ def _keep_initialisation(model: nn.Module, pixels: Tensor) -> None:
 
 
 VGG = PretrainRecipe(24, 256, "nesterov", 0.25, 5e-4)
-VIT = PretrainRecipe(200, 512, "adamw", 1e-3, 0.05, warm_up=0.05)
+VIT = PretrainRecipe(
+    250, 512, "adamw", 1e-3, 0.05, warm_up=0.04, shift=4, operations=2, erase=0.25, mix_until=0.6, average=0.9995
+)
 GUIDED_VIT = PretrainRecipe(12, 128, "adamw", 1e-3, 0.05, warm_up=0.1, shift=0, squares=6, all_squares_from=0.9)
 BACKBONES = {
     "vgg": Backbone(CompactVGG, whiten_and_pass_through, VGG, VGG),
@@ -282,7 +335,7 @@ def train_teacher(
     }
     write_json(out / CARD_FILE, card)
     write_text(out / "README.md", teacher_card(card))
-    model.save(out, module.preprocessing)
+    module.taught.save(out, module.preprocessing)
     for name in (training.CHECKPOINT, SETTINGS):
         (out / name).unlink(missing_ok=True)
     return card
@@ -336,7 +389,7 @@ def _heritage(name: str | None) -> tuple[str, ...]:
 @torch.inference_mode()
 def _accuracies(module: Classification, source: Source, device: str) -> dict[str, float]:
     """Accuracy of the weights as they will be saved, on the held-out images and, once, on the test part."""
-    model = module.model.to(device).eval()
+    model = module.taught.to(device).eval()
     round_to_half(model)
     parts = {"validation": ("train", module.held_out), "test": ("test", torch.arange(len(source.labels("test"))))}
     return {split: _accuracy(model, module.preprocessing, source, *part, device) for split, part in parts.items()}

@@ -149,6 +149,41 @@ def test_distilling_copies_another_teachers_patches(tmp_path, taught_vgg):
     assert load_teacher(str(tmp_path / "guided")).trained_on == ("cifar10", "patterns")
 
 
+def test_a_vit_without_guide_keeps_the_average_of_its_weights(tmp_path, monkeypatch):
+    modules = []
+    usual = pretrain.training.fit
+
+    def watched(module, *arguments, **options):
+        modules.append(module)
+        usual(module, *arguments, **options)
+
+    monkeypatch.setattr(pretrain.training, "fit", watched)
+    taught("vit", tmp_path)
+    (module,) = modules
+    kept, last = CompactViT.load(tmp_path).state_dict(), module.model.state_dict()
+    average = module.averaged.module.state_dict()
+    assert any(not torch.equal(average[name], last[name].to(average[name])) for name in last)
+    assert all(torch.allclose(kept[name], average[name], atol=1e-3) for name in kept)
+
+
+def test_augmenting_changes_pixels_and_keeps_what_they_are():
+    images = TinySource().images("train", torch.arange(40))
+    recipe = replace(pretrain.VIT, operations=2, erase=1.0)
+    torch.manual_seed(0)
+    changed = pretrain.random_augment(images, recipe)
+    assert changed.shape == images.shape and changed.dtype == torch.uint8
+    assert (changed != images).any()
+    assert pretrain.random_augment(images, pretrain.VGG) is images
+
+
+def test_mixed_images_have_shares_of_their_classes():
+    torch.manual_seed(0)
+    for _ in range(6):  # of both kinds
+        pixels, shares = pretrain.mixed(torch.randn(10, 3, 32, 32), torch.arange(10) % 2, 2)
+        assert pixels.shape == (10, 3, 32, 32)
+        torch.testing.assert_close(shares.sum(1), torch.ones(10))
+
+
 def test_the_guide_does_not_change(tmp_path, monkeypatch, taught_vgg):
     guide = load_teacher(str(taught_vgg))
     before = {name: tensor.clone() for name, tensor in guide.network.state_dict().items()}
@@ -158,12 +193,12 @@ def test_the_guide_does_not_change(tmp_path, monkeypatch, taught_vgg):
     assert not any(module.training for module in guide.network.modules())
 
 
-@pytest.mark.parametrize("backbone", ["vgg", "vit"])
-def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, taught_vgg, backbone):
-    options = {"epochs": 2, "distil_from": str(taught_vgg) if backbone == "vit" else None}
+@pytest.mark.parametrize(("backbone", "guided"), [("vgg", False), ("vit", False), ("vit", True)])
+def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, taught_vgg, backbone, guided):
+    options = {"epochs": 2, "distil_from": str(taught_vgg) if guided else None}
     chosen = pretrain.BACKBONES[backbone]
-    recipe, guided = replace(chosen.recipe, batch_size=27), replace(chosen.guided, batch_size=27, all_squares_from=0.5)
-    monkeypatch.setitem(pretrain.BACKBONES, backbone, replace(chosen, recipe=recipe, guided=guided))
+    small = replace(chosen.recipe, batch_size=27), replace(chosen.guided, batch_size=27, all_squares_from=0.5)
+    monkeypatch.setitem(pretrain.BACKBONES, backbone, replace(chosen, recipe=small[0], guided=small[1]))
     taught(backbone, tmp_path / "whole", **options)
     step = Classification.training_step
 
