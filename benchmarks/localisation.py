@@ -12,12 +12,12 @@ import numpy as np
 
 from kdad import metrics, store
 from kdad.catalogue import SHIPPED, available
-from kdad.data import load_task
 from kdad.detector import Detector
 from kdad.distillation import train_student
 from kdad.evaluation import evaluate, pixel_figures
 from kdad.files import write_json
 from kdad.localisation import localise, methods_for
+from kdad.tasks import load_task
 from kdad.teachers import load_teacher
 from kdad.training import hardware
 

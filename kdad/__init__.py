@@ -11,7 +11,7 @@ _HOMES = {
     "UserError": "kdad.errors",
     "WorkFailed": "kdad.errors",
     "evaluate": "kdad.evaluation",
-    "load_task": "kdad.data",
+    "load_task": "kdad.tasks",
     "load_teacher": "kdad.teachers",
     "read_image": "kdad.images",
     "train_student": "kdad.distillation",

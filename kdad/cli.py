@@ -60,10 +60,10 @@ def train(args) -> None:
 
 
 def _train(args, report=None) -> None:
-    from kdad.data import load_task
     from kdad.distillation import train_student
     from kdad.recipes import with_overrides
     from kdad.students import preset
+    from kdad.tasks import load_task
     from kdad.teachers import load_teacher
     from kdad.training import Progress
 
@@ -119,9 +119,9 @@ def _report(figures: dict) -> None:
 def evaluate(args) -> None:
     from kdad import store
     from kdad.catalogue import is_folder
-    from kdad.data import load_task
     from kdad.detector import Detector
     from kdad.evaluation import evaluate as evaluate_student
+    from kdad.tasks import load_task
 
     folder = store.resolve(args.folder)
     detector = Detector.load(folder, device=args.device)

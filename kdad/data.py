@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from kdad import patterns
-from kdad.catalogue import DATASETS, PARQUET, ParquetLayout, folder_path, is_folder, under_kdad_data
+from kdad.catalogue import PARQUET, ParquetLayout, under_kdad_data
 from kdad.discrepancy import LAST_LAYER, PEAK
 from kdad.errors import UserError, one_of
 from kdad.images import read_image
@@ -266,21 +266,3 @@ def load_source(name: str) -> Source:
     if name == "patterns":
         return PatternsSource()
     return ParquetSource(one_of("data set", name, ["patterns", *PARQUET]))
-
-
-def load_task(dataset: str, normal_class: str, side: int = 256, tile: int | None = None):
-    """The task of telling `normal_class` of `dataset` from everything else; see `DATASETS`.
-
-    Args:
-        dataset: a name in `DATASETS`, or `folder:PATH`.
-        side, tile: for a folder, see `kdad.folders.FolderTask`.
-    """
-    if is_folder(dataset):
-        from kdad.folders import FolderTask
-
-        one_of(f"class of {dataset}", normal_class, FolderTask.classes)
-        return FolderTask(folder_path(dataset), side, tile)
-    one_of("data set", dataset, (*DATASETS, "folder:PATH"))
-    if tile:
-        raise UserError(f"tiles are for folders of large images; the images of {dataset} are small")
-    return DefectsTask(normal_class) if dataset == "patterns-defects" else Task(load_source(dataset), normal_class)

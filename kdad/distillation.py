@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from kdad import metrics, store, training
 from kdad.cache import remember
-from kdad.detector import calibrate
+from kdad.calibration import calibrate
 from kdad.devices import accelerator
 from kdad.discrepancy import distillation_loss, last_layer_score, layer_errors
 from kdad.errors import UserError

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from kdad import metrics, store
+from kdad.calibration import calibrate
 from kdad.catalogue import label_overlap
-from kdad.detector import Detector, Prediction, calibrate
+from kdad.detector import Detector, Prediction
 from kdad.discrepancy import SCORED_LAYERS
 from kdad.errors import UserError
 from kdad.files import write_atomically, write_json, write_text

@@ -6,7 +6,7 @@ import numpy as np
 
 from kdad import store
 from kdad.catalogue import FOLDER, class_names, dataset_slug, folder_path, is_folder
-from kdad.data import image_format, load_task
+from kdad.data import image_format
 from kdad.detector import Detector
 from kdad.distillation import train_student
 from kdad.errors import one_of
@@ -16,6 +16,7 @@ from kdad.history import read_history
 from kdad.recipes import with_overrides
 from kdad.results import SCORES, Figure
 from kdad.students import preset
+from kdad.tasks import load_task
 from kdad.teachers import Teacher, load_teacher
 
 LOCALISATION = {

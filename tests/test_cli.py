@@ -35,7 +35,7 @@ def folder(tmp_path, student_folder):
 @pytest.fixture
 def tiny_patterns(monkeypatch):
     """Every task is the tiny one."""
-    for place in ("kdad.data.load_task", "kdad.sweep.load_task"):
+    for place in ("kdad.tasks.load_task", "kdad.sweep.load_task"):
         monkeypatch.setattr(place, lambda _, normal_class, *sizes: TinyTask(normal_class))
 
 

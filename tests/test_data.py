@@ -9,8 +9,9 @@ from PIL import Image
 
 from kdad import patterns
 from kdad.catalogue import DATASETS, PARQUET, at_hand, class_names
-from kdad.data import Task, holdout_split, image_format, load_source, load_task
+from kdad.data import Task, holdout_split, image_format, load_source
 from kdad.errors import UserError
+from kdad.tasks import load_task
 
 
 @pytest.fixture(autouse=True)

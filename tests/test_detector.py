@@ -11,7 +11,8 @@ from PIL import Image
 
 from kdad import images as images_module
 from kdad import metrics, store
-from kdad.detector import Detector, calibrate, to_tensor
+from kdad.calibration import calibrate
+from kdad.detector import Detector, to_tensor
 from kdad.discrepancy import last_layer_score, layer_errors
 from kdad.distillation import finish
 from kdad.errors import UserError

@@ -8,7 +8,8 @@ import torch
 from conftest import Crash, SmallDefectsTask, crash
 
 from kdad import distillation, store, training
-from kdad.detector import Detector, calibrate
+from kdad.calibration import calibrate
+from kdad.detector import Detector
 from kdad.distillation import Distillation, train_student
 from kdad.errors import UserError
 from kdad.evaluation import evaluate

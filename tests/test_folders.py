@@ -10,12 +10,12 @@ from PIL import Image
 from kdad import folders, store
 from kdad.catalogue import student_folder
 from kdad.cli import main
-from kdad.data import load_task
 from kdad.detector import Detector
 from kdad.distillation import train_student
 from kdad.errors import UserError
 from kdad.folders import FEWEST, FOLDS, FolderTask, ImageFiles, categories
 from kdad.recipes import Recipe
+from kdad.tasks import load_task
 
 QUICK = Recipe(epochs=1, batch_size=8)
 

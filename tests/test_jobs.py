@@ -240,8 +240,8 @@ SMALL_KDAD = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 from conftest import SmallDefectsTask
-import kdad.data
-kdad.data.load_task = lambda dataset, normal_class, *sizes: SmallDefectsTask(normal_class)
+import kdad.tasks
+kdad.tasks.load_task = lambda dataset, normal_class, *sizes: SmallDefectsTask(normal_class)
 from kdad.cli import main
 sys.exit(main())
 """
@@ -249,7 +249,7 @@ sys.exit(main())
 
 def test_a_real_run_that_was_stopped_resumes_to_an_equal_end(root, tmp_path, vgg_folder, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
-    monkeypatch.setattr("kdad.data.load_task", lambda _, normal_class, *sizes: SmallDefectsTask(normal_class))
+    monkeypatch.setattr("kdad.tasks.load_task", lambda _, normal_class, *sizes: SmallDefectsTask(normal_class))
     task, command = f"--dataset=patterns-defects --normal-class=dots --teacher={vgg_folder}", [sys.executable, "-c"]
     request = ["train", *task.split(), "--epochs=15", "--batch-size=8", "--device=cpu"]
     broken, whole = (

@@ -186,7 +186,7 @@ def test_a_process_killed_for_real_and_started_again_ends_as_an_unbroken_one(tmp
 def test_a_signal_ends_the_command_with_one_line_and_the_run_continues(
     tmp_path, monkeypatch, capsys, tiny_task, vgg_folder, unbroken, sent
 ):
-    monkeypatch.setattr("kdad.data.load_task", lambda *_: tiny_task)
+    monkeypatch.setattr("kdad.tasks.load_task", lambda *_: tiny_task)
     arguments = train_arguments(tmp_path, "patterns", vgg_folder, RECIPE.epochs, RECIPE.batch_size)
     handler = signal.getsignal(sent)
     with monkeypatch.context() as patched:

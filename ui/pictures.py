@@ -102,7 +102,8 @@ def gallery(dataset: str, normal_class: str):
     Raises:
         UserError: the data set is unknown, or its files cannot be read.
     """
-    from kdad.data import Task, load_task
+    from kdad.data import Task
+    from kdad.tasks import load_task
 
     task = load_task(dataset, normal_class)
     if isinstance(task, Task):

@@ -58,7 +58,7 @@ def test_a_digest_tells_content_and_shape_apart():
 
 
 def test_the_gallery_shows_exactly_the_test_part():
-    from kdad.data import load_task
+    from kdad.tasks import load_task
 
     test = load_task("patterns-defects", "bricks").test
     good = pictures.gallery_page("patterns-defects", "bricks", "good", 2, 12)
