@@ -30,7 +30,7 @@ GOOD = "good"
 FOLDS = 5
 ENOUGH_TO_CALIBRATE = 100
 FEWEST = 10
-TRAINING_TILES = 5000
+TRAINING_TILES = 3000
 TILED_ABOVE = 8  # times the teacher's side: above that, a whole image would lose a defect's details
 TILE_SIDES = 4  # how much larger than what the teacher sees of it a tile is
 
@@ -106,7 +106,7 @@ class FolderTask:
 
     @cached_property
     def train(self) -> Tensor:
-        """Normals to train on, uint8 (N, 3, side, side); or tiles (N, 3, tile, tile) from random places."""
+        """Normals to train on, or tiles of them from random places: uint8 (N, 3, side, side)."""
         return self._training_images(self._split[0])
 
     @cached_property
@@ -190,11 +190,10 @@ class FolderTask:
 
     def _training_images(self, indices: Tensor) -> Tensor:
         images = (read_image(self._normals[i]) for i in indices)
-        if not self.tile:
-            return torch.stack([_resized(image, self.side, self.side) for image in images])
-        each = -(-TRAINING_TILES // max(1, len(self._split[0])))
-        rng = np.random.default_rng(0)
-        return torch.stack([tile for image in images for tile in _random_tiles(image, self.tile, each, rng)])
+        if self.tile:
+            each, rng = -(-TRAINING_TILES // max(1, len(self._split[0]))), np.random.default_rng(0)
+            images = (tile for image in images for tile in _random_tiles(image, self.tile, each, rng))
+        return torch.stack([_resized(image, self.side, self.side) for image in images])
 
 
 def categories(root: Path) -> list[Path]:

@@ -119,10 +119,10 @@ def test_large_images_are_tiled_for_a_small_teacher_only(tmp_path):
         picture(rng, 300, 320).save(tmp_path / f"{index}.png")
     small = FolderTask(tmp_path, side=32)
     assert small.tile == 128
-    assert small.train.shape[1:] == (3, 128, 128)
+    assert small.train.shape[1:] == (3, 32, 32)
     assert FolderTask(tmp_path, side=128).tile == 0
     assert FolderTask(tmp_path, side=32, tile=0).tile == 0
-    assert FolderTask(tmp_path, side=32, tile=400).train.shape[1:] == (3, 400, 400)  # enlarged to one tile
+    assert FolderTask(tmp_path, side=32, tile=400).train.shape[1:] == (3, 32, 32)  # enlarged to one tile
 
 
 def test_folds_leave_every_normal_out_once_and_never_train_on_it(plain):

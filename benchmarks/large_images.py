@@ -1,0 +1,86 @@
+"""A defect of 20 pixels in an image of 1024, found by a teacher of 32: `python benchmarks/large_images.py`.
+
+Makes a folder of large procedural images in the layout of MVTec AD, trains a student on it once with whole images
+and once with tiles, and prints the test figures of both.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kdad.catalogue import FOLDER
+from kdad.detector import Detector
+from kdad.distillation import train_student
+from kdad.evaluation import evaluate
+from kdad.tasks import load_task
+from kdad.teachers import load_teacher
+
+SIDE, DEFECT = 1024, 20
+COUNTS = {"train/good": 24, "test/good": 10, "test/spot": 10}
+
+
+def weave(rng: np.random.Generator) -> np.ndarray:
+    """A woven texture with sensor noise, uint8 (SIDE, SIDE, 3)."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    phases = rng.uniform(0, 2 * np.pi, 2)
+    grey = rng.uniform(90, 130) + 30 * np.sin(x / 9 + phases[0]) * np.sin(y / 9 + phases[1])
+    grey = grey + rng.normal(0, 4, grey.shape)
+    return np.stack([grey, 0.9 * grey, 0.8 * grey], 2).clip(0, 255).astype(np.uint8)
+
+
+def make_folder(root: Path) -> None:
+    """Good images, and images with one square of another colour half laid over them, and its mask."""
+    rng = np.random.default_rng(0)
+    for place, count in COUNTS.items():
+        for index in range(count):
+            image, mask = weave(rng), np.zeros((SIDE, SIDE), bool)
+            if place == "test/spot":
+                row, column = rng.integers(DEFECT, SIDE - 2 * DEFECT, 2)
+                mask[row : row + DEFECT, column : column + DEFECT] = True
+                image[mask] = 0.5 * image[mask] + 0.5 * rng.integers(0, 256, 3)
+                _save(mask.astype(np.uint8) * 255, root / "ground_truth" / "spot" / f"{index:03d}_mask.png")
+            _save(image, root / place / f"{index:03d}.png")
+
+
+def _save(pixels: np.ndarray, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file)
+
+
+def measure(root: Path, teacher_name: str, tile: int | None, out: Path) -> dict:
+    """Train, evaluate, and time."""
+    teacher = load_teacher(teacher_name)
+    task = load_task(f"{FOLDER}{root}", "good", teacher.preprocessing.resize, tile)
+    started = time.perf_counter()
+    folder = train_student(task, teacher, out)
+    trained = time.perf_counter()
+    figures = evaluate(folder, task, Detector.load(folder, teacher=teacher))
+    spent = {
+        "train_s": trained - started,
+        "ms_an_image": 1000 * (time.perf_counter() - trained) / len(task.test.labels),
+    }
+    return {"tile": task.tile, **{name: figures[name] for name in ("auroc", "pixel_auroc", "pro", "pixel_ap")}, **spent}
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--teacher", default="vgg-cifar10")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary) / "weave"
+        make_folder(root)
+        rows = [measure(root, args.teacher, tile, Path(temporary) / f"tile-{tile}") for tile in (0, None)]
+    print("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
+    for row in rows:
+        print("| " + " | ".join(f"{value:.4g}" for value in row.values()) + " |")
+    print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB, seed 0, test split")
+
+
+if __name__ == "__main__":
+    main()
