@@ -35,7 +35,8 @@ def folder(tmp_path, student_folder):
 @pytest.fixture
 def tiny_patterns(monkeypatch):
     """Every task is the tiny one."""
-    for place in ("kdad.tasks.load_task", "kdad.sweep.load_task"):
+    # In this order: importing the sweep after the other is replaced would keep the replacement for good.
+    for place in ("kdad.sweep.load_task", "kdad.tasks.load_task"):
         monkeypatch.setattr(place, lambda _, normal_class, *sizes: TinyTask(normal_class))
 
 
