@@ -88,15 +88,28 @@ def _table(rows: list[list[str]]) -> str:
 def localisation(measured: dict) -> str:
     """How each method finds defects: one row per teacher and method, and what the figures are."""
     names = ("auroc", "pixel_auroc", "pixel_auroc_without_good", "pro", "pro_without_good", "pixel_ap")
-    heads = ("image AUROC", "pixel AUROC", "… no good images", "PRO", "… no good images", "pixel AP", "ms an image")
+    heads = (
+        "image AUROC",
+        "pixel AUROC",
+        "… no good images",
+        "PRO",
+        "… no good images",
+        "pixel AP",
+        "images",
+        "ms an image",
+    )
     rows = [["students of", "method", *heads]]
     for row in measured["rows"]:
-        rows.append([row["teacher"], row["method"], *(f"{100 * row[name]:.1f}" for name in names), f"{row['ms']:.1f}"])
+        rows.append([row["teacher"], row["method"], *_percents(row, names), str(row["images"]), f"{row['ms']:.1f}"])
     words = (
-        f"`{measured['dataset']}`, texture {measured['texture']}, {measured['images']} test images "
-        f"({measured['defective']} with a defect), seed {measured['seed']}, {measured['hardware']}; per cent."
+        f"`{measured['dataset']}`, texture {measured['texture']}, test split, half of the images with a defect, "
+        f"seed {measured['seed']}, {measured['hardware']}; per cent."
     )
     return f"{_table(rows)}\n\n{words}"
+
+
+def _percents(row: dict, names: tuple[str, ...]) -> list[str]:
+    return [f"{100 * row[name]:.1f}" for name in names]
 
 
 def between_markers(text: str, tables: str, begin: str = BEGIN, end: str = END) -> str:

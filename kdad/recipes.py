@@ -7,7 +7,6 @@ from kdad.errors import UserError, one_of
 
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "one-cycle", "step")
-FEWEST_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -15,7 +14,8 @@ class Recipe:
     """How a student is trained; saved in its config.json.
 
     `schedule` is `constant`, `one-cycle` (to `learning_rate` and back), or `step` (×0.2 half-way).
-    `mse_weight` is λ, the weight of the MSE against the cosine in loss and score.
+    Few images take more epochs, for `fewest_steps` in all. `mse_weight` is λ, the weight of the MSE
+    against the cosine in loss and score.
     """
 
     epochs: int
@@ -26,6 +26,7 @@ class Recipe:
     mse_weight: float = 0.01
     flip: bool = False
     random_crop: bool = False
+    fewest_steps: int = 200
 
     def __post_init__(self):
         if self.epochs < 1 or self.batch_size < 1:
@@ -40,7 +41,7 @@ class Recipe:
     def with_enough_steps(self, images: int) -> "Recipe":
         """The same, with more epochs where few images would make too few steps to learn anything."""
         steps = -(-images // self.batch_size)
-        return replace(self, epochs=max(self.epochs, -(-FEWEST_STEPS // steps)))
+        return replace(self, epochs=max(self.epochs, -(-self.fewest_steps // steps)))
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -56,7 +57,7 @@ SEED_VIT = Recipe(
     epochs=10, batch_size=128, optimizer="adamw", learning_rate=5e-5, schedule="step", flip=True, random_crop=True
 )
 COMPACT_VGG = Recipe(epochs=4, learning_rate=3e-3, schedule="one-cycle", flip=True)
-COMPACT_VIT = Recipe(epochs=20, optimizer="adamw", learning_rate=1e-3, schedule="one-cycle", flip=True)
+COMPACT_VIT = Recipe(epochs=8, optimizer="adamw", learning_rate=1e-3, schedule="one-cycle", flip=True, fewest_steps=400)
 COMPACT_BELOW = 384  # the width from which a ViT is not compact
 
 

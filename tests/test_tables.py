@@ -32,9 +32,9 @@ def test_the_marked_part_of_the_readme_is_rewritten_and_the_rest_kept(files, tmp
 
 def test_localisation_has_a_place_of_its_own(files, tmp_path):
     names = ("auroc", "pixel_auroc", "pixel_auroc_without_good", "pro", "pro_without_good", "pixel_ap")
-    row = {"teacher": "vgg-cifar10", "method": "patch", **dict.fromkeys(names, 0.9754), "ms": 2.14}
+    row = {"teacher": "vgg-cifar10", "method": "patch", **dict.fromkeys(names, 0.9754), "images": 400, "ms": 2.14}
     measured = {
-        "dataset": "patterns-defects", "texture": "bricks", "images": 100, "defective": 50, "seed": 0,
+        "dataset": "patterns-defects", "texture": "bricks", "seed": 0,
         "hardware": "a CPU", "rows": [row],
     }  # fmt: skip
     (tmp_path / "localisation.json").write_text(json.dumps(measured))
@@ -42,8 +42,8 @@ def test_localisation_has_a_place_of_its_own(files, tmp_path):
         readme.write(f"{WHERE_BEGIN}\nold\n{WHERE_END}\nlast\n")
     main(files)
     text = (tmp_path / "README.md").read_text()
-    assert "| vgg-cifar10 | patch | 97.5 | 97.5 | 97.5 | 97.5 | 97.5 | 97.5 | 2.1 |" in text
-    assert "100 test images (50 with a defect), seed 0, a CPU" in text
+    assert "| vgg-cifar10 | patch | 97.5 | 97.5 | 97.5 | 97.5 | 97.5 | 97.5 | 400 | 2.1 |" in text
+    assert "test split, half of the images with a defect, seed 0, a CPU" in text
     assert text.endswith(f"{WHERE_END}\nlast\n") and "old" not in text.split(WHERE_BEGIN)[1]
 
 

@@ -7,7 +7,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from kdad import jobs
 from kdad.catalogue import DATASETS, FOLDER, at_hand, available, class_names, label_overlap, teacher_facts
-from kdad.recipes import FEWEST_STEPS, Recipe
+from kdad.recipes import Recipe
 from ui import own_folder
 from ui.requests import Request, obstacle, refusal, teacher_named, unmet
 from ui.students import jobs_root
@@ -85,7 +85,7 @@ def _choose_knobs(preset: Recipe | None) -> dict:
         )  # fmt: skip
         st.caption(
             f"The teacher's preset: {preset.epochs} epochs of batches of {preset.batch_size}, {preset.optimizer} at "
-            f"{preset.learning_rate:g}, {preset.schedule}; more epochs where images are few, for {FEWEST_STEPS} steps."
+            f"{preset.learning_rate:g}, {preset.schedule}; of few images more epochs, {preset.fewest_steps} steps at least."
             if preset else "What is empty follows the preset."
         )  # fmt: skip
     return {"epochs": epochs, "batch_size": batch_size, "learning_rate": rate, "seed": seed, "device": device}
