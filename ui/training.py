@@ -85,7 +85,7 @@ def _choose_knobs(preset: Recipe | None) -> dict:
         )  # fmt: skip
         st.caption(
             f"The teacher's preset: {preset.epochs} epochs of batches of {preset.batch_size}, {preset.optimizer} at "
-            f"{preset.learning_rate:g}, {preset.schedule}; of few images more epochs, {preset.fewest_steps} steps at least."
+            f"{preset.learning_rate:g}, {preset.schedule}; {preset.fewest_steps} steps at least, of few images."
             if preset else "What is empty follows the preset."
         )  # fmt: skip
     return {"epochs": epochs, "batch_size": batch_size, "learning_rate": rate, "seed": seed, "device": device}
