@@ -88,7 +88,8 @@ def test_a_student_is_deleted_only_after_the_second_question(visit, root):
         expect(page.get_by_text("This cannot be undone")).to_be_visible()
         assert stripes.exists()
         page.get_by_role("button", name="Delete for good").click()
-        expect(page.get_by_text("Deleted patterns/tiny-vgg/stripes")).to_be_visible()
+        expect(page.get_by_text("This cannot be undone")).to_have_count(0)
+        expect(page.locator("[class*=st-key-student-patterns]").filter(has_text="stripes")).to_have_count(0)
         assert not stripes.exists()
 
 
