@@ -84,12 +84,13 @@ def test_a_student_is_deleted_only_after_the_second_question(visit, root):
     with visit(f"{PAGE}?view=Load") as page:
         stripes = root / "patterns" / "tiny-vgg" / "stripes"
         settled(page)
-        page.get_by_role("button", name="Delete").last.click()
+        row = page.locator("[class*=st-key-student-patterns]").filter(has_text="stripes")
+        row.get_by_role("button", name="Delete").click()
         expect(page.get_by_text("This cannot be undone")).to_be_visible()
         assert stripes.exists()
         page.get_by_role("button", name="Delete for good").click()
         expect(page.get_by_text("This cannot be undone")).to_have_count(0)
-        expect(page.locator("[class*=st-key-student-patterns]").filter(has_text="stripes")).to_have_count(0)
+        expect(row).to_have_count(0)
         assert not stripes.exists()
 
 
