@@ -39,12 +39,10 @@ def observe(
     if not tile:
         errors, *maps = look(images)
         return errors, maps
-    preprocessing = teacher.preprocessing
-    tiling = Tiling(*images.shape[2:], tile, preprocessing.resize, preprocessing.resize - preprocessing.crop)
-    tiles = tiling.cut(images)
+    tiling = Tiling.over(images, tile, teacher.preprocessing)
+    tiles, side = tiling.cut(images), tiling.side
     errors, *maps = map_tiles(look, tiles) if taught is None else look(tiles)
-    side = preprocessing.resize
-    stitched = [tiling.stitch(preprocessing.to_input(layer, side, side)) for layer in maps]
+    stitched = [tiling.stitch(teacher.preprocessing.to_input(layer, side, side)) for layer in maps]
     return errors.unflatten(0, (len(images), -1)).mean(1), stitched
 
 

@@ -61,15 +61,14 @@ def train(args) -> None:
 
 def _train(args, report=None) -> None:
     from kdad.distillation import train_student
-    from kdad.recipes import with_overrides
-    from kdad.students import preset
+    from kdad.students import recipe_for
     from kdad.tasks import load_task
     from kdad.teachers import load_teacher
     from kdad.training import Progress
 
     teacher = load_teacher(args.teacher)
     task = load_task(args.dataset, _normal_class(args), teacher.preprocessing.resize, args.tile)
-    recipe = with_overrides(preset(teacher)[1].with_enough_steps(len(task.train)), **_recipe_overrides(args))
+    recipe = recipe_for(teacher, len(task.train), **_recipe_overrides(args))
     folder = train_student(
         task, teacher, Path(args.out), recipe=recipe, seed=args.seed, device=args.device,
         overwrite=args.overwrite, logger=args.logger, callbacks=[Progress(report)] if report else [],

@@ -39,6 +39,12 @@ class Labelled(NamedTuple):
     masks: Sequence[np.ndarray | None] | None = None
 
 
+def all_normal(images: Tensor) -> Labelled:
+    """Images of which none is anomalous."""
+    labels = torch.zeros(len(images), dtype=torch.long)
+    return Labelled(images, labels, labels.bool())
+
+
 class Source(Protocol):
     """A labelled data set with a `train` and a `test` part."""
 
@@ -242,8 +248,7 @@ class DefectsTask:
     @cached_property
     def validation(self) -> Labelled:
         """The calibration normals, for the loss alone."""
-        normal = torch.zeros(len(self.calibration), dtype=torch.long)
-        return Labelled(self.calibration, normal, normal.bool())
+        return all_normal(self.calibration)
 
     @cached_property
     def test(self) -> Labelled:

@@ -135,7 +135,7 @@ class Detector:
         """The teacher's features of one batch of uint8 images, or of all their tiles, for `judge`."""
         preprocessing = self.teacher.preprocessing
         if self.tile:
-            images = Tiling(*images.shape[2:], self.tile, preprocessing.resize).cut(images)
+            images = Tiling.over(images, self.tile, preprocessing).cut(images)
         return self.teacher(preprocessing(images.to(self.device)))
 
     @torch.inference_mode()

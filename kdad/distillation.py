@@ -17,7 +17,7 @@ from kdad.discrepancy import distillation_loss, last_layer_score, layer_errors
 from kdad.errors import UserError
 from kdad.recipes import Recipe
 from kdad.store import StudentConfig
-from kdad.students import OPTIMIZERS, SCHEDULES, build_student, preset
+from kdad.students import OPTIMIZERS, SCHEDULES, build_student, preset, recipe_for
 from kdad.teachers import Teacher
 
 VALIDATION_BATCH = 250
@@ -111,8 +111,8 @@ def train_student(
     training.check_logger(logger)
     if not len(task.train) or not len(task.calibration):  # also reads the data before a folder is made
         raise UserError(f"{task.dataset} holds too few images of {task.normal_class} to train and calibrate on")
-    architecture, standard = preset(teacher)
-    recipe = recipe or standard.with_enough_steps(len(task.train))
+    architecture, _ = preset(teacher)
+    recipe = recipe or recipe_for(teacher, len(task.train))
     config = StudentConfig.describe(task, teacher, architecture, recipe, seed, training.hardware(device))
     folder = store.folder_of(out, config)
     if not overwrite and _awaits_evaluation(folder, config):

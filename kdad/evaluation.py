@@ -12,8 +12,8 @@ from kdad.detector import Detector, Prediction
 from kdad.discrepancy import SCORED_LAYERS
 from kdad.errors import UserError
 from kdad.files import write_atomically, write_json, write_text
+from kdad.folders import ENOUGH_TO_CALIBRATE
 
-FEW_NORMALS = 100
 LARGEST_MAP = 256  # pixels a side on which heatmaps are compared with masks
 
 
@@ -167,7 +167,7 @@ def _curves_as_csv(judged: _Judged) -> str:
 
 def warn_if_few(n_calibration: int) -> str | None:
     """A sentence on what few calibration images mean, or None."""
-    if n_calibration >= FEW_NORMALS:
+    if n_calibration >= ENOUGH_TO_CALIBRATE:
         return None
     return (
         f"only {n_calibration} calibration images: p-values move in steps of {metrics.lowest_fpr(n_calibration):.3f}, "

@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kdad.data import Labelled, holdout_split
+from kdad.catalogue import FOLDER
+from kdad.data import Labelled, all_normal, holdout_split
 from kdad.discrepancy import PEAK
 from kdad.errors import UserError
 from kdad.images import SUFFIXES, read_image
@@ -96,7 +97,7 @@ class FolderTask:
         if not root.is_dir():
             raise UserError(f"{root}: no such folder")
         self.root, self.side = root.resolve(), side
-        self.dataset = f"folder:{self.root}"
+        self.dataset = f"{FOLDER}{self.root}"
         self._asked_tile = tile
 
     @cached_property
@@ -117,7 +118,7 @@ class FolderTask:
     @cached_property
     def validation(self) -> Labelled:
         """Held-out normals as they are trained on, for the loss alone."""
-        return _all_normal(self._training_images(self._split[1]))
+        return all_normal(self._training_images(self._split[1]))
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
@@ -137,18 +138,16 @@ class FolderTask:
         return Labelled(ImageFiles(files), labels, anomalous, pixels)
 
     @property
-    def folds(self) -> list[Fold]:
+    def folds(self) -> Iterator[Fold]:
         """All normals with a fifth left out, for each fifth, if a tenth is too few to calibrate on; else none."""
-        if len(self.calibration) >= ENOUGH_TO_CALIBRATE:
-            return []
-        order = torch.cat(self._split)
-        parts = [order[start::FOLDS] for start in range(FOLDS)]
-        return [self._without(order, part) for part in parts]
+        if len(self.calibration) < ENOUGH_TO_CALIBRATE:
+            order = torch.cat(self._split)
+            yield from (self._without(order, order[start::FOLDS]) for start in range(FOLDS))
 
     def _without(self, order: Tensor, part: Tensor) -> Fold:
         kept = order[~torch.isin(order, part)]
         left_out = ImageFiles(self._normals[i] for i in part)
-        return Fold(self._training_images(kept), _all_normal(self._training_images(part)), left_out)
+        return Fold(self._training_images(kept), all_normal(self._training_images(part)), left_out)
 
     @cached_property
     def _split(self) -> tuple[Tensor, Tensor]:
@@ -199,11 +198,6 @@ class FolderTask:
 def categories(root: Path) -> list[Path]:
     """The folders below `root` in the layout of MVTec AD: those with a `train/good`."""
     return sorted(good.parent.parent for good in root.glob(f"*/train/{GOOD}"))
-
-
-def _all_normal(images: Tensor) -> Labelled:
-    nothing = torch.zeros(len(images), dtype=torch.long)
-    return Labelled(images, nothing, nothing.bool())
 
 
 def _images_below(folder: Path, without: tuple[Path, ...] = ()) -> list[Path]:

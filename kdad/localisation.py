@@ -58,8 +58,8 @@ def _over_images(detector: Detector, images: Tensor, saliency: Saliency) -> np.n
     preprocessing, images = detector.teacher.preprocessing, images.to(detector.device)
     if not detector.tile:
         return preprocessing.to_input(saliency(preprocessing(images)), *images.shape[2:]).cpu().numpy()
-    side = preprocessing.resize
-    tiling = Tiling(*images.shape[2:], detector.tile, side, side - preprocessing.crop)
+    tiling = Tiling.over(images, detector.tile, preprocessing)
+    side = tiling.side
     (maps,) = map_tiles(
         lambda tiles: (preprocessing.to_input(saliency(preprocessing(tiles)), side, side),), tiling.cut(images)
     )

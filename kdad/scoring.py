@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from kdad.detector import Detector, Prediction
@@ -33,7 +34,9 @@ def score_files(
     for names, images in batches_of_one_size(_readable(find_images(paths), named)):
         prediction = detector.predict(images, fpr=fpr)
         if heatmaps:
-            _save_heatmaps(Path(heatmaps), len(rows), names, images, detector, method)
+            maps = prediction.heatmap if method == "patch" else localise(detector, images, method)
+            ends = detector.colour_range if method == "patch" else None
+            _save_heatmaps(Path(heatmaps), len(rows), names, images, maps, ends)
         rows += _rows(names, prediction)
     if not rows:
         raise UserError("none of the images could be read")
@@ -62,8 +65,9 @@ def _rows(names: list[str], prediction: Prediction) -> list[dict]:
     ]
 
 
-def _save_heatmaps(folder: Path, first: int, names: list[str], images: Tensor, detector: Detector, method: str):
-    for i, (name, heatmap) in enumerate(zip(names, localise(detector, images, method), strict=True)):
-        low, high = detector.colour_range if method == "patch" else (heatmap.min(), heatmap.max())
+def _save_heatmaps(folder: Path, first: int, names: list[str], images: Tensor, maps: np.ndarray, ends) -> None:
+    """One PNG per image; `ends` are those of the colour scale, or None for each map's own."""
+    for i, (name, heatmap) in enumerate(zip(names, maps, strict=True)):
+        low, high = ends or (heatmap.min(), heatmap.max())
         picture = overlay(images[i].permute(1, 2, 0).numpy(), heatmap, low, high)
         save_png(folder / f"{first + i:04d}-{Path(name).stem}.png", picture)

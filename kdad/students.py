@@ -5,7 +5,7 @@ from torch import nn
 
 from kdad.catalogue import VGG16_RECIPES
 from kdad.errors import UserError, one_of
-from kdad.recipes import COMPACT_BELOW, COMPACT_VGG, Recipe, vit_recipe
+from kdad.recipes import COMPACT_BELOW, COMPACT_VGG, Recipe, vit_recipe, with_overrides
 from kdad.teachers import Teacher
 from kdad.vgg import ConvStack, compact_layers, compact_student_blocks, paper_student
 from kdad.vit import ViTFeatures, ViTStudent
@@ -47,6 +47,11 @@ def preset(teacher: Teacher) -> tuple[dict, Recipe]:
         width = teacher.network.width
         return _vit_architecture(teacher, compact=width < COMPACT_BELOW), vit_recipe(width)
     return {"kind": "compact-vgg", "inner": 16}, COMPACT_VGG
+
+
+def recipe_for(teacher: Teacher, images: int, **overrides) -> Recipe:
+    """The preset of `teacher`'s students, with enough steps for this many images, and what is not None overridden."""
+    return with_overrides(preset(teacher)[1].with_enough_steps(images), **overrides)
 
 
 def _vit_architecture(teacher: Teacher, compact: bool) -> dict:

@@ -13,9 +13,8 @@ from kdad.errors import one_of
 from kdad.evaluation import evaluate
 from kdad.folders import GOOD, categories
 from kdad.history import read_history
-from kdad.recipes import with_overrides
 from kdad.results import SCORES, Figure
-from kdad.students import preset
+from kdad.students import recipe_for
 from kdad.tasks import load_task
 from kdad.teachers import Teacher, load_teacher
 
@@ -88,7 +87,7 @@ def _figures(dataset, normal_class, teacher: Teacher, seed, out: Path, device, o
     task = load_task(dataset, normal_class, teacher.preprocessing.resize, tile)
     folder = store.student_folder(out, dataset, teacher.name, normal_class, seed)
     if not store.is_complete(folder):
-        recipe = with_overrides(preset(teacher)[1].with_enough_steps(len(task.train)), **overrides)
+        recipe = recipe_for(teacher, len(task.train), **overrides)
         train_student(task, teacher, out, recipe=recipe, seed=seed, device=device)
     detector = Detector.load(folder, teacher=teacher, device=device)
     return {

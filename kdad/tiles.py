@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kdad.preprocessing import Preprocessing
+
 TILES_AT_ONCE = 256
 
 
@@ -23,6 +25,12 @@ class Tiling:
     tile: int
     side: int
     border: int = 0
+
+    @classmethod
+    def over(cls, images: Tensor, tile: int, preprocessing: Preprocessing) -> "Tiling":
+        """The tiling of images (B, 3, H, W) whose tiles a network sees through `preprocessing`."""
+        side = preprocessing.resize
+        return cls(*images.shape[2:], tile, side, side - preprocessing.crop)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -39,11 +39,7 @@ class View:
 
 def choose_students() -> list[Student]:
     """One student, and a second one to compare with if it is asked for; ends the page if there is none."""
-    students, damaged = find()
-    if damaged:
-        st.warning(f"Not readable, so not offered: {', '.join(map(plain, damaged))}. Train those anew, or remove them.")
-    if not students:
-        no_student()
+    students = students_or_stop()
     check_link("student", students)
     check_link("compare", students)
     keys = list(students)
@@ -59,6 +55,16 @@ def choose_students() -> list[Student]:
             with column:
                 provenance(students[key])
     return [students[key] for key in (first, second) if key]
+
+
+def students_or_stop() -> dict[str, Student]:
+    """The students that are here, by key; ends the page, saying what to do, if there is none."""
+    students, damaged = find()
+    if damaged:
+        st.warning(f"Not readable, so not offered: {', '.join(map(plain, damaged))}. Train those anew, or remove them.")
+    if not students:
+        no_student()
+    return students
 
 
 def no_student() -> None:

@@ -19,8 +19,8 @@ from ui.evidence import (
     pixel_curves_of,
     roc,
 )
-from ui.inspecting import check_link, no_student, provenance
-from ui.students import Student, find
+from ui.inspecting import check_link, provenance, students_or_stop
+from ui.students import Student
 from ui.words import SCORE_IN_WORDS, percent, plain
 
 SCORE_NAMES = {DEFAULT: "Default", PUBLISHED: "Published"}
@@ -63,11 +63,7 @@ def section() -> None:
 
 def choose_evidence() -> Evidence:
     """The student and the score to look at; ends the page if there is nothing to see."""
-    students, damaged = find()
-    if damaged:
-        st.warning(f"Not readable, so not offered: {', '.join(map(plain, damaged))}. Train those anew, or remove them.")
-    if not students:
-        no_student()
+    students = students_or_stop()
     check_link("student", students)
     left, right = st.columns([2, 1])
     keys = list(students)
