@@ -1,14 +1,14 @@
 """Paying for the frozen teacher once: its features, remembered by the content of the pixels."""
 
-import os
 from collections.abc import Sequence
 
+import psutil
 import torch
 from torch import Tensor
 
 from kdad.teachers import Teacher
 
-SHARE_OF_FREE_MEMORY = 0.25
+SHARE_OF_FREE_MEMORY = 0.5
 
 
 def fingerprint(pixels: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ def fingerprint(pixels: Tensor) -> Tensor:
 
 
 class CachedTeacher:
-    """Called like the teacher it wraps; pixels it has seen come from memory, others from the teacher.
+    """Stands in for the teacher it wraps; pixels it has seen come from memory, others from the teacher.
 
     Args:
         teacher: the teacher.
@@ -27,7 +27,7 @@ class CachedTeacher:
     """
 
     def __init__(self, teacher: Teacher, batches: Sequence[Tensor]):
-        self.teacher, self.preprocessing = teacher, teacher.preprocessing
+        self.teacher = teacher
         total = sum(len(batch) for batch in batches)
         blank = teacher(teacher.preprocessing(batches[0][:1]))
         self.layers = [layer.new_empty(total, *layer.shape[1:]) for layer in blank]
@@ -49,6 +49,16 @@ class CachedTeacher:
         rows = self.rows[place]
         return [layer[rows] for layer in self.layers]
 
+    def __getattr__(self, name: str):
+        return getattr(self.teacher, name)
+
+    def to(self, device: str) -> "CachedTeacher":
+        """As `Teacher.to`; what is remembered moves too."""
+        self.teacher.to(device)
+        self.layers = [layer.to(device) for layer in self.layers]
+        self.keys, self.rows = self.keys.to(device), self.rows.to(device)
+        return self
+
 
 def remember(teacher: Teacher, batches: Sequence[Tensor]) -> Teacher | CachedTeacher:
     """The teacher with the features of `batches` in memory, or as it is where they would take too much of it."""
@@ -60,8 +70,4 @@ def remember(teacher: Teacher, batches: Sequence[Tensor]) -> Teacher | CachedTea
 
 
 def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type == "cpu" and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 0
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -184,7 +184,8 @@ def pretrain(args) -> None:
 
     card = train_teacher(
         args.backbone, args.dataset, Path(args.out), start_from=args.start_from, distil_from=args.distil_from,
-        epochs=args.epochs, batch_size=args.batch_size, seed=args.seed, device=args.device, overwrite=args.overwrite,
+        epochs=args.epochs, batch_size=args.batch_size, sides=args.sides, seed=args.seed, device=args.device,
+        overwrite=args.overwrite,
     )  # fmt: skip
     accuracies = ", ".join(f"{split} accuracy {value:.4f}" for split, value in card["accuracy"].items())
     print(f"{args.backbone} on {args.dataset}: {accuracies}\nteacher folder: {args.out}")
@@ -277,6 +278,8 @@ def build_parser() -> Parser:
     sub.add_argument("--out", required=True)
     sub.add_argument("--epochs", type=positive)
     sub.add_argument("--batch-size", type=positive)
+    sides = "sides of the training images in pixels, each for an equal share of the epochs; small ones are cheap"
+    sub.add_argument("--sides", type=positive, nargs="+", metavar="PIXELS", help=sides)
     sub.add_argument("--seed", type=seed, default=0)
     sub.add_argument("--overwrite", action="store_true")
     _add_device(sub)

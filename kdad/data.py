@@ -171,6 +171,7 @@ class Task:
     score = LAST_LAYER
     tile = 0
     folds = ()
+    same_images = True  # whether the tasks of all classes validate and test on the same images
 
     def __init__(self, source: Source, normal_class: str):
         self.source = source
@@ -231,6 +232,7 @@ class DefectsTask:
     score = PEAK
     tile = 0
     folds = ()
+    same_images = False
     counts = {"train": 1080, "calibration": 200, "test": 200, "defects": 50}
 
     def __init__(self, normal_class: str):

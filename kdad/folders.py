@@ -92,6 +92,7 @@ class FolderTask:
 
     normal_class, classes, normal_index = GOOD, (GOOD,), 0
     score = PEAK
+    same_images = False
 
     def __init__(self, root: Path, side: int, tile: int | None = None):
         if not root.is_dir():

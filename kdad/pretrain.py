@@ -1,14 +1,14 @@
 """Training the compact teachers: classifiers of 32 px images whose features students copy."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import TensorDataset
 
@@ -31,6 +31,7 @@ from kdad.preprocessing import (
     in_squares,
     random_shift,
 )
+from kdad.recipes import with_overrides
 from kdad.store import round_to_half
 from kdad.teachers import Teacher, load_teacher, teacher_folder
 from kdad.vgg import CompactVGG
@@ -51,6 +52,8 @@ EVALUATION_BATCH = 500
 AUGMENTED_ALIKE = 16  # images
 INITIALISATION_IMAGES = 5000
 SQUARES = torch.arange(16)
+SIDE = 32  # pixels
+SMALLEST_SIDE = 16  # a VGG pools four times; its last tap keeps 2×2 places
 HEAD_TENSORS = 2  # weight and bias of the classifier, which may have another number of classes
 
 
@@ -72,6 +75,7 @@ class PretrainRecipe:
     average: float = 0.0  # decay of the running average of the weights that is kept; 0 for none
     squares: int = 16  # how many of the 4×4 squares of an image a guided network is shown…
     all_squares_from: float = 0.0  # …up to this share of the epochs
+    sides: tuple[int, ...] = (SIDE,)  # pixels, in equal shares of the epochs: smaller images are cheaper
 
 
 @dataclass(frozen=True)
@@ -115,12 +119,16 @@ class Classification(pl.LightningModule):
         mirrored = coin ^ bool(self.current_epoch % 2)
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         images = random_augment(random_shift(images, self.recipe.shift), self.recipe)
-        pixels, targets = self.preprocessing(images), labels
+        pixels, targets = shrunk(self.preprocessing(images), self._side()), labels
         if self.current_epoch < self.recipe.mix_until * self.recipe.epochs:
             pixels, targets = mixed(pixels, labels, len(self.source.classes))
         loss = self.loss(pixels, targets)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
         return loss
+
+    def _side(self) -> int:
+        sides = self.recipe.sides
+        return sides[self.current_epoch * len(sides) // self.recipe.epochs]
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
         if self.averaged is not None:
@@ -159,6 +167,11 @@ class Classification(pl.LightningModule):
             cycle_momentum=False,
         )  # fmt: skip
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def shrunk(pixels: Tensor, side: int) -> Tensor:
+    """Normalised pixels (B, 3, H, H) at `side` by `side`; fast.ai's progressive resizing."""
+    return pixels if side == pixels.shape[-1] else interpolate(pixels, side, mode="bilinear", antialias=True)
 
 
 def random_augment(images: Tensor, recipe: PretrainRecipe) -> Tensor:
@@ -287,6 +300,7 @@ def train_teacher(
     distil_from: str | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
+    sides: Sequence[int] | None = None,
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
@@ -296,20 +310,21 @@ def train_teacher(
     Args:
         start_from: a teacher of the same backbone whose weights to start from; its head is kept if it fits.
         distil_from: a teacher whose features the new one copies beside learning the labels.
+        sides: of the square training images, in pixels, each for an equal share of the epochs.
 
     Raises:
-        UserError: `out` holds a teacher already, or an unfinished run of other settings, or the teachers
-            named do not fit.
+        UserError: `out` holds a teacher already, or an unfinished run of other settings, the backbone cannot
+            be taught at `sides`, or the teachers named do not fit.
         WorkFailed: the loss became NaN, or memory ran out.
     """
     chosen = BACKBONES[one_of("backbone", backbone, BACKBONES)]
     source = load_source(one_of("data set", dataset, PREPROCESSING))
     preset = chosen.guided if distil_from else chosen.recipe
-    recipe = replace(preset, epochs=epochs or preset.epochs, batch_size=batch_size or preset.batch_size)
+    recipe = with_overrides(preset, epochs=epochs, batch_size=batch_size, sides=_sides(sides, backbone))
     device = accelerator(device)
     settings = {
         "backbone": backbone,
-        "recipe": asdict(recipe),
+        "recipe": {**asdict(recipe), "sides": list(recipe.sides)},
         "start_from": start_from,
         "distil_from": distil_from,
         "seed": seed,
@@ -339,6 +354,18 @@ def train_teacher(
     for name in (training.CHECKPOINT, SETTINGS):
         (out / name).unlink(missing_ok=True)
     return card
+
+
+def _sides(sides: Sequence[int] | None, backbone: str) -> tuple[int, ...] | None:
+    if sides is None:
+        return None
+    if backbone != "vgg":
+        raise UserError(
+            f"a {backbone} has one place embedding per patch and is taught at {SIDE} pixels; leave out --sides"
+        )
+    if not all(SMALLEST_SIDE <= side <= SIDE for side in sides) or sides[-1] != SIDE:
+        raise UserError(f"--sides must lie in {SMALLEST_SIDE} to {SIDE} pixels and end with {SIDE}")
+    return tuple(sides)
 
 
 def _claim(out: Path, settings: dict, overwrite: bool) -> None:

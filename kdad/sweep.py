@@ -5,14 +5,17 @@ from pathlib import Path
 import numpy as np
 
 from kdad import store
+from kdad.cache import CachedTeacher, remember
 from kdad.catalogue import FOLDER, class_names, dataset_slug, folder_path, is_folder
 from kdad.data import image_format
 from kdad.detector import Detector
+from kdad.devices import accelerator
 from kdad.distillation import train_student
 from kdad.errors import one_of
 from kdad.evaluation import evaluate
 from kdad.folders import GOOD, categories
 from kdad.history import read_history
+from kdad.images import in_batches
 from kdad.results import SCORES, Figure
 from kdad.students import recipe_for
 from kdad.tasks import load_task
@@ -44,7 +47,8 @@ def run_sweep(
     continues. Of a folder that holds folders in the layout of MVTec AD, each is a class.
     """
     wanted = _tasks(dataset, normal_class)
-    teacher = load_teacher(teacher_name)
+    device = accelerator(device)
+    teacher = _remembering(load_teacher(teacher_name).to(device), next(iter(wanted.values())), device)
     runs = {
         name: [_figures(*task, teacher, seed, out, device, overrides, tile) for seed in range(seeds)]
         for name, task in wanted.items()
@@ -83,7 +87,18 @@ def _tasks(dataset: str, normal_class: str) -> dict[str, tuple[str, str]]:
     return {normal_class: names[one_of(f"class of {dataset}", normal_class, names)]}
 
 
-def _figures(dataset, normal_class, teacher: Teacher, seed, out: Path, device, overrides: dict, tile) -> dict:
+def _remembering(teacher: Teacher, any_task: tuple[str, str], device: str) -> Teacher | CachedTeacher:
+    """The teacher with the features of what students of every class are judged on, if that is the same, in memory."""
+    task = load_task(*any_task)
+    if task.same_images:
+        for part in (task.test, task.validation):
+            teacher = remember(teacher, [batch.to(device) for batch in in_batches(part.images)])
+    return teacher
+
+
+def _figures(
+    dataset, normal_class, teacher: Teacher | CachedTeacher, seed, out: Path, device, overrides: dict, tile
+) -> dict:
     task = load_task(dataset, normal_class, teacher.preprocessing.resize, tile)
     folder = store.student_folder(out, dataset, teacher.name, normal_class, seed)
     if not store.is_complete(folder):

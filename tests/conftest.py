@@ -31,7 +31,7 @@ PREPROCESSING = Preprocessing(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 class TinyTask:
     """A handful of images in every part: `patterns` in miniature."""
 
-    score, tile, folds = LAST_LAYER, 0, ()
+    score, tile, folds, same_images = LAST_LAYER, 0, (), True
 
     def __init__(self, normal_class: str = "dots"):
         from kdad import patterns

@@ -51,6 +51,26 @@ def test_seen_images_cost_the_teacher_nothing_and_new_ones_are_computed(counted)
     assert counted.network.shown > 0
 
 
+def test_a_cache_stands_in_for_its_teacher(vgg_teacher):
+    cached = CachedTeacher(vgg_teacher, [some_images(3)])
+    for name in ("name", "sha256", "trained_on", "preprocessing", "prefix", "grids", "network"):
+        assert getattr(cached, name) == getattr(vgg_teacher, name)
+    assert cached.to("cpu") is cached
+    with pytest.raises(AttributeError):
+        _ = cached.nonsense
+
+
+def test_caches_may_be_nested(counted):
+    first, second = some_images(4), some_images(4, seed=1)
+    cached = CachedTeacher(CachedTeacher(counted, [first]), [second])
+    counted.network.shown = 0
+    for images in (first, second):
+        torch.testing.assert_close(
+            cached(counted.preprocessing(images)), counted.network.network(counted.preprocessing(images))
+        )
+    assert counted.network.shown == 0
+
+
 def test_one_grey_level_changes_the_fingerprint(vgg_teacher):
     image = some_images(1)
     changed = image.clone()

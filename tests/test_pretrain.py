@@ -166,6 +166,29 @@ def test_a_vit_without_guide_keeps_the_average_of_its_weights(tmp_path, monkeypa
     assert all(torch.allclose(kept[name], average[name], atol=1e-3) for name in kept)
 
 
+def test_early_epochs_may_show_smaller_images(tmp_path, monkeypatch):
+    shown, usual = [], Classification.loss
+
+    def watched(module, pixels, labels):
+        shown.append((module.current_epoch, tuple(pixels.shape[2:])))
+        return usual(module, pixels, labels)
+
+    monkeypatch.setattr(Classification, "loss", watched)
+    card = taught("vgg", tmp_path, epochs=4, sides=[16, 32])
+    assert set(shown) == {(0, (16, 16)), (1, (16, 16)), (2, (32, 32)), (3, (32, 32))}
+    assert card["recipe"]["sides"] == [16, 32]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "sides", "said"),
+    [("vgg", [16, 24], "end with 32"), ("vgg", [8, 32], "16 to 32"), ("vit", [16, 32], "leave out --sides")],
+)
+def test_sides_that_cannot_be_taught_at_are_refused(tmp_path, backbone, sides, said):
+    with pytest.raises(UserError, match=said):
+        taught(backbone, tmp_path, sides=sides)
+    assert not list(tmp_path.iterdir())
+
+
 def test_augmenting_changes_pixels_and_keeps_what_they_are():
     images = TinySource().images("train", torch.arange(40))
     recipe = replace(pretrain.VIT, operations=2, erase=1.0)

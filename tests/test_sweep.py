@@ -1,12 +1,18 @@
 """A results table over classes and seeds, from students that are kept, resumed or trained."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
+import torch
 from conftest import TinyTask
 
-from kdad import store, sweep
+from kdad import patterns, store, sweep
+from kdad.data import Labelled
+from kdad.detector import Detector
 from kdad.discrepancy import LAST_LAYER
 from kdad.errors import UserError
+from kdad.evaluation import evaluate
 from kdad.history import read_history
 from kdad.sweep import render, run_sweep
 
@@ -65,6 +71,37 @@ def test_all_classes_over_seeds(sweep_of, tmp_path, vgg_teacher):
         "split": "test",
         "seeds": 2,
     }
+
+
+class SharedTask(TinyTask):
+    """One-vs-rest in miniature: both classes validate and test on the same dots and rings."""
+
+    def _labelled(self, seed):
+        images = torch.cat([TinyTask("dots")._normals(20, seed), TinyTask("rings")._normals(20, seed)])
+        labels = torch.tensor([patterns.CLASSES.index("dots")] * 20 + [patterns.CLASSES.index("rings")] * 20)
+        return Labelled(images, labels, labels != self.normal_index)
+
+
+def test_the_teacher_sees_what_all_students_are_judged_on_once(sweep_of, tmp_path, monkeypatch, vgg_teacher):
+    seen = Counter()
+
+    class Watched(type(vgg_teacher.network)):
+        def forward(self, pixels):
+            seen.update(image.numpy().tobytes() for image in pixels)
+            return super().forward(pixels)
+
+    monkeypatch.setattr(sweep, "load_task", lambda _, normal_class, *sizes: SharedTask(normal_class))
+    monkeypatch.setattr(vgg_teacher.network, "__class__", Watched)
+    monkeypatch.setattr(sweep, "load_teacher", lambda _: vgg_teacher)
+    sweep_of(seeds=2)
+    tested = vgg_teacher.preprocessing(SharedTask("dots").test.images)
+    assert {seen[image.numpy().tobytes()] for image in tested[1:]} == {1}  # the first one also shows what fits
+
+    for folder in store.find_students(tmp_path):
+        task, remembered = SharedTask(folder.name.removesuffix("-seed1")), store.load_evaluation(folder)
+        alone = evaluate(folder, task, Detector.load(folder, teacher=vgg_teacher, device="cpu"))
+        figures = ("auroc", "auroc_mkd")
+        assert [alone[name] for name in figures] == pytest.approx([remembered[name] for name in figures])
 
 
 def test_an_interrupted_sweep_trains_only_what_is_missing(sweep_of, tmp_path, monkeypatch):
