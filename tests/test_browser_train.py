@@ -1,12 +1,15 @@
 """Training through the page in a real browser: to the end, over a reload, and with a stop and a resume."""
 
+import io
 import re
 import shutil
+import zipfile
 
 import pytest
 from browser import DESKTOP, PHONE, expect, settled
+from PIL import Image
 
-from kdad import jobs
+from kdad import jobs, patterns
 
 PAGE = "/Train_or_load"
 TRAINED = "patterns-defects/vgg-cifar10"
@@ -40,6 +43,10 @@ def ask_for(page, normal_class: str, epochs: int) -> None:
     """Fill the form for a student of `patterns-defects`, and start."""
     choose(page, "Data set", "patterns-defects")
     choose(page, "Normal class", normal_class)
+    start(page, epochs)
+
+
+def start(page, epochs: int) -> None:
     number = page.get_by_role("spinbutton", name="Epochs")
     number.fill(str(epochs))
     number.press("Tab")
@@ -47,8 +54,20 @@ def ask_for(page, normal_class: str, epochs: int) -> None:
     page.get_by_role("button", name="Start training").click()
 
 
-def card(page, normal_class: str):
-    return page.locator("[class*=st-key-job-]").filter(has_text=f"{normal_class} · patterns-defects")
+def card(page, title: str | re.Pattern):
+    return page.locator("[class*=st-key-job-]").filter(has_text=title)
+
+
+def zip_of_patterns() -> bytes:
+    """Dots as normals, and dots and stripes to test on, in one folder of a zip file, as people pack them."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for place, kind, count in (("train/good", "dots", 12), ("test/good", "dots", 4), ("test/odd", "stripes", 4)):
+            for index, pixels in enumerate(patterns.normals(kind, count, seed=len(place))):
+                encoded = io.BytesIO()
+                Image.fromarray(pixels.transpose(1, 2, 0)).save(encoded, "PNG")
+                archive.writestr(f"mugs/{place}/{index}.png", encoded.getvalue())
+    return content.getvalue()
 
 
 def badge(card):
@@ -58,16 +77,16 @@ def badge(card):
 def test_a_student_is_trained_to_the_end_over_a_reload_and_a_stop(visit, root):
     with visit(PAGE) as page:
         ask_for(page, "bricks", 40)
-        bricks = card(page, "bricks")
+        bricks = card(page, "bricks · patterns-defects")
         expect(bricks.get_by_text(re.compile(r"Epoch \d+ of 40 · .* left"))).to_be_visible(timeout=TO_THE_END)
         ask_for(page, "rings", 1)
-        expect(card(page, "rings").get_by_text("Waits until")).to_be_visible()
+        expect(card(page, "rings · patterns-defects").get_by_text("Waits until")).to_be_visible()
         page.reload()
         expect(bricks.get_by_text(re.compile(r"Epoch \d+ of 40"))).to_be_visible()
         expect(bricks.locator(".marks")).to_be_visible(timeout=TO_THE_END)
         bricks.get_by_role("button", name="Stop").click()
         expect(badge(bricks)).to_contain_text("stopped")
-        rings = card(page, "rings")
+        rings = card(page, "rings · patterns-defects")
         expect(rings.get_by_text("Test AUROC")).to_be_visible(timeout=TO_THE_END)
         assert (root / TRAINED / "rings" / "evaluation.json").is_file()
         assert not (root / TRAINED / "bricks" / "model.safetensors").exists()
@@ -78,6 +97,23 @@ def test_a_student_is_trained_to_the_end_over_a_reload_and_a_stop(visit, root):
         rings.get_by_role("link", name="Inspect images").click()
         expect(page.get_by_text("Anomaly score", exact=True)).to_be_visible()
         expect(page.get_by_text("normal rings images")).to_be_visible()
+
+
+def test_a_zip_file_of_images_is_trained_on_to_the_end(visit, root):
+    with visit(PAGE) as page:
+        choose(page, "Data set", "my own images")
+        page.get_by_text("Zip file", exact=True).click()
+        mugs = {"name": "mugs.zip", "mimeType": "application/zip", "buffer": zip_of_patterns()}
+        page.locator("input[type=file]").set_input_files(mugs)
+        expect(page.get_by_text("mugs.zip")).to_be_visible()
+        settled(page)
+        start(page, epochs=1)
+        trained = card(page, re.compile(r"mugs-\w{8}"))
+        expect(trained.get_by_text("Test AUROC")).to_be_visible(timeout=TO_THE_END)
+        (folder,) = root.glob("mugs-*/vgg-cifar10/good")
+        assert (folder / "evaluation.json").is_file()
+        trained.get_by_role("link", name="Inspect images").click()
+        expect(page.get_by_text("Anomaly score", exact=True)).to_be_visible()
 
 
 def test_a_student_is_deleted_only_after_the_second_question(visit, root):
