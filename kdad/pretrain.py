@@ -72,6 +72,7 @@ class PretrainRecipe:
     operations: int = 0  # of RandAugment
     erase: float = 0.0  # probability that a rectangle is erased
     mix_until: float = 0.0  # share of the epochs in which images are mixed: MixUp or CutMix
+    drop_path: float = 0.0  # see `CompactViT`
     average: float = 0.0  # decay of the running average of the weights that is kept; 0 for none
     squares: int = 16  # how many of the 4×4 squares of an image a guided network is shown…
     all_squares_from: float = 0.0  # …up to this share of the epochs
@@ -82,7 +83,7 @@ class PretrainRecipe:
 class Backbone:
     """A compact architecture: how to build it, how to start it and how to teach it."""
 
-    build: Callable[[int], nn.Module]  # number of classes -> classifier
+    build: Callable[[int, PretrainRecipe], nn.Module]  # number of classes, recipe -> classifier
     start: Callable[[nn.Module, Tensor], None]  # initialise from normalised training pixels
     recipe: PretrainRecipe
     guided: PretrainRecipe  # with an older teacher to copy
@@ -282,12 +283,25 @@ def _keep_initialisation(model: nn.Module, pixels: Tensor) -> None:
 
 VGG = PretrainRecipe(24, 256, "nesterov", 0.25, 5e-4)
 VIT = PretrainRecipe(
-    250, 512, "adamw", 1e-3, 0.05, warm_up=0.04, shift=4, operations=2, erase=0.25, mix_until=0.6, average=0.9995
+    250,
+    512,
+    "adamw",
+    1e-3,
+    0.05,
+    warm_up=0.04,
+    shift=4,
+    operations=2,
+    erase=0.25,
+    mix_until=0.6,
+    drop_path=0.1,
+    average=0.9995,
 )
 GUIDED_VIT = PretrainRecipe(12, 128, "adamw", 1e-3, 0.05, warm_up=0.1, shift=0, squares=6, all_squares_from=0.9)
 BACKBONES = {
-    "vgg": Backbone(CompactVGG, whiten_and_pass_through, VGG, VGG),
-    "vit": Backbone(CompactViT, _keep_initialisation, VIT, GUIDED_VIT),
+    "vgg": Backbone(lambda classes, _: CompactVGG(classes), whiten_and_pass_through, VGG, VGG),
+    "vit": Backbone(
+        lambda classes, recipe: CompactViT(classes, recipe.drop_path), _keep_initialisation, VIT, GUIDED_VIT
+    ),
 }
 
 
@@ -330,7 +344,7 @@ def train_teacher(
         "seed": seed,
     }
     torch.manual_seed(seed)
-    model = chosen.build(len(source.classes))
+    model = chosen.build(len(source.classes), recipe)
     module = _lesson(model, source, recipe, seed, distil_from)
     _start(module, chosen, start_from)
     trained_on = sorted({dataset, *_heritage(start_from), *_heritage(distil_from)})

@@ -146,9 +146,15 @@ class CompactViT(nn.Module):
 
     It is a `transformers.ViTForImageClassification`, and saved as one. `forward` maps normalised
     pixels (B, 3, 32, 32) to logits (B, classes).
+
+    Args:
+        classes: how many.
+        drop_path: how often training skips a branch of the last block for an image; of earlier blocks
+            proportionally less often (stochastic depth, arXiv 1603.09382).
     """
 
-    def __init__(self, classes: int):
+    def __init__(self, classes: int, drop_path: float = 0.0):
+        from torchvision.ops import StochasticDepth
         from transformers import ViTConfig, ViTForImageClassification
 
         super().__init__()
@@ -164,6 +170,9 @@ class CompactViT(nn.Module):
             num_labels=classes,
         )
         self.model = ViTForImageClassification(config)
+        blocks = self.model.vit.layers
+        for block, rate in zip(blocks, torch.linspace(0, drop_path, len(blocks)).tolist(), strict=True):
+            block.dropout = StochasticDepth(rate, "row")  # what a block applies to both of its branches
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.model(pixel_values=pixels).logits

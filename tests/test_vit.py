@@ -251,3 +251,14 @@ def test_damaged_compact_vit_is_one_clear_line(damage, compact_folder, tmp_path)
     with pytest.raises(UserError, match="no compact ViT") as error:
         CompactViT.load(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_compact_vit_skips_branches_of_some_images_in_training_alone():
+    model = CompactViT(2, drop_path=0.9)
+    image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).expand(8, -1, -1, -1)
+    torch.manual_seed(0)
+    trained, judged = model.train()(image), model.eval()(image)
+    assert (trained - trained[0]).abs().max() > 1e-3
+    torch.testing.assert_close(judged, judged[:1].expand(8, -1))
+    plain = CompactViT(2).train()(image)
+    torch.testing.assert_close(plain, plain[:1].expand(8, -1))
