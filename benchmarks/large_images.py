@@ -1,7 +1,7 @@
 """A defect of 20 pixels in an image of 1024, found by a teacher of 32: `python benchmarks/large_images.py`.
 
 Makes a folder of large procedural images in the layout of MVTec AD, trains a student on it once with whole images
-and once with tiles, and prints the test figures of both.
+and once with tiles, and saves the test figures of both for `benchmarks/tables.py`.
 """
 
 import argparse
@@ -17,11 +17,14 @@ from kdad.catalogue import FOLDER
 from kdad.detector import Detector
 from kdad.distillation import train_student
 from kdad.evaluation import evaluate
+from kdad.files import write_json
 from kdad.tasks import load_task
 from kdad.teachers import load_teacher
+from kdad.training import hardware
 
 SIDE, DEFECT = 1024, 20
 COUNTS = {"train/good": 24, "test/good": 10, "test/spot": 10}
+RESULTS = Path(__file__).resolve().parent / "large_images.json"
 
 
 def weave(rng: np.random.Generator) -> np.ndarray:
@@ -57,9 +60,9 @@ def measure(root: Path, teacher_name: str, tile: int | None, out: Path) -> dict:
     teacher = load_teacher(teacher_name)
     task = load_task(f"{FOLDER}{root}", "good", teacher.preprocessing.resize, tile)
     started = time.perf_counter()
-    folder = train_student(task, teacher, out)
+    folder = train_student(task, teacher, out, device="cpu")
     trained = time.perf_counter()
-    figures = evaluate(folder, task, Detector.load(folder, teacher=teacher))
+    figures = evaluate(folder, task, Detector.load(folder, teacher=teacher, device="cpu"))
     spent = {
         "train_s": trained - started,
         "ms_an_image": 1000 * (time.perf_counter() - trained) / len(task.test.labels),
@@ -68,18 +71,30 @@ def measure(root: Path, teacher_name: str, tile: int | None, out: Path) -> dict:
 
 
 def main() -> None:
-    """Print a table."""
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", default="vgg-cifar10")
     args = parser.parse_args()
+    rows = []
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "weave"
         make_folder(root)
-        rows = [measure(root, args.teacher, tile, Path(temporary) / f"tile-{tile}") for tile in (0, None)]
-    print("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
-    for row in rows:
-        print("| " + " | ".join(f"{value:.4g}" for value in row.values()) + " |")
-    print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB, seed 0, test split")
+        for tile in (0, None):
+            rows.append(measure(root, args.teacher, tile, Path(temporary) / f"tile-{tile}"))
+            print(rows[-1], flush=True)
+    measured = {
+        "teacher": args.teacher,
+        "split": "test",
+        "seed": 0,
+        "side": SIDE,
+        "defect": DEFECT,
+        "train_images": COUNTS["train/good"],
+        "test_images": COUNTS["test/good"] + COUNTS["test/spot"],
+        "hardware": hardware("cpu"),
+        "memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "rows": rows,
+    }
+    write_json(RESULTS, measured)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,16 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from kdad import results
 from kdad.errors import UserError
 from kdad.files import write_text
-from kdad.results import FAMILIES, LABELS_SEEN, RESULTS, SCORES, SQUARE, Line, load_results
+from kdad.results import FAMILIES, LABELS_SEEN, SCORES, SQUARE, Line, load_results
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET = "cifar10"
-BEGIN, END = "<!-- results: begin (made by `python benchmarks/tables.py`) -->", "<!-- results: end -->"
-WHERE_BEGIN = "<!-- localisation: begin (made by `python benchmarks/tables.py`) -->"
-WHERE_END = "<!-- localisation: end -->"
 SEEN = {True: "seen", False: "not seen", None: "unknown"}
 
 
@@ -108,16 +106,49 @@ def localisation(measured: dict) -> str:
     return f"{_table(rows)}\n\n{words}"
 
 
+def large_images(measured: dict) -> str:
+    """How a small defect in large images is found, in whole images and in tiles."""
+    names = ("auroc", "pixel_auroc", "pro", "pixel_ap")
+    rows = [["looked at", "image AUROC", "pixel AUROC", "PRO", "pixel AP", "training s", "ms an image"]]
+    for row in measured["rows"]:
+        looked_at = f"tiles of {row['tile']} px" if row["tile"] else "whole images"
+        rows.append([looked_at, *_percents(row, names), f"{row['train_s']:.0f}", f"{row['ms_an_image']:.0f}"])
+    words = (
+        f"Defects of {measured['defect']} px in images of {measured['side']} px, {measured['train_images']} normal "
+        f"images to train on, {measured['test_images']} to test, half of them good, students of {measured['teacher']}, "
+        f"seed {measured['seed']}, {measured['hardware']}, {measured['memory_gb']:.1f} GB at most; per cent."
+    )
+    return f"{_table(rows)}\n\n{words}"
+
+
 def _percents(row: dict, names: tuple[str, ...]) -> list[str]:
     return [f"{100 * row[name]:.1f}" for name in names]
 
 
-def between_markers(text: str, tables: str, begin: str = BEGIN, end: str = END) -> str:
-    """`text` with everything between the two markers replaced.
+def _read(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+# What stands between the README's markers of each name, from the file `<name>.json`.
+SECTIONS: dict[str, Callable[[Path], str]] = {
+    "results": lambda file: render(load_results(file)),
+    "localisation": lambda file: localisation(_read(file)),
+    "large_images": lambda file: large_images(_read(file)),
+}
+
+
+def markers(name: str) -> tuple[str, str]:
+    """The lines before and after a section of the README."""
+    return f"<!-- {name}: begin (made by `python benchmarks/tables.py`) -->", f"<!-- {name}: end -->"
+
+
+def between_markers(text: str, tables: str, name: str) -> str:
+    """`text` with everything in one section replaced.
 
     Raises:
         UserError: not exactly one pair of markers, in order.
     """
+    begin, end = markers(name)
     if not (text.count(begin) == text.count(end) == 1 and text.index(begin) < text.index(end)):
         raise UserError(f"the README needs one line {begin!r} and, below it, one line {end!r}")
     before, rest = text.split(begin)
@@ -127,20 +158,20 @@ def between_markers(text: str, tables: str, begin: str = BEGIN, end: str = END) 
 def main(argv: list[str] | None = None) -> None:
     """Rewrite the README's tables and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=ROOT / RESULTS)
-    parser.add_argument("--localisation", type=Path, default=ROOT / "benchmarks" / "localisation.json")
+    parser.add_argument("--measured", type=Path, default=ROOT / "benchmarks", help="the folder of the results files")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     args = parser.parse_args(argv)
     try:
-        tables, text = render(load_results(args.results)), args.readme.read_text(encoding="utf-8")
-        text = between_markers(text, tables)
-        if args.localisation.is_file():
-            where = localisation(json.loads(args.localisation.read_text(encoding="utf-8")))
-            text, tables = between_markers(text, where, WHERE_BEGIN, WHERE_END), f"{tables}\n\n{where}"
+        text, printed = args.readme.read_text(encoding="utf-8"), []
+        for name, rendered in SECTIONS.items():
+            file = args.measured / f"{name}.json"
+            if file.is_file():
+                printed.append(rendered(file))
+                text = between_markers(text, printed[-1], name)
         write_text(args.readme, text)
     except (UserError, OSError, ValueError, KeyError) as error:
         parser.error(str(error))
-    print(tables)
+    print("\n\n".join(printed))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@ import json
 
 import pytest
 
-from benchmarks.tables import BEGIN, END, WHERE_BEGIN, WHERE_END, between_markers, main, render
+from benchmarks.tables import between_markers, main, markers, render
 from kdad.results import merge_entry
+
+BEGIN, END = markers("results")
+WHERE_BEGIN, WHERE_END = markers("localisation")
 
 
 @pytest.fixture
@@ -15,8 +18,7 @@ def files(tmp_path, entry):
         tmp_path / "results.json", entry(baselines={"nearest neighbours": {"classes": {"cat": 0.8}, "mean": 0.8}})
     )
     (tmp_path / "README.md").write_text(f"# before\n\n{BEGIN}\nold 12.34\n{END}\n\nafter\n")
-    names = {"results": "results.json", "localisation": "localisation.json", "readme": "README.md"}
-    return [word for option, name in names.items() for word in (f"--{option}", str(tmp_path / name))]
+    return ["--measured", str(tmp_path), "--readme", str(tmp_path / "README.md")]
 
 
 def test_the_marked_part_of_the_readme_is_rewritten_and_the_rest_kept(files, tmp_path, capsys):
@@ -45,6 +47,23 @@ def test_localisation_has_a_place_of_its_own(files, tmp_path):
     assert "| vgg-cifar10 | patch | 97.5 | 97.5 | 97.5 | 97.5 | 97.5 | 97.5 | 400 | 2.1 |" in text
     assert "test split, half of the images with a defect, seed 0, a CPU" in text
     assert text.endswith(f"{WHERE_END}\nlast\n") and "old" not in text.split(WHERE_BEGIN)[1]
+
+
+def test_large_images_too(files, tmp_path):
+    row = {"tile": 128, "auroc": 1.0, "pixel_auroc": 0.9998, "pro": 0.999, "pixel_ap": 0.9, "train_s": 68.4}
+    counts = {"side": 1024, "defect": 20, "train_images": 24, "test_images": 20, "memory_gb": 3.21}
+    measured = {
+        "teacher": "vgg-cifar10", "seed": 0, "hardware": "a CPU", **counts,
+        "rows": [{**row, "ms_an_image": 1100.0}],
+    }  # fmt: skip
+    (tmp_path / "large_images.json").write_text(json.dumps(measured))
+    begin, end = markers("large_images")
+    with open(tmp_path / "README.md", "a") as readme:
+        readme.write(f"{begin}\n{end}\n")
+    main(files)
+    text = (tmp_path / "README.md").read_text()
+    assert "| tiles of 128 px | 100.0 | 100.0 | 99.9 | 90.0 | 68 | 1100 |" in text
+    assert "Defects of 20 px in images of 1024 px, 24 normal images to train on, 20 to test" in text
 
 
 def rows(tables: str) -> dict[str, list[str]]:
@@ -85,7 +104,7 @@ def test_without_results_the_command_that_makes_them_is_named():
 
 @pytest.mark.parametrize("text", ["no marker", f"{END}\n{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}", BEGIN])
 def test_a_readme_without_its_markers_is_refused(refusal, text):
-    assert "the README needs" in refusal(between_markers, text, "tables")
+    assert "the README needs" in refusal(between_markers, text, "tables", "results")
 
 
 def test_a_mistake_leaves_the_readme_alone(files, tmp_path, capsys):
