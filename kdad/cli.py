@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 from kdad.errors import UserError, WorkFailed
+from kdad.recipes import LARGEST_SEED
 
 OUT = "trained_students"
 EXIT_STATUSES = "exit status: 0 on success, 1 when the work itself fails, 2 on a mistake in the request"
 INTERRUPTED = 130
-LARGEST_SEED = 2**32 - 1
 UNUSABLE_PATH = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 

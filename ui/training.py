@@ -7,7 +7,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from kdad import jobs
 from kdad.catalogue import DATASETS, FOLDER, at_hand, available, class_names, label_overlap, teacher_facts
-from kdad.recipes import Recipe
+from kdad.recipes import LARGEST_SEED, Recipe
 from ui import own_folder
 from ui.requests import Request, obstacle, refusal, teacher_named, unmet
 from ui.students import jobs_root
@@ -23,7 +23,6 @@ DATASET_NOTES = {
 OWN = "my own images"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SLOW_ABOVE_MEGABYTES = 100
-LARGEST_SEED = 2**32 - 1
 
 
 def new_student() -> DeltaGenerator:

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from page import control, rerun, texts
 
 from kdad.discrepancy import LAST_LAYER
 from kdad.results import merge_entry, sweep_command
@@ -23,24 +24,9 @@ def results(open_page, evaluated_root, tmp_path, monkeypatch):
     return opened
 
 
-def rerun(at):
-    at.run()
-    assert not at.exception
-    return at
-
-
-def control(at, kind: str, label: str):
-    return next(widget for widget in at.get(kind) if widget.label.startswith(label))
-
-
 def choose(at, kind: str, label: str, value):
     control(at, kind, label).set_value(value)
     return rerun(at)
-
-
-def texts(at) -> str:
-    shown = [*at.markdown, *at.caption, *at.info, *at.error, *at.warning, *at.subheader]
-    return "\n".join(element.value for element in shown)
 
 
 def figures(at) -> dict[str, str]:

@@ -6,11 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from page import texts
+
 ROOT = Path(__file__).parents[2]
-
-
-def texts(at) -> str:
-    return "\n".join(element.value for element in [*at.markdown, *at.caption, *at.info])
 
 
 def test_students_are_shown_by_data_set_and_teacher(open_page):

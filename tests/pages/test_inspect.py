@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from page import control, rerun, texts
 from PIL import Image
 
 from kdad.detector import Detector
@@ -21,24 +22,10 @@ def inspect(open_page):
     return lambda **arguments: open_page(INSPECT, **arguments)
 
 
-def rerun(at):
-    at.run()
-    assert not at.exception
-    return at
-
-
-def control(at, kind: str, label: str):
-    return next(widget for widget in at.get(kind) if widget.label.startswith(label))
-
-
 def choose(at, label: str, value):
     """Set one of the buttons in a row (segmented control or pills) and run."""
     control(at, "button_group", label).set_value(value)
     return rerun(at)
-
-
-def texts(at) -> str:
-    return "\n".join(element.value for element in [*at.markdown, *at.caption, *at.info, *at.error, *at.warning])
 
 
 def cards(at) -> list[str]:

@@ -7,6 +7,7 @@ import time
 import zipfile
 
 import pytest
+from page import control, plain_texts, rerun
 
 from kdad import jobs
 from kdad.catalogue import DATASETS, class_names
@@ -37,16 +38,6 @@ def started(monkeypatch):
     return started
 
 
-def rerun(at):
-    at.run()
-    assert not at.exception
-    return at
-
-
-def control(at, kind: str, label: str):
-    return next(widget for widget in at.get(kind) if widget.label.startswith(label))
-
-
 def press(at, label: str):
     next(button for button in at.button if button.label == label).click()
     return rerun(at)
@@ -59,11 +50,6 @@ def labels(at) -> list[str]:
 def choose(at, label: str, value):
     control(at, "selectbox", label).set_value(value)
     return rerun(at)
-
-
-def texts(at) -> str:
-    shown = [*at.markdown, *at.caption, *at.info, *at.error, *at.warning]
-    return "\n".join(element.value for element in shown).replace("\\", "")
 
 
 def made_job(root, state: str, student: str = "patterns/vgg-cifar10/rings", **status):
@@ -84,17 +70,17 @@ def test_every_data_set_and_its_classes_can_be_chosen(train):
     for dataset in datasets:
         choose(at, "Data set", dataset)
         assert tuple(control(at, "selectbox", "Normal class").options) == class_names(dataset)
-    assert "downloaded from the Hugging Face Hub" in texts(at)
+    assert "downloaded from the Hugging Face Hub" in plain_texts(at)
 
 
 def test_provenance_follows_data_set_and_teacher(train, monkeypatch):
     # AppTest can only choose what is offered, and not type.
     monkeypatch.setattr("ui.training.available", lambda: ["vgg-cifar10", "vgg16-imagenet", "owner/model"])
     at = choose(train(), "Data set", "cifar10")
-    assert "label overlap: same" in texts(at)
-    assert "label overlap: related" in texts(choose(at, "Teacher", "vgg16-imagenet"))
-    assert "hours to days" in texts(at)
-    assert "label overlap: unknown" in texts(choose(at, "Teacher", "owner/model"))
+    assert "label overlap: same" in plain_texts(at)
+    assert "label overlap: related" in plain_texts(choose(at, "Teacher", "vgg16-imagenet"))
+    assert "hours to days" in plain_texts(at)
+    assert "label overlap: unknown" in plain_texts(choose(at, "Teacher", "owner/model"))
 
 
 def test_the_presets_are_shown_and_what_is_changed_is_asked_for(train, started, root):
@@ -128,7 +114,7 @@ def test_a_data_set_that_cannot_be_had_is_refused_before_the_start(train, starte
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr("ui.requests.hub_reachable", lambda: False)
     at = press(choose(train(), "Data set", "mnist"), "Start training")
-    assert "mnist is not on this machine" in texts(at)
+    assert "mnist is not on this machine" in plain_texts(at)
     assert not started
 
 
@@ -137,7 +123,7 @@ def test_the_device_is_named(train):
 
 
 def test_without_jobs_the_page_says_what_to_do(train):
-    assert "No training yet" in texts(train())
+    assert "No training yet" in plain_texts(train())
 
 
 @pytest.mark.parametrize(
@@ -152,7 +138,7 @@ def test_without_jobs_the_page_says_what_to_do(train):
 def test_a_job_says_how_it_fares_and_offers_what_is_possible(train, root, state, shown, buttons):
     made_job(root, state, message="the loss became NaN", epochs=4)
     at = train()
-    assert shown in texts(at) + "".join(labels(at))
+    assert shown in plain_texts(at) + "".join(labels(at))
     assert [label for label in labels(at) if label in ("Stop", "Resume", "Remove from list")] == buttons
     assert "said in the log" in at.code[0].value
 
@@ -160,7 +146,7 @@ def test_a_job_says_how_it_fares_and_offers_what_is_possible(train, root, state,
 def test_a_killed_job_is_shown_as_such(train, root):
     made_job(root, "running", pid=2**22 + 1, started="1")
     at = train()
-    assert "without having said why" in texts(at)
+    assert "without having said why" in plain_texts(at)
     assert "Resume" in labels(at)
 
 
@@ -173,8 +159,8 @@ def test_progress_and_curves_are_live(train, root):
     at = train()
     (progress,) = at.get("progress")
     assert (progress.proto.value, progress.proto.text) == (37, "Epoch 2 of 4 · 2 min left")
-    assert "Loss **0.2500**" in texts(at)
-    assert "Validation AUROC **90" in texts(at)
+    assert "Loss **0.2500**" in plain_texts(at)
+    assert "Validation AUROC **90" in plain_texts(at)
     assert len(at.get("vega_lite_chart")) == 2
 
 
@@ -183,14 +169,14 @@ def test_a_finished_job_leads_to_its_student(train, root):
     (root / DOTS / "evaluation.json").write_text(json.dumps(evaluation))
     made_job(root, "finished", DOTS)
     at = train()
-    assert "Test AUROC **90" in texts(at)
+    assert "Test AUROC **90" in plain_texts(at)
     (link,) = [link for link in at.get("page_link") if link.proto.label == "Inspect images"]
     assert "student=patterns" in link.proto.query_string
 
 
 def test_a_finished_job_whose_student_is_gone_says_so(train, root):
     made_job(root, "finished")
-    assert "has been removed since" in texts(train())
+    assert "has been removed since" in plain_texts(train())
 
 
 def test_stop_resume_and_remove_do_so(train, root, monkeypatch):
@@ -218,7 +204,7 @@ def test_a_job_that_another_tab_has_changed_is_no_traceback(train, root, monkeyp
 
 def test_students_are_listed_with_figures_and_provenance(train, root):
     (root / DOTS / "evaluation.json").unlink()
-    shown = texts(train(view="Load"))
+    shown = plain_texts(train(view="Load"))
     assert "not tested" in shown
     assert "test AUROC 90" in shown
     assert "label overlap: none" in shown
@@ -247,7 +233,7 @@ def test_what_came_with_the_project_cannot_be_deleted(train, monkeypatch):
     monkeypatch.setattr(library, "shipped", lambda _: frozenset([DOTS]))
     at = train(view="Load")
     assert labels(at).count("Delete") == 1
-    assert "came with the project" in texts(at)
+    assert "came with the project" in plain_texts(at)
 
 
 def test_only_what_git_tracks_came_with_the_project(tmp_path):
@@ -257,14 +243,14 @@ def test_only_what_git_tracks_came_with_the_project(tmp_path):
 
 
 def test_without_students_the_page_says_what_to_do(open_page, tmp_path):
-    assert "No student is in" in texts(open_page(TRAIN, root=tmp_path, view="Load"))
+    assert "No student is in" in plain_texts(open_page(TRAIN, root=tmp_path, view="Load"))
 
 
 @pytest.mark.parametrize(("repo", "said"), [("nonsense", "looks like owner/name"), ("owner/model", "could be fetched")])
 def test_an_id_that_cannot_be_fetched_is_one_clear_line(train, no_network, repo, said):
     at = train(view="Load")
     at.text_input[0].input(repo)
-    assert said in texts(press(at, "Fetch"))
+    assert said in plain_texts(press(at, "Fetch"))
 
 
 def test_a_student_is_fetched_from_the_hub(train, root, hub):
@@ -278,11 +264,11 @@ def test_a_student_is_fetched_from_the_hub(train, root, hub):
 
 def test_own_images_are_trained_on_by_their_folder(train, started, root, tmp_path):
     at = choose(train(), "Data set", "my own images")
-    assert "Give a folder of normal images" in texts(at)
+    assert "Give a folder of normal images" in plain_texts(at)
     assert control(at, "button", "Start training").disabled
     typed = control(at, "text_input", "Folder")
     typed.set_value(str(tmp_path / "nowhere"))
-    assert "There is no folder" in texts(rerun(at))
+    assert "There is no folder" in plain_texts(rerun(at))
     (tmp_path / "mugs").mkdir()
     control(at, "text_input", "Folder").set_value(str(tmp_path / "mugs"))
     press(rerun(at), "Start training")
@@ -311,5 +297,5 @@ def test_a_zip_file_that_is_none_is_one_clear_line(train, root):
     control(at, "button_group", "Images from").set_value("Zip file")
     rerun(at)
     control(at, "file_uploader", "Zip file of images").set_value(("a.zip", b"no zip", "application/zip"))
-    assert "no zip file that can be read" in texts(rerun(at))
+    assert "no zip file that can be read" in plain_texts(rerun(at))
     assert not list((root / ".uploads").glob("*"))
