@@ -10,7 +10,10 @@ def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.part")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)  # safetensors would keep others from reading the file
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)

@@ -37,6 +37,17 @@ def test_the_file_appears_only_once_it_is_whole(tmp_path):
     assert list(file.parent.iterdir()) == [file]
 
 
+def test_whoever_may_read_a_new_file_may_read_this_one(tmp_path):
+    (tmp_path / "usual").touch()
+
+    def write_for_me_alone(path):
+        path.unlink()
+        path.touch(mode=0o600)
+
+    write_atomically(tmp_path / "file", write_for_me_alone)
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def test_text_and_json_are_utf8_and_readable_back(tmp_path):
     write_text(tmp_path / "a.txt", "λ = 0.01\n")
     assert (tmp_path / "a.txt").read_bytes() == "λ = 0.01\n".encode()
