@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdad.errors import UserError
-from kdad.files import write_json
+from kdad.files import write_atomically, write_json
 from kdad.preprocessing import Preprocessing, patches_of
 
 FAMILY = ("vit", "deit", "dinov2", "dinov2_with_registers", "vit_msn")
@@ -203,7 +203,7 @@ class CompactViT(nn.Module):
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             copy.deepcopy(self.model).half().save_pretrained(temporary)
             for name in ("config.json", "model.safetensors"):
-                (Path(temporary) / name).replace(folder / name)
+                write_atomically(folder / name, (Path(temporary) / name).replace)
 
     @classmethod
     def load(cls, folder: Path) -> "CompactViT":
