@@ -42,12 +42,18 @@ class CachedTeacher:
 
     def __call__(self, pixels: Tensor) -> list[Tensor]:
         """As `Teacher.__call__`."""
+        rows = self._rows_of(pixels)
+        return self.teacher(pixels) if rows is None else [layer[rows] for layer in self.layers]
+
+    def knows(self, images: Tensor) -> bool:
+        """Whether the features of all of these uint8 images (B, 3, H, W) come from memory."""
+        known = self._rows_of(self.teacher.preprocessing(images)) is not None
+        return known or (isinstance(self.teacher, CachedTeacher) and self.teacher.knows(images))
+
+    def _rows_of(self, pixels: Tensor) -> Tensor | None:
         wanted = fingerprint(pixels)
         place = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)
-        if not torch.equal(self.keys[place], wanted):
-            return self.teacher(pixels)
-        rows = self.rows[place]
-        return [layer[rows] for layer in self.layers]
+        return self.rows[place] if torch.equal(self.keys[place], wanted) else None
 
     def __getattr__(self, name: str):
         return getattr(self.teacher, name)
@@ -62,6 +68,10 @@ class CachedTeacher:
 
 def remember(teacher: Teacher, batches: Sequence[Tensor]) -> Teacher | CachedTeacher:
     """The teacher with the features of `batches` in memory, or as it is where they would take too much of it."""
+    if isinstance(teacher, CachedTeacher):
+        batches = [batch for batch in batches if not teacher.knows(batch)]
+    if not batches:
+        return teacher
     features = teacher(teacher.preprocessing(batches[0][:1]))
     needed = sum(layer.nbytes for layer in features) * sum(len(batch) for batch in batches)
     if needed > SHARE_OF_FREE_MEMORY * _free_bytes(batches[0].device):

@@ -71,6 +71,14 @@ def test_caches_may_be_nested(counted):
     assert counted.network.shown == 0
 
 
+def test_nothing_is_remembered_twice(vgg_teacher):
+    first, second = some_images(4), some_images(4, seed=1)
+    cached = remember(remember(vgg_teacher, [first]), [first, second])
+    assert len(cached.layers[0]) == len(second)
+    assert cached.knows(first) and cached.knows(second) and not cached.knows(torch.cat([first, some_images(1, seed=2)]))
+    assert remember(cached, [second, first]) is cached
+
+
 def test_one_grey_level_changes_the_fingerprint(vgg_teacher):
     image = some_images(1)
     changed = image.clone()
