@@ -106,6 +106,7 @@ def main() -> None:
         found = measure(args.dataset, teacher.to(device), device)
     except UserError as error:
         parser.error(str(error))
+    entries = load_results(args.results)  # once more: a sweep may have ended in the meantime
     write_json(args.results, entries | {f"{args.dataset}/{teacher.name}": entry | {"baselines": found}})
     for score, figures in found.items():
         print(f"{score}: {100 * figures['mean']:.2f}")
