@@ -139,6 +139,7 @@ def _distilled(task, teacher: Teacher, config: StudentConfig, folder: Path, devi
     student = build_student(config.architecture)
     module = Distillation(student, teacher.to(device), task, config.recipe, config.seed)
     training.fit(module, folder, epochs=config.recipe.epochs, seed=config.seed, device=device, **options)
+    module.teacher = teacher  # frees what was remembered at once: module and trainer hold each other
     store.round_to_half(student)
     teacher.to(device)
     return student.to(device).eval()
