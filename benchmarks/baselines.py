@@ -19,8 +19,7 @@ from kdad.catalogue import CARD_FILE, WEIGHTS, class_names
 from kdad.data import holdout_split, load_source
 from kdad.devices import accelerator
 from kdad.errors import UserError
-from kdad.files import write_json
-from kdad.results import RESULTS, load_results
+from kdad.results import RESULTS, load_results, merge_entry
 from kdad.teachers import Teacher, load_teacher
 from kdad.vgg import CompactVGG
 from kdad.vit import CompactViT
@@ -98,16 +97,15 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / RESULTS)
     args = parser.parse_args()
     try:
-        teacher, entries = load_teacher(args.teacher), load_results(args.results)
-        entry = entries.get(f"{args.dataset}/{teacher.name}")
+        teacher = load_teacher(args.teacher)
+        entry = load_results(args.results).get(f"{args.dataset}/{teacher.name}")
         if entry is None or entry["teacher_sha256"] != teacher.sha256:
             raise UserError(f"{args.results} has no students of this teacher yet: run its sweep first")
         device = accelerator("auto")
         found = measure(args.dataset, teacher.to(device), device)
     except UserError as error:
         parser.error(str(error))
-    entries = load_results(args.results)  # once more: a sweep may have ended in the meantime
-    write_json(args.results, entries | {f"{args.dataset}/{teacher.name}": entry | {"baselines": found}})
+    merge_entry(args.results, entry | {"baselines": found})
     for score, figures in found.items():
         print(f"{score}: {100 * figures['mean']:.2f}")
 

@@ -350,7 +350,19 @@ def train_teacher(
     trained_on = sorted({dataset, *_heritage(start_from), *_heritage(distil_from)})
     _claim(out, {**settings, "dataset": dataset}, overwrite)
     training.fit(module, out, epochs=recipe.epochs, seed=seed, device=device)
-    card = {
+    card = _card(module, out, settings, trained_on, device)
+    write_json(out / CARD_FILE, card)
+    write_text(out / "README.md", teacher_card(card))
+    module.taught.save(out, module.preprocessing)
+    for name in (training.CHECKPOINT, SETTINGS):
+        (out / name).unlink(missing_ok=True)
+    return card
+
+
+def _card(module: Classification, out: Path, settings: dict, trained_on: list[str], device: str) -> dict:
+    """What a finished teacher is, and how good; reads the test part."""
+    source = module.source
+    return {
         "name": out.name,
         "trained_on": trained_on,
         "classes": list(source.classes),
@@ -359,15 +371,9 @@ def train_teacher(
         **settings,
         "seconds": round(sum(row["seconds"] for row in read_history(out) if row["split"] == "train")),
         "hardware": training.hardware(device),
-        "licence": LICENCE[dataset],
+        "licence": LICENCE[source.name],
         "accuracy": _accuracies(module, source, device),
     }
-    write_json(out / CARD_FILE, card)
-    write_text(out / "README.md", teacher_card(card))
-    module.taught.save(out, module.preprocessing)
-    for name in (training.CHECKPOINT, SETTINGS):
-        (out / name).unlink(missing_ok=True)
-    return card
 
 
 def _sides(sides: Sequence[int] | None, backbone: str) -> tuple[int, ...] | None:

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from kdad.errors import UserError, one_of
 
 OPTIMIZERS = ("adam", "adamw")
-LARGEST_SEED = 2**32 - 1  # scikit-learn takes none above
 SCHEDULES = ("constant", "one-cycle", "step")
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)

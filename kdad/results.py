@@ -77,7 +77,7 @@ def merge_entry(file: Path, entry: dict) -> None:
     key = f"{entry['dataset']}/{entry['teacher']}"
     before = entries.get(key, {})
     if before.get("teacher_sha256") == entry["teacher_sha256"] and "baselines" in before:
-        entry = {**entry, "baselines": before["baselines"]}
+        entry = {"baselines": before["baselines"]} | entry
     write_json(file, dict(sorted({**entries, key: entry}.items())))
 
 
@@ -108,10 +108,11 @@ def _lines_of(entry: dict, score: str) -> list[Line]:
     provenance = provenance_of(entry)
     classes = {name: Figure(float(at[score]["mean"]), at[score]["deviation"]) for name, at in entry["classes"].items()}
     found = [Line(teacher, family, overlap, score, mean_of(entry, score), classes, provenance)]
+    untrained = f"{entry['split']} split; no student, nothing to select"
     for name, figures in entry.get("baselines", {}).items():
         values = {key: Figure(float(value)) for key, value in figures["classes"].items()}
         mean = Figure(float(figures["mean"]))
-        found.append(Line(f"{name} on {teacher}", family, overlap, name, mean, values, provenance))
+        found.append(Line(f"{name} on {teacher}", family, overlap, name, mean, values, untrained))
     return found
 
 

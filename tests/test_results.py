@@ -41,6 +41,12 @@ def test_baselines_stay_as_long_as_their_teacher_does(file, entry, sha256, kept)
     assert ("baselines" in load_results(file)["cifar10/vgg-cifar10"]) is kept
 
 
+def test_baselines_measured_anew_replace_the_old(file, entry):
+    for value in (0.8, 0.9):
+        merge_entry(file, entry(baselines={"nearest neighbours": {"classes": {"cat": value}, "mean": value}}))
+    assert load_results(file)["cifar10/vgg-cifar10"]["baselines"]["nearest neighbours"]["mean"] == 0.9
+
+
 @pytest.mark.parametrize("lost", ["classes", "mean", "family", "hardware", "image_format"])
 def test_an_entry_that_lacks_something_is_refused(file, entry, refusal, lost):
     merge_entry(file, entry())
