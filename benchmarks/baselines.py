@@ -1,8 +1,8 @@
 """What a teacher's own features detect without any student: `python benchmarks/baselines.py --teacher vgg-cifar10`.
 
 Three baselines on the same split as the students', merged into the results file beside them: the distance to
-the nearest training normals and the Mahalanobis distance to their mean, both on the teacher's last critical layer
-averaged over patches, and, of a compact teacher taught the data set's own labels, 1 − p(normal class).
+the nearest training normals and the Mahalanobis distance to their mean, both on the teacher's last critical layer (its
+class token, or the mean over patches), and, of a compact teacher taught the data set's own labels, 1 − p(normal class).
 """
 
 import argparse
@@ -19,6 +19,7 @@ from kdad.catalogue import CARD_FILE, WEIGHTS, class_names
 from kdad.data import holdout_split, load_source
 from kdad.devices import accelerator
 from kdad.errors import UserError
+from kdad.normality import pooled
 from kdad.results import RESULTS, load_results, merge_entry
 from kdad.teachers import Teacher, load_teacher
 from kdad.vgg import CompactVGG
@@ -31,11 +32,11 @@ BATCH = 500
 
 @torch.inference_mode()
 def features_of(teacher: Teacher, source, part: str, indices: Tensor, device: str) -> np.ndarray:
-    """The last critical layer, mean over patches: (N, D) float32."""
+    """What the default score's Gaussian is fitted on, `kdad.normality.pooled`: (N, D) float32."""
     rows = []
     for chunk in indices.split(BATCH):
         pixels = teacher.preprocessing(source.images(part, chunk).to(device))
-        rows.append(teacher(pixels)[-1][:, teacher.prefix :].mean(1).float().cpu())
+        rows.append(pooled(teacher(pixels), teacher.prefix).cpu())
     return torch.cat(rows).numpy()
 
 

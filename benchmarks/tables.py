@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from kdad import results
@@ -32,19 +32,23 @@ def render(entries: dict[str, dict], dataset: str = DATASET) -> str:
 
 
 def summary(entries: dict[str, dict], dataset: str) -> str:
-    """One row per system: mean AUROC by both scores, what the teacher saw, how it was selected, its cost."""
+    """One row per system: mean AUROC by every score, what the teacher saw, how it was selected, its cost."""
     by_score = {score: {line.name: line for line in results.lines(entries, dataset, score)} for score in SCORES}
     costs = {Path(entry["teacher"]).name: results.cost_of(entry) for entry in entries.values()}
     rows = [["students of", "architecture", "labels of the anomalies", *SCORES.values(), "selection", "one student"]]
     for name, line in by_score["auroc"].items():
-        figures = [str(by_score[score][name].mean) for score in SCORES]
-        if line.published:
-            figures[0] = "–"
-        elif line.score not in SCORES:  # a baseline has a score of its own
-            figures[1] = "–"
+        shown = _scores_of(line)
+        figures = [str(by_score[score][name].mean) if score in shown else "–" for score in SCORES]
         seen = f"{SEEN[LABELS_SEEN.get(line.label_overlap)]} ({line.label_overlap})"
         rows.append([name, FAMILIES[line.family], seen, *figures, line.provenance, costs.get(name, "–")])
     return _table(rows)
+
+
+def _scores_of(line: Line) -> Collection[str]:
+    """The columns that a system has a figure in."""
+    if line.published:
+        return ("auroc_mkd",)
+    return SCORES if line.score in SCORES else ("auroc",)  # a baseline has a score of its own
 
 
 def square(entries: dict[str, dict]) -> str:

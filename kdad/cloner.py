@@ -6,7 +6,7 @@ import torch
 
 from kdad import store
 from kdad.catalogue import VGG16_TRAINED_ON, class_names, label_overlap
-from kdad.discrepancy import LAST_LAYER
+from kdad.discrepancy import DISTANT_ERROR
 from kdad.errors import UserError, one_of
 from kdad.recipes import PAPER
 from kdad.store import StudentConfig
@@ -42,7 +42,7 @@ def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -
         architecture=ARCHITECTURE,
         recipe=PAPER,
         preprocessing=VGG16_PREPROCESSING["vgg16-imagenet"],
-        score=LAST_LAYER,
+        score=DISTANT_ERROR,
         tile=0,
         seed=0,
         hardware="unknown",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kdad import patterns
 from kdad.catalogue import PARQUET, ParquetLayout, under_kdad_data
-from kdad.discrepancy import LAST_LAYER, PEAK
+from kdad.discrepancy import DISTANT_ERROR, PEAK
 from kdad.errors import UserError, one_of
 from kdad.images import read_image
 
@@ -168,7 +168,7 @@ class Task:
     part: they set thresholds, and are never trained on.
     """
 
-    score = LAST_LAYER
+    score = DISTANT_ERROR
     tile = 0
     folds = ()
     same_images = True  # whether the tasks of all classes validate and test on the same images

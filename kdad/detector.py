@@ -1,6 +1,6 @@
 """A trained student ready to judge images: scores, p-values and heatmaps, by one path for all callers."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from kdad import metrics, store
-from kdad.calibration import combined_map, observe
+from kdad.calibration import Observation, combined_map, observe
 from kdad.devices import accelerator
 from kdad.discrepancy import SCORES, layer_scores
 from kdad.errors import UserError, WorkFailed
 from kdad.heatmaps import PatchReading, colour_range
 from kdad.images import in_batches
+from kdad.normality import Gaussian
 from kdad.preprocessing import resample
 from kdad.store import StudentConfig
 from kdad.teachers import Teacher, load_teacher
@@ -37,6 +38,7 @@ class Prediction:
     heatmap: np.ndarray  # (B, H, W) float32
     layer_scores: np.ndarray  # (B, L) float32, each layer's part of the published score
     layer_errors: np.ndarray  # (B, L, 2) float32, the error table
+    distance: np.ndarray  # (B,) float32, how far the teacher sees the image from normals; 1 where that is not scored
     patch_maps: tuple[np.ndarray, ...]  # one (B, h, w) float32 per critical layer, standardised patch errors
 
     def __len__(self) -> int:
@@ -81,7 +83,7 @@ class Detector:
         device = accelerator(device)
         student = store.load_student(folder, config).to(device)
         teacher = (teacher or load_teacher(config.teacher)).to(device)
-        return cls(config, student, teacher, store.load_calibration(folder))
+        return cls(config, student, teacher, store.load_calibration(folder, config))
 
     @property
     def device(self) -> torch.device:
@@ -92,7 +94,7 @@ class Detector:
         """The default score of every calibration normal (N,), or None."""
         if self.calibration is None:
             return None
-        return self._score(self.calibration["layer_errors"], self.calibration["peaks"]).numpy()
+        return self._score(self.calibration).numpy()
 
     @property
     def calibration_layer_scores(self) -> np.ndarray | None:
@@ -127,7 +129,7 @@ class Detector:
 
     def judge(self, taught: Sequence[Tensor], images: Tensor, *, fpr: float | None = None) -> Prediction:
         """As `predict` for one batch whose teacher features are already known, so that students can share them."""
-        judged = self._read(images, *observe(self.student, self.teacher, images.to(self.device), self.tile, taught))
+        judged = self._read(images, observe(self.student, self.teacher, images.to(self.device), self.tile, taught))
         return self._prediction(*(tensor.cpu() for tensor in judged), fpr=fpr)
 
     @torch.inference_mode()
@@ -149,7 +151,7 @@ class Detector:
     def _judge_batch(self, images: Tensor) -> tuple[Tensor, ...]:
         """As `_read`, in halves where the device's memory runs out."""
         try:
-            return self._read(images, *observe(self.student, self.teacher, images.to(self.device), self.tile))
+            return self._read(images, observe(self.student, self.teacher, images.to(self.device), self.tile))
         except torch.OutOfMemoryError:
             if len(images) == 1:
                 raise WorkFailed("the device ran out of memory on a single image; use --device cpu") from None
@@ -157,11 +159,17 @@ class Detector:
         return tuple(torch.cat(column) for column in zip(*halves, strict=True))
 
     @torch.inference_mode()
-    def _read(self, images: Tensor, errors: Tensor, maps: list[Tensor]) -> tuple[Tensor, ...]:
-        """Error table (B, L, 2), peak (B,), heatmap (B, H, W) and one patch map (B, h, w) per layer."""
-        maps = self._reading.standardise(maps)
+    def _read(self, images: Tensor, seen: Observation) -> tuple[Tensor, ...]:
+        """Error table (B, L, 2), distance and peak (B,), heatmap (B, H, W) and one patch map (B, h, w) per layer."""
+        maps = self._reading.standardise(seen.maps)
         combined = self._combine(maps, self._reading.weights)
-        return errors, combined.amax((1, 2)), self._to_input(combined, *images.shape[-2:]), *maps
+        heatmap = self._to_input(combined, *images.shape[-2:])
+        return seen.errors, self._distance(seen.taught), combined.amax((1, 2)), heatmap, *maps
+
+    def _distance(self, taught: Tensor) -> Tensor:
+        if self._gaussian is None:
+            return taught.new_ones(len(taught))
+        return self._gaussian.distance(taught)
 
     def _combine(self, maps: list[Tensor], weights: Tensor) -> Tensor:
         return combined_map(maps, weights, self.teacher.preprocessing.crop, self.tile)
@@ -184,17 +192,24 @@ class Detector:
         names = ("patch_mean", "patch_std", "layer_weights")
         return PatchReading(*(self.calibration[name].to(self.device) for name in names))
 
-    def _score(self, errors: Tensor, peaks: Tensor) -> Tensor:
-        return SCORES[self.config.score](errors, peaks, self.config.recipe.mse_weight)
+    @property
+    def _gaussian(self) -> Gaussian | None:
+        """What distances are measured by, where the score asks for it."""
+        if self.calibration is None or "distances" not in self.calibration:
+            return None
+        return Gaussian.unpacked({name: tensor.to(self.device) for name, tensor in self.calibration.items()})
+
+    def _score(self, seen: Mapping[str, Tensor]) -> Tensor:
+        return SCORES[self.config.score](seen, self.config.recipe.mse_weight)
 
     def _prediction(
-        self, errors: Tensor, peaks: Tensor, heatmap: Tensor, *patch_maps: Tensor, fpr: float | None
+        self, errors: Tensor, distances: Tensor, peaks: Tensor, heatmap: Tensor, *patch_maps: Tensor, fpr: float | None
     ) -> Prediction:
-        score = self._score(errors, peaks).numpy()
+        score = self._score({"layer_errors": errors, "distances": distances, "peaks": peaks}).numpy()
         p_value, verdict = self._significance(score, fpr)
         parts = layer_scores(errors, self.config.recipe.mse_weight).numpy()
         patches = tuple(patch_map.numpy() for patch_map in patch_maps)
-        return Prediction(score, p_value, verdict, heatmap.numpy(), parts, errors.numpy(), patches)
+        return Prediction(score, p_value, verdict, heatmap.numpy(), parts, errors.numpy(), distances.numpy(), patches)
 
     def _significance(self, score: np.ndarray, fpr: float | None) -> tuple[np.ndarray, np.ndarray]:
         normals = self.calibration_scores

@@ -71,11 +71,13 @@ def last_layer_score(errors: Tensor) -> Tensor:
     return errors[:, -1, 0]
 
 
-LAST_LAYER, MKD, PEAK = "last-layer", "mkd", "peak"
-# Each from the error table (B, L, 2), the highest value of each heatmap (B,), and λ. Images of another
-# kind are odd as a whole, which the last layer shows; a defect is odd in one place, which the peak shows.
+DISTANT_ERROR, LAST_LAYER, MKD, PEAK = "distant-error", "last-layer", "mkd", "peak"
+# Each from λ and what is seen of images: `layer_errors` (B, L, 2), `distances` (B,) of `kdad.normality`, and `peaks`
+# (B,), the highest values of their heatmaps. Images of another kind are odd as a whole, which the last layer shows,
+# and more surely so where the teacher, too, sees nothing normal; a defect is odd in one place, which the peak shows.
 SCORES = {
-    LAST_LAYER: lambda errors, peaks, mse_weight: last_layer_score(errors),
-    MKD: lambda errors, peaks, mse_weight: mkd_score(errors, mse_weight),
-    PEAK: lambda errors, peaks, mse_weight: peaks,
+    DISTANT_ERROR: lambda seen, mse_weight: (last_layer_score(seen["layer_errors"]) * seen["distances"]) ** 0.5,
+    LAST_LAYER: lambda seen, mse_weight: last_layer_score(seen["layer_errors"]),
+    MKD: lambda seen, mse_weight: mkd_score(seen["layer_errors"], mse_weight),
+    PEAK: lambda seen, mse_weight: seen["peaks"],
 }

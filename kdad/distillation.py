@@ -127,7 +127,7 @@ def train_student(
 
 def finish(folder: Path, config: StudentConfig, student: nn.Module, teacher: Teacher, held_out, train: Tensor) -> None:
     """Calibrate a student as `kdad.detector.calibrate` does, and complete its folder."""
-    store.save_calibration(folder, calibrate(student, teacher, held_out, train, config.tile))
+    store.save_calibration(folder, calibrate(student, teacher, held_out, train, config.score, config.tile))
     store.save_student(folder, config, student)
     (folder / training.CHECKPOINT).unlink(missing_ok=True)
     shutil.rmtree(folder / FOLDS, ignore_errors=True)

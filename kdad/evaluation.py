@@ -9,7 +9,7 @@ from kdad import metrics, store
 from kdad.calibration import calibrate
 from kdad.catalogue import label_overlap
 from kdad.detector import Detector, Prediction
-from kdad.discrepancy import SCORED_LAYERS
+from kdad.discrepancy import SCORED_LAYERS, last_layer_score
 from kdad.errors import UserError
 from kdad.files import write_atomically, write_json, write_text
 from kdad.folders import ENOUGH_TO_CALIBRATE
@@ -29,7 +29,9 @@ def evaluate(folder: Path, task, detector: Detector) -> dict:
     config, own = detector.config, task.dataset == detector.config.dataset
     if own and detector.calibration is None:
         held_out = [(detector.student, task.calibration)]
-        detector.calibration = calibrate(detector.student, detector.teacher, held_out, task.train)
+        detector.calibration = calibrate(
+            detector.student, detector.teacher, held_out, task.train, config.score, config.tile
+        )
         store.save_calibration(folder, detector.calibration)
     if task.test is None:
         raise UserError(
@@ -59,8 +61,8 @@ class _Judged:
                 masks = [test.masks[first + index] for index in range(len(prediction))]
                 self._keep(detector, prediction, masks, test.anomalous[first : first + len(prediction)].tolist())
             first += len(prediction)
-        names = ("score", "layer_scores", "layer_errors")
-        self.score, self.layer_scores, self.layer_errors = (
+        names = ("score", "layer_scores", "layer_errors", "distance")
+        self.score, self.layer_scores, self.layer_errors, self.distance = (
             np.concatenate([getattr(prediction, name) for prediction in predictions]) for name in names
         )
 
@@ -116,6 +118,7 @@ def _figures(judged: _Judged, task, detector: Detector) -> dict:
         alone = pixel_figures(*judged.without_good())
         figures |= pixel_figures(judged.heatmaps, judged.masks)
         figures |= {f"{name}_without_good": value for name, value in alone.items()}
+    figures["auroc_last_layer"] = metrics.auroc(last_layer_score(judged.layer_errors), anomalous)
     return {
         **{name: round(value, 6) for name, value in figures.items()},
         "score": config.score,
@@ -138,22 +141,21 @@ def published_score(layer_scores: np.ndarray) -> np.ndarray:
 
 
 def _write_scores(file: Path, judged: _Judged, task) -> None:
-    """Write scores.parquet: exact scores, and layer errors in half precision, so that a clone stays small."""
+    """Write scores.parquet: exact scores, and in half precision, so that a clone stays small, what they read."""
     import pandas
 
     labels, anomalous = task.test.labels.numpy().astype(np.int16), task.test.anomalous.numpy()
     table = {"index": np.arange(len(labels), dtype=np.int32), "label": labels, "anomalous": anomalous}
-    errors = {
+    seen = {
         f"layer{layer + 1}_{name}": judged.layer_errors[:, layer, column]
-        .clip(max=np.finfo(np.float16).max)
-        .astype(np.float16)
         for layer in range(judged.layer_errors.shape[1])
         for column, name in enumerate(("cosine", "mse"))
-    }
+    } | {"distance": judged.distance}
+    seen = {name: values.clip(max=np.finfo(np.float16).max).astype(np.float16) for name, values in seen.items()}
     scores = {"score": judged.score, "score_mkd": published_score(judged.layer_scores)}
     packed = {"use_dictionary": ["label"], "column_encoding": {"index": "DELTA_BINARY_PACKED"}}
-    pandas.DataFrame({**table, **errors, **scores}).to_parquet(
-        file, index=False, compression="zstd", use_byte_stream_split=[*errors, *scores], **packed
+    pandas.DataFrame({**table, **seen, **scores}).to_parquet(
+        file, index=False, compression="zstd", use_byte_stream_split=[*seen, *scores], **packed
     )
 
 

@@ -14,7 +14,7 @@ from kdad.files import write_json
 from kdad.reference import REFERENCES, Reference
 
 RESULTS = Path("benchmarks") / "results.json"
-SCORES = {"auroc": "default score", "auroc_mkd": "published score"}
+SCORES = {"auroc": "default score", "auroc_last_layer": "last layer alone", "auroc_mkd": "published score"}
 FAMILIES = {"vgg": "VGG", "vit": "ViT"}
 LABELS_SEEN = {"related": False, "none": False, "same": True}
 # The teachers that answer what is architecture and what is labels: same data, both architectures.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kdad.card import OVERLAP_IN_WORDS, student_card
 from kdad.catalogue import label_overlap, student_folder
-from kdad.discrepancy import SCORES
+from kdad.discrepancy import DISTANT_ERROR, SCORES
 from kdad.errors import UserError, one_of
 from kdad.files import write_atomically, write_json, write_text
 from kdad.history import HISTORY
@@ -191,8 +191,8 @@ def save_calibration(folder: Path, calibration: dict[str, Tensor]) -> None:
     write_atomically(folder / CALIBRATION, lambda path: save_file(tensors, path))
 
 
-def load_calibration(folder: Path) -> dict[str, Tensor] | None:
-    """The calibration tensors, or None for a student that was never calibrated."""
+def load_calibration(folder: Path, config: StudentConfig) -> dict[str, Tensor] | None:
+    """The calibration tensors that the student of `config` needs, or None if it was never calibrated."""
     file = Path(folder) / CALIBRATION
     if not file.is_file():
         return None
@@ -209,6 +209,13 @@ def load_calibration(folder: Path) -> dict[str, Tensor] | None:
         "layer_weights": (4,),
         "heatmap_quantiles": (101,),
     }
+    if config.score == DISTANT_ERROR:
+        width = calibration.get("distance_mean", torch.empty(0)).numel()
+        expected |= {
+            "distances": (normals,),
+            "distance_mean": (width,),
+            "distance_whitening": (width * (width + 1) // 2,),
+        }
     fits = normals > 0 and {name: tuple(tensor.shape) for name, tensor in calibration.items()} == expected
     if not fits or not all(tensor.isfinite().all() for tensor in calibration.values()):
         raise UserError(f"{file} is damaged; remove it, and run evaluate on the folder to calibrate again")

@@ -18,7 +18,7 @@ import torch
 
 from kdad.catalogue import CIFAR10_CLASSES
 from kdad.data import DefectsTask, Labelled
-from kdad.discrepancy import LAST_LAYER
+from kdad.discrepancy import DISTANT_ERROR
 from kdad.errors import UserError
 from kdad.preprocessing import Preprocessing
 from kdad.teachers import load_teacher
@@ -31,7 +31,7 @@ PREPROCESSING = Preprocessing(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 class TinyTask:
     """A handful of images in every part: `patterns` in miniature."""
 
-    score, tile, folds, same_images = LAST_LAYER, 0, (), True
+    score, tile, folds, same_images = DISTANT_ERROR, 0, (), True
 
     def __init__(self, normal_class: str = "dots"):
         from kdad import patterns
@@ -165,18 +165,18 @@ def evaluated_root(tmp_path_factory, students_root):
 
 def save_made_up_scores(folder, normal_class: str, seed: int) -> None:
     from kdad.catalogue import class_names
-    from kdad.store import load_calibration
+    from kdad.store import load_calibration, load_config
 
     classes = class_names("patterns")
     labels, rng = np.arange(len(classes)).repeat(200), np.random.default_rng(seed)
     anomalous = labels != classes.index(normal_class)
-    normals = load_calibration(folder)["layer_errors"][:, -1, 0].numpy()
+    normals = load_calibration(folder, load_config(folder))["layer_errors"][:, -1, 0].numpy()
     score = normals.mean() + normals.std() * rng.normal(0.5 * labels * anomalous)
     table = {"index": np.arange(len(labels)), "label": labels, "anomalous": anomalous, "score": score}
     pandas.DataFrame(table | {"score_mkd": score + normals.std() * rng.normal(size=len(labels))}).to_parquet(
         folder / "scores.parquet"
     )
-    figures = {"auroc": 0.9, "score": LAST_LAYER, "split": "test", "kinds": classes}
+    figures = {"auroc": 0.9, "score": DISTANT_ERROR, "split": "test", "kinds": classes}
     (folder / "evaluation.json").write_text(json.dumps(figures))
 
 
@@ -187,7 +187,11 @@ def entry():
     def made(teacher: str = "vgg-cifar10", auroc: float = 0.9, **changes) -> dict:
         family, trained_on = teacher.split("-")
         spread = {"mean": auroc, "deviation": 0.01, "values": [auroc - 0.01, auroc, auroc + 0.01]}
-        scores = {"auroc": spread, "auroc_mkd": spread | {"mean": auroc - 0.02}}
+        scores = {
+            "auroc": spread,
+            "auroc_last_layer": spread | {"mean": auroc - 0.01},
+            "auroc_mkd": spread | {"mean": auroc - 0.02},
+        }
         return {
             "dataset": "cifar10",
             "image_format": "PNG",
@@ -196,11 +200,11 @@ def entry():
             "family": family,
             "label_overlap": "same" if trained_on == "cifar10" else "related",
             "split": "test",
-            "score": LAST_LAYER,
+            "score": DISTANT_ERROR,
             "seeds": 3,
             "classes": dict.fromkeys(CIFAR10_CLASSES, scores),
-            "mean": {"auroc": auroc, "auroc_mkd": auroc - 0.02},
-            "mean_deviation": {"auroc": 0.004, "auroc_mkd": 0.004},
+            "mean": {score: figures["mean"] for score, figures in scores.items()},
+            "mean_deviation": dict.fromkeys(scores, 0.004),
             "seconds_per_student": 61.4,
             "hardware": ["cpu, x86_64, 2 threads"],
         } | changes

@@ -116,7 +116,7 @@ def test_an_imported_student_has_p_values_only_once_evaluated(
 ):
     monkeypatch.setitem(VGG16_PREPROCESSING, "vgg16-imagenet", PREPROCESSING)  # 32 pixels, to be quick
     folder = import_cloner_file(cloner_file, "patterns", "dots", tmp_path / "out")
-    assert store.load_calibration(folder) is None
+    assert store.load_calibration(folder, store.load_config(folder)) is None
     detector = Detector.load(folder, teacher=tiny_vgg16, device="cpu")
     normal, other = tiny_task.test.images[:3], tiny_task.test.images[-3:]
     before = detector.predict(normal)

@@ -16,9 +16,10 @@ from kdad.detector import Detector, to_tensor
 from kdad.discrepancy import last_layer_score, layer_errors
 from kdad.distillation import finish
 from kdad.errors import UserError
+from kdad.normality import Gaussian, pooled
 from kdad.students import build_student
 
-ARRAYS = ("score", "p_value", "is_anomaly", "heatmap", "layer_scores", "layer_errors")
+ARRAYS = ("score", "p_value", "is_anomaly", "heatmap", "layer_scores", "layer_errors", "distance")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,8 @@ def test_save_and_load_give_equal_scores(tmp_path, student_folder, tiny_task, vg
     store.round_to_half(student.eval())
     held_out = [(student, tiny_task.calibration)]
     finish(tmp_path, config, student, vgg_teacher, held_out, tiny_task.train)
-    in_memory = Detector(config, student, vgg_teacher, calibrate(student, vgg_teacher, held_out, tiny_task.train))
+    calibration = calibrate(student, vgg_teacher, held_out, tiny_task.train, config.score, config.tile)
+    in_memory = Detector(config, student, vgg_teacher, calibration)
     reloaded = Detector.load(tmp_path, device="cpu")
     assert_equal_predictions(reloaded.predict(pictures), in_memory.predict(pictures))
 
@@ -63,17 +65,21 @@ def test_prediction_shapes_and_types(detector):
         "heatmap": (5, 20, 30),
         "layer_scores": (5, 4),
         "layer_errors": (5, 4, 2),
+        "distance": (5,),
     }
     assert all(getattr(prediction, name).dtype == (bool if name == "is_anomaly" else np.float32) for name in ARRAYS)
 
 
-def test_the_score_is_read_from_the_error_table(detector, vgg_teacher, pictures):
+def test_the_score_is_read_from_the_error_table_and_the_distance(detector, vgg_teacher, tiny_task, pictures):
     pixels = vgg_teacher.preprocessing(pictures)
     with torch.no_grad():
         errors = layer_errors(detector.student(pixels), vgg_teacher(pixels))
+        train = vgg_teacher(vgg_teacher.preprocessing(tiny_task.train))
+        distance = Gaussian.fit([pooled(train, 0)]).distance(pooled(vgg_teacher(pixels), 0))
     prediction = detector.predict(pictures)
     np.testing.assert_allclose(prediction.layer_errors, errors, atol=1e-6)
-    np.testing.assert_allclose(prediction.score, last_layer_score(errors), atol=1e-6)
+    np.testing.assert_allclose(prediction.distance, distance, rtol=1e-3)
+    np.testing.assert_allclose(prediction.score, (last_layer_score(errors) * distance) ** 0.5, rtol=1e-3)
     np.testing.assert_allclose(prediction.layer_scores, errors[..., 0] + 0.01 * errors[..., 1], atol=1e-6)
 
 
@@ -142,7 +148,9 @@ def test_the_default_rate_is_five_per_cent_or_the_lowest_that_can_be_held(detect
     images = noise(30, 3, 32, 32)
     default = detector.predict(images).is_anomaly
     assert default.tolist() == detector.predict(images, fpr=0.05).is_anomaly.tolist()
-    few = detector.calibration | {name: detector.calibration[name][:9] for name in ("layer_errors", "peaks")}
+    few = detector.calibration | {
+        name: detector.calibration[name][:9] for name in ("layer_errors", "distances", "peaks")
+    }
     small = Detector(detector.config, detector.student, vgg_teacher, few)
     assert small.predict(images).is_anomaly.tolist() == (small.predict(images).p_value <= 0.1).tolist()
 
@@ -156,7 +164,8 @@ def test_a_rate_that_cannot_be_held_is_refused(detector, fpr):
 def test_without_calibration_there_are_scores_and_no_p_values(detector, vgg_teacher, pictures):
     uncalibrated = Detector(detector.config, detector.student, vgg_teacher, None)
     prediction = uncalibrated.predict(pictures)
-    np.testing.assert_array_equal(prediction.score, detector.predict(pictures).score)
+    np.testing.assert_allclose(prediction.score, prediction.layer_errors[:, -1, 0] ** 0.5, rtol=1e-6)
+    np.testing.assert_array_equal(prediction.layer_errors, detector.predict(pictures).layer_errors)
     assert np.isnan(prediction.p_value).all()
     assert not prediction.is_anomaly.any()
     assert np.isfinite(prediction.heatmap).all()

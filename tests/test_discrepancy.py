@@ -100,8 +100,9 @@ def test_mkd_sums_the_last_three_layers():
 
 
 def test_scores_by_name():
-    peaks = torch.tensor([3.0, 5.0])
-    read = {name: score(ERRORS, peaks, 0.01).tolist() for name, score in SCORES.items()}
+    seen = {"layer_errors": ERRORS, "distances": torch.tensor([0.5, 2.0]), "peaks": torch.tensor([3.0, 5.0])}
+    read = {name: score(seen, 0.01).tolist() for name, score in SCORES.items()}
+    assert read["distant-error"] == pytest.approx([0.2**0.5, 2**0.5])  # the geometric mean of both
     assert read["last-layer"] == pytest.approx([0.4, 1.0])
     assert read["mkd"] == pytest.approx([1.8, 1.53])
     assert read["peak"] == [3, 5]

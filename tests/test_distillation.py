@@ -10,6 +10,7 @@ from conftest import Crash, SmallDefectsTask, crash
 from kdad import distillation, store, training
 from kdad.calibration import calibrate
 from kdad.detector import Detector
+from kdad.discrepancy import LAST_LAYER
 from kdad.distillation import Distillation, train_student
 from kdad.errors import UserError
 from kdad.evaluation import evaluate
@@ -80,7 +81,8 @@ def test_calibration_sees_exactly_the_held_out_normals(student_folder, tiny_task
     kept = detector.calibration["layer_errors"]
 
     def errors_of(images):
-        return calibrate(detector.student, vgg_teacher, [(detector.student, images)], tiny_task.train)["layer_errors"]
+        held_out = [(detector.student, images)]
+        return calibrate(detector.student, vgg_teacher, held_out, tiny_task.train, LAST_LAYER, 0)["layer_errors"]
 
     assert torch.allclose(kept, errors_of(tiny_task.calibration), atol=1e-6)
     for others in (tiny_task.train, tiny_task.test.images):

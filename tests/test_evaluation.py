@@ -40,18 +40,23 @@ def test_figures_follow_from_the_saved_scores(folder, detector, tiny_task):
     published = sum(errors[f"layer{i}_cosine"] + 0.01 * errors[f"layer{i}_mse"] for i in (2, 3, 4))
     assert figures["auroc"] == pytest.approx(roc_auc_score(table["anomalous"], table["score"]), abs=1e-6)
     assert figures["auroc_mkd"] == pytest.approx(roc_auc_score(table["anomalous"], table["score_mkd"]), abs=1e-6)
-    half = 2**-10  # layer errors are kept in half precision
-    np.testing.assert_allclose(table["score"], errors["layer4_cosine"], rtol=half)
+    assert figures["auroc_last_layer"] == pytest.approx(
+        roc_auc_score(table["anomalous"], errors["layer4_cosine"]), abs=0.02
+    )
+    half = 2**-10  # what scores are read from is kept in half precision
+    np.testing.assert_allclose(
+        table["score"], (errors["layer4_cosine"] * table["distance"].astype("float64")) ** 0.5, rtol=half
+    )
     np.testing.assert_allclose(table["score_mkd"], published, rtol=half)
     np.testing.assert_array_equal(table["score"], detector.predict(tiny_task.test.images).score)
 
 
 def test_figures_come_first_and_say_where_they_come_from(folder, detector, tiny_task, vgg_teacher):
     figures = evaluate(folder, tiny_task, detector)
-    assert list(figures)[:2] == ["auroc", "auroc_mkd"]
-    stated = {name: figures[name] for name in list(figures)[2:]}
+    assert list(figures)[:3] == ["auroc", "auroc_mkd", "auroc_last_layer"]
+    stated = {name: figures[name] for name in list(figures)[3:]}
     assert stated == {
-        "score": "last-layer",
+        "score": "distant-error",
         "split": "test",
         "dataset": "patterns",
         "normal_class": "dots",

@@ -142,7 +142,7 @@ def test_the_name_of_a_folder_is_its_slug(mvtec, tmp_path):
 def test_few_normals_are_calibrated_on_all_of_them(mvtec, vgg_teacher, tmp_path):
     task = load_task(f"folder:{mvtec}", "good", 32)
     folder = train_student(task, vgg_teacher, tmp_path / "out", recipe=QUICK, device="cpu")
-    assert len(store.load_calibration(folder)["layer_errors"]) == 12
+    assert len(store.load_calibration(folder, store.load_config(folder))["layer_errors"]) == 12
     assert not (folder / "folds").exists()
 
 
@@ -196,7 +196,7 @@ def test_a_plain_folder_is_calibrated_and_not_evaluated(plain, vgg_folder, tmp_p
     assert main([*arguments, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
     assert "calibrated, and not evaluated" in capsys.readouterr().out
     folder = tmp_path / "out" / "mugs" / vgg_folder.name / "good"
-    assert store.load_calibration(folder) is not None
+    assert store.load_calibration(folder, store.load_config(folder)) is not None
     assert main(["evaluate", str(folder)]) == 2
     assert "test/good" in capsys.readouterr().err
 

@@ -256,25 +256,27 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(architecture, saved, re
 
 
 def test_a_calibration_survives_the_round_trip(copied):
-    calibration = store.load_calibration(copied)
+    calibration = store.load_calibration(copied, store.load_config(copied))
     assert calibration["layer_errors"].shape == (20, 4, 2)
     store.save_calibration(copied, calibration)
-    again = store.load_calibration(copied)
+    again = store.load_calibration(copied, store.load_config(copied))
     assert again.keys() == calibration.keys()
     assert all(torch.equal(again[name], tensor) for name, tensor in calibration.items())
 
 
 def test_a_student_may_be_uncalibrated_and_not_evaluated(saved):
-    assert store.load_calibration(saved) is None
+    assert store.load_calibration(saved, store.load_config(saved)) is None
     assert store.load_evaluation(saved) is None
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "shape", "empty", "nan"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "shape", "empty", "nan", "no distances"])
 def test_a_damaged_calibration_is_refused_with_a_way_out(damage, copied, refusal):
     file = copied / store.CALIBRATION
     calibration = load_file(file)
     if damage == "truncated":
         file.write_bytes(file.read_bytes()[:-10])
+    elif damage == "no distances":
+        save_file({name: tensor for name, tensor in calibration.items() if name != "distances"}, file)
     else:
         errors = calibration.pop("layer_errors")
         changed = {"shape": errors[:, :3], "empty": errors[:0], "nan": errors * torch.nan}

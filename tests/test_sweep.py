@@ -10,7 +10,7 @@ from conftest import TinyTask
 from kdad import patterns, store, sweep
 from kdad.data import Labelled
 from kdad.detector import Detector
-from kdad.discrepancy import LAST_LAYER
+from kdad.discrepancy import DISTANT_ERROR
 from kdad.errors import UserError
 from kdad.evaluation import evaluate
 from kdad.history import read_history
@@ -65,7 +65,7 @@ def test_all_classes_over_seeds(sweep_of, tmp_path, vgg_teacher):
         "dataset": "patterns",
         "image_format": None,
         "family": "vgg",
-        "score": LAST_LAYER,
+        "score": DISTANT_ERROR,
         "teacher_sha256": vgg_teacher.sha256,
         "label_overlap": "none",
         "split": "test",

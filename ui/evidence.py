@@ -70,7 +70,7 @@ def _table(file: str, stamp: int) -> pd.DataFrame:
 
 
 def _normals(student: Student, score: str) -> np.ndarray | None:
-    """The score of every calibration normal (n,) from their error table, as the detector reads it."""
+    """The score of every calibration normal (n,), as the detector reads it."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -80,7 +80,7 @@ def _normals(student: Student, score: str) -> np.ndarray | None:
     mse_weight = json.loads((student.folder / "config.json").read_text())["recipe"]["mse_weight"]
     try:
         calibration = load_file(file)
-        return read(calibration["layer_errors"], calibration["peaks"], mse_weight).astype(np.float64)
+        return read(calibration, mse_weight).astype(np.float64)
     except SafetensorError as error:
         raise ValueError(str(error)) from None
 

@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from kdad import metrics
+from kdad.discrepancy import DISTANT_ERROR
 from kdad.errors import UserError
 from ui import charts, perturbing
 from ui.judging import Judge, judge_of, rank
@@ -356,7 +357,14 @@ def _evidence(prediction, judge: Judge, view: View) -> None:
     chart = charts.layers(prediction.layer_scores[0], judge.detector.calibration_layer_scores, names)
     st.altair_chart(chart, alt="The image's error in each critical layer, beside the middle 90 % of normals")
     band = "" if judge.normals is None else "Bar: this image. Band: the middle 90 % of normals. "
-    st.caption(band + SCORE_IN_WORDS[judge.detector.config.score])
+    st.caption(band + SCORE_IN_WORDS[judge.detector.config.score] + _factors(prediction, judge))
+
+
+def _factors(prediction, judge: Judge) -> str:
+    """The two things that a score is the mean of, where it is."""
+    if judge.detector.config.score != DISTANT_ERROR or judge.normals is None:
+        return ""
+    return f" Here: error {prediction.layer_errors[0, -1, 0]:.3f}, distance {prediction.distance[0]:.2f}."
 
 
 def ranking(picture: Picture, judge: Judge) -> None:

@@ -26,7 +26,7 @@ from ui.words import SCORE_IN_WORDS, percent, plain
 SCORE_NAMES = {DEFAULT: "Default", PUBLISHED: "Published"}
 SCORE_HELP = (
     "Default: the score this project judges by. Published: the sum over the last three critical layers, as in Salehi "
-    "et al. 2020. Both are read from the same errors."
+    "et al. 2020. Both judge the same student."
 )
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
 ALL = "all others"

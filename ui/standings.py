@@ -36,7 +36,7 @@ def section() -> None:
     )
     score = right.segmented_control(
         "Score of ours", list(results.SCORES), default="auroc", required=True, key="of-sweeps",
-        format_func=lambda score: results.SCORES[score].split()[0].capitalize(), persist_state="session",
+        format_func=lambda score: results.SCORES[score].removesuffix(" score").capitalize(), persist_state="session",
     )  # fmt: skip
     lines = results.lines(entries, dataset, score)
     if dataset == DATASET:

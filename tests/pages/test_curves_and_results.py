@@ -6,7 +6,7 @@ import shutil
 import pytest
 from page import control, rerun, texts
 
-from kdad.discrepancy import LAST_LAYER
+from kdad.discrepancy import DISTANT_ERROR
 from kdad.results import merge_entry, sweep_command
 from ui.words import SCORE_IN_WORDS
 
@@ -66,7 +66,7 @@ def test_a_link_to_no_section_opens_the_first(results):
 def test_scores_come_with_split_seed_teacher_and_counts(results):
     at = results(student=DOTS1)
     assert r"patterns, test split, seed 1, teacher tiny\-vgg; 200 normal and 1,800 anomalous images." in texts(at)
-    assert SCORE_IN_WORDS[LAST_LAYER] in texts(at)
+    assert SCORE_IN_WORDS[DISTANT_ERROR] in texts(at)
     assert len(alternative_texts(at)) == 3
     assert all(alternative_texts(at))
 

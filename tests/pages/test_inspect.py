@@ -81,6 +81,14 @@ def test_it_opens_with_samples_that_are_judged(inspect):
     assert "held-out normal dots images" in texts(at)
 
 
+def test_a_score_that_is_a_mean_shows_of_what(inspect):
+    text = texts(inspect())
+    assert "Mahalanobis distance" in text
+    error, distance = (float(value) for value in re.search(r"Here: error ([\d.]+), distance ([\d.]+)\.", text).groups())
+    assert 0 < error < 2
+    assert distance > 0
+
+
 def test_a_cold_link_chooses_the_students(inspect):
     at = inspect(student=STRIPES, compare=DOTS)
     assert [control(at, "selectbox", label).value for label in ("Student", "Compare")] == [STRIPES, DOTS]
