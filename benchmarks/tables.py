@@ -15,6 +15,28 @@ DATASET = "cifar10"
 SEEN = {True: "seen", False: "not seen", None: "unknown"}
 
 
+def headline(entries: dict[str, dict]) -> str:
+    """What a newcomer should know first: our VGG students with and without the labels, and others' figures."""
+    said = []
+    for teacher, taught in (
+        (
+            "vgg-cifar10",
+            "with a teacher that was taught CIFAR-10 *with the labels of all ten classes*, the anomalous too",
+        ),
+        ("vgg-tinyimagenet", "with one that never saw a label of CIFAR-10"),
+    ):
+        if entry := entries.get(f"{DATASET}/{teacher}"):
+            mean, seeds = results.mean_of(entry, "auroc").mean, results.seeds_of(entry)
+            said.append(f"**{100 * mean:.1f} %** {taught} (`{teacher}`, {seeds})")
+    others = [line for line in results.lines({}, DATASET, "auroc") if line.published]
+    published = "; ".join(
+        f"{line.name}: {line.mean} %, labels {SEEN[LABELS_SEEN[line.label_overlap]]}" for line in others
+    )
+    return (
+        f"Mean test AUROC on CIFAR-10 one-vs-rest, students of the compact VGG: {', and '.join(said)}. ({published}.)"
+    )
+
+
 def render(entries: dict[str, dict], dataset: str = DATASET) -> str:
     """All tables of one data set as Markdown."""
     ours = [entry for entry in entries.values() if entry["dataset"] == dataset]
@@ -25,7 +47,9 @@ def render(entries: dict[str, dict], dataset: str = DATASET) -> str:
         caption(ours),
     ]
     if dataset == DATASET:
-        parts[1:1] = ["The same by architecture and labels seen, ours, default score:", square(entries)]
+        changes = "".join(f"\n- {change}" for change in results.effects(entries, "auroc"))
+        by_side = [f"Like for like:\n{changes}"] if changes else []
+        parts[1:1] = ["The same by architecture and labels seen, ours, default score:", square(entries), *by_side]
     if not ours:
         parts.append(f"Ours are not measured yet: `{results.sweep_command(dataset, 'vgg-cifar10')}` does it.")
     return "\n\n".join(parts)
@@ -66,11 +90,10 @@ def square(entries: dict[str, dict]) -> str:
 
 
 def classes(lines: list[Line]) -> str:
-    """One row per normal class, one column per system."""
+    """One row per system, one column per normal class."""
     names = list(dict.fromkeys(name for line in lines for name in line.classes))
-    rows = [["normal class", *(line.name for line in lines)]]
-    rows += [[name, *(str(line.classes.get(name, "–")) for line in lines)] for name in names]
-    rows.append(["**mean**", *(f"**{line.mean}**" for line in lines)])
+    rows = [["students of", *names, "mean"]]
+    rows += [[line.name, *(str(line.classes.get(name, "–")) for name in names), f"**{line.mean}**"] for line in lines]
     return _table(rows)
 
 
@@ -133,11 +156,12 @@ def _read(file: Path) -> dict:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-# What stands between the README's markers of each name, from the file `<name>.json`.
-SECTIONS: dict[str, Callable[[Path], str]] = {
-    "results": lambda file: render(load_results(file)),
-    "localisation": lambda file: localisation(_read(file)),
-    "large_images": lambda file: large_images(_read(file)),
+# What stands between the README's markers of each name: the file it is made from, and how.
+SECTIONS: dict[str, tuple[str, Callable[[Path], str]]] = {
+    "headline": ("results.json", lambda file: headline(load_results(file))),
+    "results": ("results.json", lambda file: render(load_results(file))),
+    "localisation": ("localisation.json", lambda file: localisation(_read(file))),
+    "large_images": ("large_images.json", lambda file: large_images(_read(file))),
 }
 
 
@@ -167,8 +191,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         text, printed = args.readme.read_text(encoding="utf-8"), []
-        for name, rendered in SECTIONS.items():
-            file = args.measured / f"{name}.json"
+        for name, (measured, rendered) in SECTIONS.items():
+            file = args.measured / measured
             if file.is_file():
                 printed.append(rendered(file))
                 text = between_markers(text, printed[-1], name)

@@ -18,6 +18,7 @@ SCORES = {"auroc": "default score", "auroc_last_layer": "last layer alone", "aur
 FAMILIES = {"vgg": "VGG", "vit": "ViT"}
 LABELS_SEEN = {"related": False, "none": False, "same": True}
 # The teachers that answer what is architecture and what is labels: same data, both architectures.
+SQUARE_DATASET = "cifar10"
 SQUARE = {
     ("vgg", False): "vgg-tinyimagenet",
     ("vgg", True): "vgg-cifar10",
@@ -98,6 +99,22 @@ def cell(results: dict[str, dict], dataset: str, score: str, family: str, seen: 
     ]
 
 
+def effects(results: dict[str, dict], score: str) -> list[str]:
+    """What one side of the square changes, in words, for as many sides as both ends are measured."""
+    ours = {key: results.get(f"{SQUARE_DATASET}/{teacher}") for key, teacher in SQUARE.items()}
+    means = {key: 100 * mean_of(entry, score).mean for key, entry in ours.items() if entry}
+    said = []
+    for family, name in FAMILIES.items():
+        if {(family, True), (family, False)} <= means.keys():
+            gain = means[family, True] - means[family, False]
+            said.append(f"having seen the labels changes a {name} teacher's students by {gain:+.2f} points")
+    for seen in (False, True):
+        if {("vit", seen), ("vgg", seen)} <= means.keys():
+            gain = means["vit", seen] - means["vgg", seen]
+            said.append(f"ViT instead of VGG, labels {'seen' if seen else 'not seen'}: {gain:+.2f} points")
+    return said
+
+
 def mean_of(entry: dict, score: str) -> Figure:
     """An entry's mean over its classes."""
     return Figure(float(entry["mean"][score]), entry["mean_deviation"][score])
@@ -125,10 +142,14 @@ def _published(reference: Reference) -> Line:
     )
 
 
+def seeds_of(entry: dict) -> str:
+    """Which seeds an entry's figures are of, in words."""
+    return "seed 0" if entry["seeds"] == 1 else f"mean of seeds 0 to {entry['seeds'] - 1}"
+
+
 def provenance_of(entry: dict) -> str:
     """Split, seeds and selection of an entry's figures, in words."""
-    seeds = "seed 0" if entry["seeds"] == 1 else f"mean of seeds 0 to {entry['seeds'] - 1}"
-    return f"{entry['split']} split; {seeds}; last epoch, chosen by no labelled anomaly"
+    return f"{entry['split']} split; {seeds_of(entry)}; last epoch, chosen by no labelled anomaly"
 
 
 def images_of(entry: dict) -> str:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.tables import between_markers, main, markers, render
+from benchmarks.tables import between_markers, headline, main, markers, render
 from kdad.results import merge_entry
 
 BEGIN, END = markers("results")
@@ -17,17 +17,20 @@ def files(tmp_path, entry):
     merge_entry(
         tmp_path / "results.json", entry(baselines={"nearest neighbours": {"classes": {"cat": 0.8}, "mean": 0.8}})
     )
-    (tmp_path / "README.md").write_text(f"# before\n\n{BEGIN}\nold 12.34\n{END}\n\nafter\n")
+    first, then = markers("headline")
+    (tmp_path / "README.md").write_text(f"# before\n\n{first}\nold\n{then}\n\n{BEGIN}\nold 12.34\n{END}\n\nafter\n")
     return ["--measured", str(tmp_path), "--readme", str(tmp_path / "README.md")]
 
 
 def test_the_marked_part_of_the_readme_is_rewritten_and_the_rest_kept(files, tmp_path, capsys):
     main(files)
     text = (tmp_path / "README.md").read_text()
-    assert text.startswith(f"# before\n\n{BEGIN}\n| students of |")
+    first, then = markers("headline")
+    assert text.startswith(f"# before\n\n{first}\nMean test AUROC on CIFAR-10 one-vs-rest")
+    assert f"\n{then}\n\n{BEGIN}\n| students of |" in text
     assert text.endswith(f"{END}\n\nafter\n")
     assert "old 12.34" not in text
-    assert capsys.readouterr().out.strip() in text
+    assert text.split(BEGIN)[1].split(END)[0].strip() in capsys.readouterr().out
     main(files)
     assert (tmp_path / "README.md").read_text() == text
 
@@ -66,36 +69,67 @@ def test_large_images_too(files, tmp_path):
     assert "Defects of 20 px in images of 1024 px, 24 normal images to train on, 20 to test" in text
 
 
-def rows(tables: str) -> dict[str, list[str]]:
-    """The cells of each row by its first cell; of rows that begin alike, the last."""
-    lines = [line.strip("| ").split(" | ") for line in tables.splitlines() if line.startswith("|")]
-    return {first: rest for first, *rest in lines}
+def rows(tables: str, part: int) -> dict[str, dict[str, str]]:
+    """The cells of each row of one of the tables, by its first cell and the column's head."""
+    table = [part for part in tables.split("\n\n") if part.startswith("|")][part]
+    heads, _, *lines = (line[2:-2].split(" | ") for line in table.splitlines())
+    return {first: dict(zip(heads[1:], rest, strict=True)) for first, *rest in lines}
+
+
+SUMMARY, SQUARE, CLASSES = range(3)
 
 
 def test_every_figure_has_its_provenance(entry):
-    found = rows(render({"a": entry("vgg-cifar10", 0.951)}))
-    assert found["vgg-cifar10"][1:5] == ["seen (same)", "95.10 ± 0.40", "94.10 ± 0.40", "93.10 ± 0.40"]
-    assert found["vgg-cifar10"][5].startswith("test split; mean of seeds 0 to 2; last epoch")
-    assert found["vgg-cifar10"][6] == "61 s (cpu, x86_64, 2 threads)"
-    assert found["VGG-16, published"][1:6] == [
-        "not seen (related)", "–", "–", "87.18", "test split; checked on the test set during training",
-    ]  # fmt: skip
-    assert found["cat"] == ["95.10 ± 1.00", "77.02", "93.55"]
-    assert found["**mean**"] == ["**95.10 ± 0.40**", "**87.18**", "**96.83**"]
+    text = render({"cifar10/vgg-cifar10": entry("vgg-cifar10", 0.951)})
+    ours, published = (rows(text, SUMMARY)[name] for name in ("vgg-cifar10", "VGG-16, published"))
+    scores = ("default score", "last layer alone", "published score")
+    assert ours["labels of the anomalies"] == "seen (same)"
+    assert [ours[score] for score in scores] == ["95.10 ± 0.40", "94.10 ± 0.40", "93.10 ± 0.40"]
+    assert ours["selection"].startswith("test split; mean of seeds 0 to 2; last epoch")
+    assert ours["one student"] == "61 s (cpu, x86_64, 2 threads)"
+    assert published["labels of the anomalies"] == "not seen (related)"
+    assert [published[score] for score in scores] == ["–", "–", "87.18"]
+    assert published["selection"] == "test split; checked on the test set during training"
+    for system, cat, mean in (
+        ("vgg-cifar10", "95.10 ± 1.00", "**95.10 ± 0.40**"),
+        ("VGG-16, published", "77.02", "**87.18**"),
+        ("ViT-B/16, published", "93.55", "**96.83**"),
+    ):
+        row = rows(text, CLASSES)[system]
+        assert (row["cat"], row["mean"]) == (cat, mean)
 
 
 def test_baselines_stand_beside_ours(entry):
     baselines = {"nearest neighbours": {"classes": {"cat": 0.93}, "mean": 0.931}}
-    found = rows(render({"a": entry(baselines=baselines)}))
-    assert found["nearest neighbours on vgg-cifar10"][2:5] == ["93.10", "–", "–"]
-    assert found["cat"][1] == "93.00"
-    assert found["dog"][1] == "–"
+    text = render({"a": entry(baselines=baselines)})
+    row = rows(text, SUMMARY)["nearest neighbours on vgg-cifar10"]
+    assert [row[name] for name in ("default score", "last layer alone", "published score")] == ["93.10", "–", "–"]
+    row = rows(text, CLASSES)["nearest neighbours on vgg-cifar10"]
+    assert (row["cat"], row["dog"]) == ("93.00", "–")
 
 
 def test_the_square_says_what_is_not_measured(entry):
-    found = rows(render({"cifar10/vit-cifar10": entry("vit-cifar10", 0.9)}))
-    assert found["VGG"] == ["not measured (vgg-tinyimagenet)", "not measured (vgg-cifar10)"]
-    assert found["ViT"] == ["not measured (vit-tinyimagenet)", "90.00 ± 0.40 (vit-cifar10)"]
+    found = rows(render({"cifar10/vit-cifar10": entry("vit-cifar10", 0.9)}), SQUARE)
+    assert list(found["VGG"].values()) == ["not measured (vgg-tinyimagenet)", "not measured (vgg-cifar10)"]
+    assert list(found["ViT"].values()) == ["not measured (vit-tinyimagenet)", "90.00 ± 0.40 (vit-cifar10)"]
+
+
+def test_the_headline_keeps_seen_and_unseen_labels_apart(entry):
+    entries = {
+        f"cifar10/{name}": entry(name, auroc) for name, auroc in (("vgg-cifar10", 0.985), ("vgg-tinyimagenet", 0.871))
+    }
+    text = headline(entries)
+    assert "**98.5 %** with a teacher that was taught CIFAR-10 *with the labels" in text
+    assert "**87.1 %** with one that never saw a label of CIFAR-10 (`vgg-tinyimagenet`, mean of seeds 0 to 2)" in text
+    assert "VGG-16, published: 87.18 %, labels not seen" in text
+
+
+def test_what_each_side_of_the_square_changes(entry):
+    entries = {
+        f"cifar10/{name}": entry(name, auroc) for name, auroc in (("vgg-cifar10", 0.985), ("vgg-tinyimagenet", 0.871))
+    }
+    assert "- having seen the labels changes a VGG teacher's students by +11.40 points" in render(entries)
+    assert "Like for like" not in render({"cifar10/vgg-cifar10": entry()})
 
 
 def test_without_results_the_command_that_makes_them_is_named():

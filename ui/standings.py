@@ -61,7 +61,8 @@ def _square(entries: dict, score: str) -> None:
                 _cell_line(line)
             if all(line.published for line in found):
                 _fill(teacher, family, seen)
-    _effects(entries, score)
+    if changes := results.effects(entries, score):
+        st.caption("Ours, like for like: " + "; ".join(changes) + ".")
 
 
 def _cell_line(line: Line) -> None:
@@ -79,23 +80,6 @@ def _fill(teacher: str, family: str, seen: bool) -> None:
         commands.insert(0, f"python -m kdad pretrain --backbone {family} --dataset {data} --out kdad/weights/{teacher}")
     st.caption(f"Our {plain(teacher)} is not measured yet. This fills the cell:")
     st.code("\n".join(commands), language="bash", wrap_lines=True)
-
-
-def _effects(entries: dict, score: str) -> None:
-    """What one side of the square changes, for as many sides as both ends are measured."""
-    ours = {key: entries.get(f"{DATASET}/{teacher}") for key, teacher in SQUARE.items()}
-    means = {key: 100 * entry["mean"][score] for key, entry in ours.items() if entry}
-    said = []
-    for family, name in FAMILIES.items():
-        if {(family, True), (family, False)} <= means.keys():
-            gain = means[family, True] - means[family, False]
-            said.append(f"having seen the labels changes a {name} teacher's students by {gain:+.2f} points")
-    for seen in (False, True):
-        if {("vit", seen), ("vgg", seen)} <= means.keys():
-            gain = means["vit", seen] - means["vgg", seen]
-            said.append(f"ViT instead of VGG, labels {'seen' if seen else 'not seen'}: {gain:+.2f} points")
-    if said:
-        st.caption("Ours, like for like: " + "; ".join(said) + ".")
 
 
 def _table(lines: list[Line], dataset: str, score: str) -> None:
