@@ -41,16 +41,23 @@ def run_sweep(
     overrides: dict,
     tile: int | None = None,
 ) -> dict:
-    """Train what is missing, evaluate everything, and return per-class and mean figures over seeds.
+    """Train and evaluate what is missing, and return per-class and mean figures over seeds.
 
-    Students that are complete are kept and unfinished ones resumed, so an interrupted sweep
-    continues. Of a folder that holds folders in the layout of MVTec AD, each is a class.
+    Students that are evaluated are kept with their figures and unfinished ones resumed, so an interrupted
+    sweep continues. Of a folder that holds folders in the layout of MVTec AD, each is a class.
     """
     wanted = _tasks(dataset, normal_class)
     device = accelerator(device)
-    teacher = _remembering(load_teacher(teacher_name).to(device), next(iter(wanted.values())), device)
+    teacher = load_teacher(teacher_name).to(device)
+    folders = [
+        store.student_folder(out, source, teacher.name, normal, seed)
+        for source, normal in wanted.values()
+        for seed in range(seeds)
+    ]
+    if not all(_is_judged(folder, teacher) for folder in folders):
+        teacher = _remembering(teacher, next(iter(wanted.values())), device)
     runs = {
-        name: [_figures(*task, teacher, seed, out, device, overrides, tile) for seed in range(seeds)]
+        name: [_run(*task, teacher, seed, out, device, overrides, tile) for seed in range(seeds)]
         for name, task in wanted.items()
     }
     every = [run for of_class in runs.values() for run in of_class]
@@ -96,21 +103,30 @@ def _remembering(teacher: Teacher, any_task: tuple[str, str], device: str) -> Te
     return teacher
 
 
-def _figures(
-    dataset, normal_class, teacher: Teacher | CachedTeacher, seed, out: Path, device, overrides: dict, tile
+def _run(
+    dataset, normal_class, teacher: Teacher | CachedTeacher, seed, out: Path, device: str, overrides: dict, tile
 ) -> dict:
-    task = load_task(dataset, normal_class, teacher.preprocessing.resize, tile)
+    """The figures of one student, and what it took."""
     folder = store.student_folder(out, dataset, teacher.name, normal_class, seed)
-    if not store.is_complete(folder):
-        recipe = recipe_for(teacher, len(task.train), **overrides)
-        train_student(task, teacher, out, recipe=recipe, seed=seed, device=device)
-    detector = Detector.load(folder, teacher=teacher, device=device)
+    if not _is_judged(folder, teacher):
+        task = load_task(dataset, normal_class, teacher.preprocessing.resize, tile)
+        if not store.is_complete(folder):
+            recipe = recipe_for(teacher, len(task.train), **overrides)
+            train_student(task, teacher, out, recipe=recipe, seed=seed, device=device)
+        evaluate(folder, task, Detector.load(folder, teacher=teacher, device=device))
+    config = store.load_config(folder)
     return {
-        **evaluate(folder, task, detector),
-        "family": detector.config.architecture["kind"].split("-")[-1],
-        "hardware": detector.config.hardware,
+        **store.load_evaluation(folder),
+        "family": config.architecture["kind"].split("-")[-1],
+        "hardware": config.hardware,
         "seconds": sum(row["seconds"] for row in read_history(folder) if row["split"] == "train"),
     }
+
+
+def _is_judged(folder: Path, teacher: Teacher | CachedTeacher) -> bool:
+    """Whether there is a student of just this teacher that has its figures: the test part is read once."""
+    evaluated = store.is_complete(folder) and (folder / store.EVALUATION).is_file()
+    return evaluated and store.load_config(folder).teacher_sha256 == teacher.sha256
 
 
 def _cost(runs: list[dict]) -> dict:

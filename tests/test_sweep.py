@@ -1,5 +1,6 @@
 """A results table over classes and seeds, from students that are kept, resumed or trained."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -102,6 +103,20 @@ def test_the_teacher_sees_what_all_students_are_judged_on_once(sweep_of, tmp_pat
         alone = evaluate(folder, task, Detector.load(folder, teacher=vgg_teacher, device="cpu"))
         figures = ("auroc", "auroc_mkd")
         assert [alone[name] for name in figures] == pytest.approx([remembered[name] for name in figures])
+
+
+def test_a_sweep_over_judged_students_reads_their_figures_and_no_image(sweep_of, monkeypatch):
+    before = sweep_of(seeds=2)
+    for name in ("load_task", "train_student", "evaluate"):
+        monkeypatch.setattr(sweep, name, None)
+    assert sweep_of(seeds=2) == before
+
+
+def test_figures_of_another_teacher_are_not_taken_over(sweep_of, tmp_path, refusal):
+    sweep_of()
+    config = tmp_path / "patterns" / "tiny-vgg" / "rings" / store.CONFIG
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"teacher_sha256": "0" * 64}))
+    assert "this student copied one with" in refusal(sweep_of)
 
 
 def test_an_interrupted_sweep_trains_only_what_is_missing(sweep_of, tmp_path, monkeypatch):

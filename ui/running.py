@@ -139,7 +139,7 @@ def _curves(job: Job) -> None:
         st.altair_chart(chart, alt="Training and validation loss by epoch")
     if aurocs:
         with columns[1]:
-            st.caption(f"Validation AUROC **{percent(aurocs[-1]['auroc'])}**")
+            st.caption(f"Validation AUROC, last layer alone **{percent(aurocs[-1]['auroc'])}**")
             st.altair_chart(charts.validation_auroc(aurocs, job.status.epochs), alt="Validation AUROC by epoch")
 
 

@@ -65,7 +65,10 @@ def _auroc(history: pd.DataFrame, ring: bool) -> None:
     best = validation.loc[validation.groupby("run")["auroc"].idxmax()]
     chart = result_charts.over_epochs(validation, "auroc", "AUROC", best if ring else None)
     st.altair_chart(chart, alt=f"Validation AUROC per epoch: {_last(validation, 'auroc')}")
-    st.caption("On the held-out images of all classes, default score. The last epoch is what is kept.")
+    st.caption(
+        "On the held-out images of all classes, by the last layer's error alone: what else the default score reads "
+        "does not change in training. The last epoch is what is kept."
+    )
     if ring:
         named = "; ".join(f"{plain(row.run)}: epoch {row.epoch}, {percent(row.auroc)}" for row in best.itertuples())
         st.caption(f"Best validation epoch, found with labelled anomalies and **not** what is kept: {named}.")

@@ -160,7 +160,7 @@ def test_progress_and_curves_are_live(train, root):
     (progress,) = at.get("progress")
     assert (progress.proto.value, progress.proto.text) == (37, "Epoch 2 of 4 · 2 min left")
     assert "Loss **0.2500**" in plain_texts(at)
-    assert "Validation AUROC **90" in plain_texts(at)
+    assert "Validation AUROC, last layer alone **90" in plain_texts(at)
     assert len(at.get("vega_lite_chart")) == 2
 
 
