@@ -94,7 +94,7 @@ class Detector:
         """The default score of every calibration normal (N,), or None."""
         if self.calibration is None:
             return None
-        return self._score(self.calibration).numpy()
+        return self._score(self.calibration)
 
     @property
     def calibration_layer_scores(self) -> np.ndarray | None:
@@ -199,13 +199,14 @@ class Detector:
             return None
         return Gaussian.unpacked({name: tensor.to(self.device) for name, tensor in self.calibration.items()})
 
-    def _score(self, seen: Mapping[str, Tensor]) -> Tensor:
-        return SCORES[self.config.score](seen, self.config.recipe.mse_weight)
+    def _score(self, seen: Mapping[str, Tensor]) -> np.ndarray:
+        arrays = {name: tensor.numpy() for name, tensor in seen.items()}
+        return SCORES[self.config.score](arrays, self.config.recipe.mse_weight)
 
     def _prediction(
         self, errors: Tensor, distances: Tensor, peaks: Tensor, heatmap: Tensor, *patch_maps: Tensor, fpr: float | None
     ) -> Prediction:
-        score = self._score({"layer_errors": errors, "distances": distances, "peaks": peaks}).numpy()
+        score = self._score({"layer_errors": errors, "distances": distances, "peaks": peaks})
         p_value, verdict = self._significance(score, fpr)
         parts = layer_scores(errors, self.config.recipe.mse_weight).numpy()
         patches = tuple(patch_map.numpy() for patch_map in patch_maps)

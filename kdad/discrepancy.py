@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 MSE_WEIGHT = 0.01
 SCORED_LAYERS = 3
+SMALLEST_SCORE = 1e-12  # what is copied without any error still has a logarithm
 SHORTEST = 1e-16  # squared length below which a map counts as zero
 
 
@@ -71,12 +74,21 @@ def last_layer_score(errors: Tensor) -> Tensor:
     return errors[:, -1, 0]
 
 
+def distant_error(errors: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """The logarithm (B,) of the last layer's error times the teacher's own distance from normals (B,).
+
+    Both spread over orders of magnitude. As logarithms they count alike, whatever their units.
+    """
+    return np.log(np.maximum(last_layer_score(errors) * distances, SMALLEST_SCORE))
+
+
 DISTANT_ERROR, LAST_LAYER, MKD, PEAK = "distant-error", "last-layer", "mkd", "peak"
-# Each from λ and what is seen of images: `layer_errors` (B, L, 2), `distances` (B,) of `kdad.normality`, and `peaks`
-# (B,), the highest values of their heatmaps. Images of another kind are odd as a whole, which the last layer shows,
-# and more surely so where the teacher, too, sees nothing normal; a defect is odd in one place, which the peak shows.
+# Each from λ and what is seen of images, in numpy: `layer_errors` (B, L, 2), `distances` (B,) of `kdad.normality`, and
+# `peaks` (B,), the highest values of their heatmaps. An image of another kind is odd as a whole, which the last layer
+# shows, and more surely so where the teacher, too, sees nothing normal; a defect is odd in one place, which the peak
+# shows.
 SCORES = {
-    DISTANT_ERROR: lambda seen, mse_weight: (last_layer_score(seen["layer_errors"]) * seen["distances"]) ** 0.5,
+    DISTANT_ERROR: lambda seen, mse_weight: distant_error(seen["layer_errors"], seen["distances"]),
     LAST_LAYER: lambda seen, mse_weight: last_layer_score(seen["layer_errors"]),
     MKD: lambda seen, mse_weight: mkd_score(seen["layer_errors"], mse_weight),
     PEAK: lambda seen, mse_weight: seen["peaks"],

@@ -79,7 +79,7 @@ def test_the_score_is_read_from_the_error_table_and_the_distance(detector, vgg_t
     prediction = detector.predict(pictures)
     np.testing.assert_allclose(prediction.layer_errors, errors, atol=1e-6)
     np.testing.assert_allclose(prediction.distance, distance, rtol=1e-3)
-    np.testing.assert_allclose(prediction.score, (last_layer_score(errors) * distance) ** 0.5, rtol=1e-3)
+    np.testing.assert_allclose(prediction.score, (last_layer_score(errors) * distance).log(), atol=1e-3)
     np.testing.assert_allclose(prediction.layer_scores, errors[..., 0] + 0.01 * errors[..., 1], atol=1e-6)
 
 
@@ -164,7 +164,7 @@ def test_a_rate_that_cannot_be_held_is_refused(detector, fpr):
 def test_without_calibration_there_are_scores_and_no_p_values(detector, vgg_teacher, pictures):
     uncalibrated = Detector(detector.config, detector.student, vgg_teacher, None)
     prediction = uncalibrated.predict(pictures)
-    np.testing.assert_allclose(prediction.score, prediction.layer_errors[:, -1, 0] ** 0.5, rtol=1e-6)
+    np.testing.assert_allclose(prediction.score, np.log(prediction.layer_errors[:, -1, 0]), rtol=1e-6)
     np.testing.assert_array_equal(prediction.layer_errors, detector.predict(pictures).layer_errors)
     assert np.isnan(prediction.p_value).all()
     assert not prediction.is_anomaly.any()

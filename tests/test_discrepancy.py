@@ -6,6 +6,7 @@ import torch
 
 from kdad.discrepancy import (
     SCORES,
+    distant_error,
     distillation_loss,
     layer_errors,
     layer_scores,
@@ -100,12 +101,16 @@ def test_mkd_sums_the_last_three_layers():
 
 
 def test_scores_by_name():
-    seen = {"layer_errors": ERRORS, "distances": torch.tensor([0.5, 2.0]), "peaks": torch.tensor([3.0, 5.0])}
+    seen = {"layer_errors": ERRORS.numpy(), "distances": np.array([0.5, 2.0]), "peaks": np.array([3.0, 5.0])}
     read = {name: score(seen, 0.01).tolist() for name, score in SCORES.items()}
-    assert read["distant-error"] == pytest.approx([0.2**0.5, 2**0.5])  # the geometric mean of both
+    assert read["distant-error"] == pytest.approx(np.log([0.4 * 0.5, 1.0 * 2]))
     assert read["last-layer"] == pytest.approx([0.4, 1.0])
     assert read["mkd"] == pytest.approx([1.8, 1.53])
     assert read["peak"] == [3, 5]
+
+
+def test_a_perfect_copy_still_has_a_score():
+    assert np.isfinite(distant_error(np.zeros((1, 4, 2)), np.ones(1)))
 
 
 def test_patch_errors_drop_the_prefix_and_keep_the_grid():

@@ -361,10 +361,10 @@ def _evidence(prediction, judge: Judge, view: View) -> None:
 
 
 def _factors(prediction, judge: Judge) -> str:
-    """The two things that a score is the mean of, where it is."""
+    """The two factors of a score that has two."""
     if judge.detector.config.score != DISTANT_ERROR or judge.normals is None:
         return ""
-    return f" Here: error {prediction.layer_errors[0, -1, 0]:.3f}, distance {prediction.distance[0]:.2f}."
+    return f" Here: {prediction.layer_errors[0, -1, 0]:.3f} × {prediction.distance[0]:.2f}."
 
 
 def ranking(picture: Picture, judge: Judge) -> None:

@@ -7,8 +7,8 @@ import streamlit as st
 from kdad.card import OVERLAP_IN_WORDS
 
 SCORE_IN_WORDS = {
-    "distant-error": "The anomaly score is the geometric mean of the last layer's error and of how far the teacher's "
-    "features lie from those of normals (Mahalanobis distance, for normals about 1).",
+    "distant-error": "The anomaly score is the logarithm of the last layer's error times the teacher's own distance "
+    "from normals (Mahalanobis, squared, per dimension; of normals about 1).",
     "last-layer": "The anomaly score reads the last layer.",
     "mkd": "The anomaly score is the sum of the last three layers.",
     "peak": "The anomaly score is the highest value of the heatmap.",

@@ -81,10 +81,10 @@ def test_it_opens_with_samples_that_are_judged(inspect):
     assert "held-out normal dots images" in texts(at)
 
 
-def test_a_score_that_is_a_mean_shows_of_what(inspect):
+def test_a_score_that_is_a_product_shows_its_factors(inspect):
     text = texts(inspect())
     assert "Mahalanobis distance" in text
-    error, distance = (float(value) for value in re.search(r"Here: error ([\d.]+), distance ([\d.]+)\.", text).groups())
+    error, distance = (float(value) for value in re.search(r"Here: ([\d.]+) × ([\d.]+)\.", text).groups())
     assert 0 < error < 2
     assert distance > 0
 
