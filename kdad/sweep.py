@@ -154,7 +154,7 @@ def _deviation(values) -> float | None:
 def render(results: dict) -> str:
     """The figures as a Markdown table, in per cent."""
     scores = list(results["mean"])
-    headings = {"auroc": "AUROC (default)", "auroc_mkd": "AUROC (mkd)"} | LOCALISATION
+    headings = {name: f"AUROC, {words}" for name, words in SCORES.items()} | LOCALISATION
     lines = [f"| class | {' | '.join(headings[score] for score in scores)} |", "|---" * (len(scores) + 1) + "|"]
     for name, figures in results["classes"].items():
         lines.append(f"| {name} | {' | '.join(_percent(figures[score]) for score in scores)} |")
