@@ -23,7 +23,7 @@ class Observation(NamedTuple):
     """What is seen of B images."""
 
     errors: Tensor  # the error table (B, L, 2); of tiles, their mean
-    taught: Tensor  # (B, D), the teacher's summary, see `kdad.normality.pooled`; of tiles, the mean
+    summary: Tensor  # (B, D), the teacher's own, see `kdad.normality.pooled`; of tiles, the mean
     maps: list[Tensor]  # the patch errors (B, h, w) of every critical layer
 
 
@@ -45,13 +45,13 @@ def observe(
         return layer_errors(copied, right), pooled(right, teacher.prefix), *maps
 
     if not tile:
-        errors, seen, *maps = look(images)
-        return Observation(errors, seen, maps)
+        errors, summary, *maps = look(images)
+        return Observation(errors, summary, maps)
     tiling = Tiling.over(images, tile, teacher.preprocessing)
     tiles, side = tiling.cut(images), tiling.side
-    errors, seen, *maps = map_tiles(look, tiles) if taught is None else look(tiles)
+    errors, summary, *maps = map_tiles(look, tiles) if taught is None else look(tiles)
     stitched = [tiling.stitch(teacher.preprocessing.to_input(layer, side, side)) for layer in maps]
-    return Observation(*(of_tiles.unflatten(0, (len(images), -1)).mean(1) for of_tiles in (errors, seen)), stitched)
+    return Observation(*(of_tiles.unflatten(0, (len(images), -1)).mean(1) for of_tiles in (errors, summary)), stitched)
 
 
 @torch.inference_mode()
@@ -87,11 +87,11 @@ def calibrate(
     mean, std = _moments(seen.maps for seen in observed())
     reading = PatchReading(mean, std, torch.ones_like(mean))
     reading = replace(reading, weights=_weigh_layers(student, teacher, reading, train))
-    errors, taught, peaks, levels = [], [], [], []
+    errors, summaries, peaks, levels = [], [], [], []
     for seen in observed():
         combined = combined_map(reading.standardise(seen.maps), reading.weights, teacher.preprocessing.crop, tile)
         errors.append(seen.errors)
-        taught.append(seen.taught)
+        summaries.append(seen.summary)
         peaks.append(combined.amax((1, 2)))
         levels.append(sampled(combined))
     levels = torch.cat(levels).cpu()
@@ -103,7 +103,7 @@ def calibrate(
         "patch_std": std.cpu(),
         "layer_weights": reading.weights.cpu() / unit,
         "heatmap_quantiles": torch.from_numpy(np.quantile(levels / unit, np.linspace(0, 1, 101))).float(),
-        **(_distances(teacher, train, torch.cat(taught)) if score == DISTANT_ERROR else {}),
+        **(_distances(teacher, train, torch.cat(summaries)) if score == DISTANT_ERROR else {}),
     }
 
 

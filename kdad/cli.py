@@ -150,7 +150,7 @@ def score(args) -> None:
     elif not args.csv:
         for row in rows:
             p = "uncalibrated" if row["p_value"] is None else f"p {row['p_value']:.4f}"
-            print(f"{row['score']:.6f}  {p}  {'anomaly' if row['is_anomaly'] else 'normal '}  {row['image']}")
+            print(f"{row['score']:9.6f}  {p}  {'anomaly' if row['is_anomaly'] else 'normal '}  {row['image']}")
 
 
 def _write_csv(file: Path, rows: list[dict]) -> None:

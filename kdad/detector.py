@@ -164,12 +164,11 @@ class Detector:
         maps = self._reading.standardise(seen.maps)
         combined = self._combine(maps, self._reading.weights)
         heatmap = self._to_input(combined, *images.shape[-2:])
-        return seen.errors, self._distance(seen.taught), combined.amax((1, 2)), heatmap, *maps
+        return seen.errors, self._distance(seen.summary), combined.amax((1, 2)), heatmap, *maps
 
-    def _distance(self, taught: Tensor) -> Tensor:
-        if self._gaussian is None:
-            return taught.new_ones(len(taught))
-        return self._gaussian.distance(taught)
+    def _distance(self, summary: Tensor) -> Tensor:
+        gaussian = self._gaussian
+        return summary.new_ones(len(summary)) if gaussian is None else gaussian.distance(summary)
 
     def _combine(self, maps: list[Tensor], weights: Tensor) -> Tensor:
         return combined_map(maps, weights, self.teacher.preprocessing.crop, self.tile)

@@ -18,7 +18,7 @@ import torch
 
 from kdad.catalogue import CIFAR10_CLASSES
 from kdad.data import DefectsTask, Labelled
-from kdad.discrepancy import DISTANT_ERROR
+from kdad.discrepancy import DISTANT_ERROR, SCORES
 from kdad.errors import UserError
 from kdad.preprocessing import Preprocessing
 from kdad.teachers import load_teacher
@@ -170,7 +170,8 @@ def save_made_up_scores(folder, normal_class: str, seed: int) -> None:
     classes = class_names("patterns")
     labels, rng = np.arange(len(classes)).repeat(200), np.random.default_rng(seed)
     anomalous = labels != classes.index(normal_class)
-    normals = load_calibration(folder, load_config(folder))["layer_errors"][:, -1, 0].numpy()
+    calibration = load_calibration(folder, load_config(folder))
+    normals = SCORES[DISTANT_ERROR]({name: tensor.numpy() for name, tensor in calibration.items()}, 0.01)
     score = normals.mean() + normals.std() * rng.normal(0.5 * labels * anomalous)
     table = {"index": np.arange(len(labels)), "label": labels, "anomalous": anomalous, "score": score}
     pandas.DataFrame(table | {"score_mkd": score + normals.std() * rng.normal(size=len(labels))}).to_parquet(

@@ -56,7 +56,7 @@ def test_uploads_good_broken_and_oversized(visit, tmp_path):
         expect(page.get_by_text("huge.png: above 20 MB")).to_be_visible()
         for name in ("good.png", "good.jpg"):
             expect(page.get_by_role("button", name=name, exact=True)).to_be_visible()
-        expect(page.get_by_test_id("stMetricValue")).to_have_text(re.compile(r"^\d\.\d{3}$"))
+        expect(page.get_by_test_id("stMetricValue")).to_have_text(re.compile(r"^-?\d+\.\d{3}$"))
         expect(marks(page).nth(1)).to_be_visible()
 
 
