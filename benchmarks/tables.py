@@ -72,7 +72,7 @@ def _scores_of(line: Line) -> Collection[str]:
     """The columns that a system has a figure in."""
     if line.published:
         return ("auroc_mkd",)
-    return SCORES if line.score in SCORES else ("auroc",)  # a baseline has a score of its own
+    return ("auroc",) if line.baseline else SCORES
 
 
 def square(entries: dict[str, dict]) -> str:

@@ -52,6 +52,11 @@ class Line:
     provenance: str
     published: bool = False
 
+    @property
+    def baseline(self) -> bool:
+        """Whether it is a score of its own on a teacher's features, without a student."""
+        return not self.published and self.score not in SCORES
+
 
 def load_results(file: Path) -> dict[str, dict]:
     """The entries by key `<data set>/<teacher>`; none if the file is not there.

@@ -89,18 +89,20 @@ def _table(lines: list[Line], dataset: str, score: str) -> None:
         st.code(results.sweep_command(dataset, "vgg-cifar10"), language="bash", wrap_lines=True)
     if not lines:
         return
-    figures = _long(lines)
-    chart = result_charts.by_class(figures, [line.name for line in lines])
-    st.altair_chart(chart, alt="AUROC of every system on every class; the table below has the same figures")
-    wide = {line.name: {**{name: str(f) for name, f in line.classes.items()}, "mean": str(line.mean)} for line in lines}
-    frame = pd.DataFrame(wide).rename_axis("normal class").reset_index()
+    drawn = [line for line in lines if not line.baseline]
+    chart = result_charts.by_class(_long(drawn), [line.name for line in drawn])
+    st.altair_chart(chart, alt="AUROC of every student on every class; the table below has the same figures")
+    rows = [
+        {"system": line.name, "mean": str(line.mean), **{name: str(figure) for name, figure in line.classes.items()}}
+        for line in lines
+    ]
     st.dataframe(
-        frame, hide_index=True, height="content", alt="AUROC in per cent, one row per normal class",
-        column_config={"normal class": st.column_config.TextColumn(pinned=True)},
+        pd.DataFrame(rows), hide_index=True, height="content", alt="AUROC in per cent, one row per system",
+        column_config={"system": st.column_config.TextColumn(pinned=True)},
     )  # fmt: skip
     st.caption(
         f"AUROC in per cent; ± is the sample deviation over seeds. Ours by the {results.SCORES[score]}. Diamonds are "
-        "published figures. They and baselines have one value per class and no spread."
+        "published figures. They and baselines, which are in the table alone, have one value per class and no spread."
     )
 
 

@@ -190,7 +190,10 @@ def test_without_a_sweep_the_published_lines_stand_with_the_commands(results):
     for teacher in ("vgg-tinyimagenet", "vgg-cifar10", "vit-tinyimagenet", "vit-cifar10"):
         assert sweep_command("cifar10", teacher) in commands
     table = at.dataframe[0].value
-    assert table.iloc[-1].tolist() == ["mean", "87.18", "96.83"]
+    assert table[["system", "mean"]].to_numpy().tolist() == [
+        ["VGG-16, published", "87.18"],
+        ["ViT-B/16, published", "96.83"],
+    ]
     assert "checked on the test set during training" in texts(at)
 
 
@@ -199,8 +202,8 @@ def test_a_sweep_fills_its_cell_and_its_column(results, entry, tmp_path):
     merge_entry(tmp_path / "results.json", entry("vgg-tinyimagenet", 0.87, image_format="JPEG"))
     at = results("All classes")
     assert figures(at) == {r"vgg\-cifar10": "97.00 ± 0.40", r"vgg\-tinyimagenet": "87.00 ± 0.40"}
-    table = at.dataframe[0].value
-    assert table["vgg-cifar10"].tolist() == ["97.00 ± 1.00"] * 10 + ["97.00 ± 0.40"]
+    row = at.dataframe[0].value.set_index("system").loc["vgg-cifar10"]
+    assert row.tolist() == ["97.00 ± 0.40"] + ["97.00 ± 1.00"] * 10
     shown = texts(at)
     assert "having seen the labels changes a VGG teacher's students by +10.00 points" in shown
     assert "mean of seeds 0 to 2; last epoch" in shown.replace("\\", "")
@@ -210,10 +213,19 @@ def test_a_sweep_fills_its_cell_and_its_column(results, entry, tmp_path):
     assert figures(at)[r"vgg\-cifar10"] == "95.00 ± 0.40"
 
 
+def test_baselines_are_in_the_table_and_not_in_the_chart(results, entry, tmp_path):
+    merge_entry(tmp_path / "results.json", entry(baselines={"nearest": {"classes": {"cat": 0.9}, "mean": 0.9}}))
+    at = results("All classes")
+    table = at.dataframe[0].value.set_index("system")
+    assert table.loc["nearest on vgg-cifar10", "cat"] == "90.00"
+    chart = at.get("vega_lite_chart")[0].proto.SerializeToString()
+    assert b"vgg-cifar10" in chart and b"nearest" not in chart
+
+
 def test_another_data_set_has_its_own_table(results, entry, tmp_path):
     merge_entry(tmp_path / "results.json", entry(dataset="mnist"))
     at = choose(results("All classes"), "selectbox", "Data set", "mnist")
-    assert list(at.dataframe[0].value.columns) == ["normal class", "vgg-cifar10"]
+    assert at.dataframe[0].value["system"].tolist() == ["vgg-cifar10"]
     assert "Every class of mnist" in texts(at)
 
 
