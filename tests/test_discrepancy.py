@@ -54,6 +54,14 @@ def test_vit_tokens_give_hand_computed_errors_with_the_prefix_counted():
     assert patch_errors([student], [teacher], prefix=1, grids=[(1, 1)])[0].item() == pytest.approx(0, abs=1e-6)
 
 
+def test_errors_of_a_good_copy_are_exact_where_training_is_in_half_precision():
+    teacher = random_features(VGG_SHAPES)
+    student = [layer + 0.03 * noise for layer, noise in zip(teacher, random_features(VGG_SHAPES, 1), strict=True)]
+    with torch.autocast("cpu", torch.bfloat16):
+        errors = layer_errors(student, teacher)
+    np.testing.assert_allclose(errors, float64_errors(student, teacher), rtol=0.01)
+
+
 def test_opposite_features_have_a_cosine_error_of_two():
     features = [torch.ones(1, 4, 3)]
     assert layer_errors([-features[0]], features)[0, 0].tolist() == pytest.approx([2.0, 4.0])
