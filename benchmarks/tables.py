@@ -8,10 +8,9 @@ from pathlib import Path
 from kdad import results
 from kdad.errors import UserError
 from kdad.files import write_text
-from kdad.results import FAMILIES, LABELS_SEEN, SCORES, SQUARE, Line, load_results
+from kdad.results import DATASET, FAMILIES, LABELS_SEEN, SCORES, SQUARE, Line, load_results
 
 ROOT = Path(__file__).resolve().parent.parent
-DATASET = "cifar10"
 SEEN = {True: "seen", False: "not seen", None: "unknown"}
 
 

@@ -17,8 +17,8 @@ RESULTS = Path("benchmarks") / "results.json"
 SCORES = {"auroc": "default score", "auroc_last_layer": "last layer alone", "auroc_mkd": "published score"}
 FAMILIES = {"vgg": "VGG", "vit": "ViT"}
 LABELS_SEEN = {"related": False, "none": False, "same": True}
+DATASET = "cifar10"  # what the published lines and the square are about
 # The teachers that answer what is architecture and what is labels: same data, both architectures.
-SQUARE_DATASET = "cifar10"
 SQUARE = {
     ("vgg", False): "vgg-tinyimagenet",
     ("vgg", True): "vgg-cifar10",
@@ -106,7 +106,7 @@ def cell(results: dict[str, dict], dataset: str, score: str, family: str, seen: 
 
 def effects(results: dict[str, dict], score: str) -> list[str]:
     """What one side of the square changes, in words, for as many sides as both ends are measured."""
-    ours = {key: results.get(f"{SQUARE_DATASET}/{teacher}") for key, teacher in SQUARE.items()}
+    ours = {key: results.get(f"{DATASET}/{teacher}") for key, teacher in SQUARE.items()}
     means = {key: 100 * mean_of(entry, score).mean for key, entry in ours.items() if entry}
     said = []
     for family, name in FAMILIES.items():

@@ -62,7 +62,7 @@ def test_all_classes_over_seeds(sweep_of, tmp_path, vgg_teacher):
     assert results["mean_deviation"]["auroc"] == pytest.approx(np.std(by_seed, ddof=1))
     del results["classes"], results["mean"], results["mean_deviation"]
     trained_for = [sum(row["seconds"] for row in read_history(f) if row["split"] == "train") for f in students]
-    assert results.pop("seconds_per_student") == pytest.approx(np.mean(trained_for), abs=0.0501)
+    assert results.pop("seconds_per_student") == pytest.approx(np.mean(trained_for), abs=0.05 + 1e-9)  # in tenths
     assert results.pop("hardware") == [store.load_config(students[0]).hardware]
     assert results.pop("teacher").endswith("/tiny-vgg")
     assert results == {

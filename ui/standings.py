@@ -9,12 +9,10 @@ import streamlit as st
 from kdad import results
 from kdad.catalogue import WEIGHTS, WEIGHTS_FILE
 from kdad.errors import UserError
-from kdad.results import FAMILIES, SQUARE, Line
+from kdad.results import DATASET, FAMILIES, SQUARE, Line
 from ui import result_charts
 from ui.page import ROOT
 from ui.words import overlap_badge, plain
-
-DATASET = "cifar10"  # what the published lines are about
 
 
 def results_file() -> Path:
