@@ -9,10 +9,11 @@ import torch
 from conftest import Crash, crash
 
 from kdad import pretrain
+from kdad.classification import PREPROCESSING, Classification, mixed, random_augment
 from kdad.data import holdout_split
 from kdad.errors import UserError, WorkFailed
 from kdad.history import read_history
-from kdad.pretrain import Classification, train_teacher
+from kdad.pretrain import train_teacher
 from kdad.teachers import load_teacher
 from kdad.vgg import CompactVGG
 from kdad.vit import CompactViT
@@ -69,7 +70,7 @@ def test_a_taught_folder_loads_as_a_teacher(tmp_path, backbone, grids):
     teacher = load_teacher(str(tmp_path / "mine"))
     assert teacher.trained_on == ("patterns",)
     assert teacher.grids == [(side, side) for side in grids]
-    assert teacher.preprocessing == replace(pretrain.PREPROCESSING["patterns"], kernel=teacher.preprocessing.kernel)
+    assert teacher.preprocessing == replace(PREPROCESSING["patterns"], kernel=teacher.preprocessing.kernel)
     assert len(teacher(torch.zeros(2, 3, 32, 32))) == 4
     assert json.loads((tmp_path / "mine" / "teacher.json").read_text()) == json.loads(json.dumps(card))
     assert (card["name"], card["backbone"], card["classes"]) == ("mine", backbone, ["even", "odd"])
@@ -88,7 +89,7 @@ def test_the_card_states_the_accuracy_of_the_saved_weights(taught_vgg):
     parts = {"validation": ("train", holdout_split(60)[1]), "test": ("test", torch.arange(20))}
     for split, (part, indices) in parts.items():
         with torch.no_grad():
-            logits = model(pretrain.PREPROCESSING["patterns"](source.images(part, indices)))
+            logits = model(PREPROCESSING["patterns"](source.images(part, indices)))
         correct = (logits.argmax(1) == source.labels(part)[indices]).float().mean()
         assert card["accuracy"][split] == pytest.approx(float(correct), abs=1e-4)
 
@@ -193,16 +194,16 @@ def test_augmenting_changes_pixels_and_keeps_what_they_are():
     images = TinySource().images("train", torch.arange(40))
     recipe = replace(pretrain.VIT, operations=2, erase=1.0)
     torch.manual_seed(0)
-    changed = pretrain.random_augment(images, recipe)
+    changed = random_augment(images, recipe)
     assert changed.shape == images.shape and changed.dtype == torch.uint8
     assert (changed != images).any()
-    assert pretrain.random_augment(images, pretrain.VGG) is images
+    assert random_augment(images, pretrain.VGG) is images
 
 
 def test_mixed_images_have_shares_of_their_classes():
     torch.manual_seed(0)
     for _ in range(6):  # of both kinds
-        pixels, shares = pretrain.mixed(torch.randn(10, 3, 32, 32), torch.arange(10) % 2, 2)
+        pixels, shares = mixed(torch.randn(10, 3, 32, 32), torch.arange(10) % 2, 2)
         assert pixels.shape == (10, 3, 32, 32)
         torch.testing.assert_close(shares.sum(1), torch.ones(10))
 
