@@ -102,6 +102,18 @@ def test_the_student_learns(tmp_path, tiny_task, vgg_teacher):
     assert losses == sorted(losses, reverse=True)
 
 
+@pytest.mark.parametrize("name", ["vgg_teacher", "vit_teacher"])
+def test_the_student_learns_as_well_in_half_precision(tmp_path, request, monkeypatch, tiny_task, name):
+    teacher, losses = request.getfixturevalue(name), {}
+    for half in (False, True):
+        monkeypatch.setattr(training, "half_precision", lambda _, half=half: half)
+        recipe = Recipe(epochs=2, batch_size=8)
+        folder = train_student(tiny_task, teacher, tmp_path / str(half), recipe=recipe, device="cpu")
+        losses[half] = [row["loss"] for row in read_history(folder)]
+    assert losses[True] != losses[False]
+    assert losses[True] == pytest.approx(losses[False], rel=0.03)
+
+
 def test_a_finished_folder_is_complete(student_folder, vgg_teacher):
     names = {file.name for file in student_folder.iterdir()}
     assert names >= {store.CONFIG, store.WEIGHTS, store.CALIBRATION, store.HISTORY, store.CARD}
