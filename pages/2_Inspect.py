@@ -3,16 +3,18 @@
 import streamlit as st
 
 from ui import inspecting
+from ui.choosing import choose_students
 from ui.page import footer, setup
 from ui.sources import choose_pictures
+from ui.viewing import choose_view
 
 setup("Inspect")
 st.title("Inspect images", anchor=False)
 
-students = inspecting.choose_students()
+students = choose_students()
 pictures = choose_pictures(students[0])
 judges = inspecting.load_judges(students)
-view = inspecting.choose_view(judges)
+view = choose_view(judges)
 footer()
 if pictures:
     chosen = inspecting.overview(pictures, judges[0], view)

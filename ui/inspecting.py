@@ -2,7 +2,6 @@
 
 import io
 import zipfile
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,84 +13,15 @@ from kdad.errors import UserError
 from ui import charts, perturbing
 from ui.judging import Judge, judge_of, rank
 from ui.pictures import DISPLAY_SIDE, Picture, card, png, to_display
-from ui.students import Student, evaluate_command, find, root, same_family, sweep_command, train_command
-from ui.words import SCORE_IN_WORDS, auroc, overlap_badge, percent, plain, unusualness
+from ui.students import Student, evaluate_command, find, same_family, sweep_command
+from ui.viewing import PATCH, View
+from ui.words import SCORE_IN_WORDS, percent, plain, unusualness
 
-RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-PATCH = "patch"
 COMBINED_CELLS = 16  # cells a side that show the value of all layers together
 MOST_CELLS = 64
 FOUND, TRUE = (255, 255, 255), (61, 220, 151)  # the colours of outlines
 CARD_SIDE = 160
 MOST_UNSCROLLED = 18
-
-
-@dataclass(frozen=True)
-class View:
-    """How scores and heatmaps are read: see `choose_view`."""
-
-    fpr: float | None
-    method: str
-    layer: int | None
-    opacity: float
-    own_contrast: bool
-    outlines: bool
-
-
-def choose_students() -> list[Student]:
-    """One student, and a second one to compare with if it is asked for; ends the page if there is none."""
-    students = students_or_stop()
-    check_link("student", students)
-    check_link("compare", students)
-    keys = list(students)
-    left, right = st.columns(2)
-    first = left.selectbox("Student", keys, index=_favourite(students), key="student", bind="query-params")
-    others = [key for key in keys if key != first]
-    second = right.selectbox(
-        "Compare with", others, index=None, key="compare", bind="query-params", placeholder="a second student…",
-        disabled=not others,
-    )  # fmt: skip
-    for column, key in ((left, first), (right, second)):
-        if key:
-            with column:
-                provenance(students[key])
-    return [students[key] for key in (first, second) if key]
-
-
-def students_or_stop() -> dict[str, Student]:
-    """The students that are here, by key; ends the page, saying what to do, if there is none."""
-    students, damaged = find()
-    if damaged:
-        st.warning(f"Not readable, so not offered: {', '.join(map(plain, damaged))}. Train those anew, or remove them.")
-    if not students:
-        no_student()
-    return students
-
-
-def no_student() -> None:
-    st.info(f"No student is in `{root()}` yet. Train one; this takes a minute or two and needs no data set:")
-    st.code(train_command(), language="bash", wrap_lines=True)
-    st.stop()
-
-
-def check_link(name: str, students: dict[str, Student]) -> None:
-    asked = st.query_params.get(name)
-    if asked and asked not in students:
-        st.warning(f"The link asks for a student that is not here: {plain(asked)}. Choose one below.")
-
-
-def _favourite(students: dict[str, Student]) -> int:
-    """A student that the built-in samples suit, if there is one."""
-    suited = [i for i, student in enumerate(students.values()) if student.dataset == "patterns-defects"]
-    return suited[0] if suited else 0
-
-
-def provenance(student: Student) -> None:
-    known = f"knows **{plain(student.normal_class)}** as normal"
-    figures = f" · test AUROC {auroc(student.evaluation['auroc'])}" if student.evaluation else ""
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        overlap_badge(student.label_overlap)
-        st.caption(known + figures, width="content")
 
 
 def load_judges(students: list[Student]) -> list[Judge]:
@@ -105,73 +35,6 @@ def load_judges(students: list[Student]) -> list[Judge]:
     if not judges:
         st.stop()
     return judges
-
-
-def choose_view(judges: list[Judge]) -> View:
-    """The controls in the sidebar: false-positive rate, layer, opacity and contrast."""
-    with st.sidebar:
-        st.subheader("Verdict", anchor=False)
-        fpr = _choose_fpr(judges)
-        st.subheader("Heatmap", anchor=False)
-        method = _choose_method(judges)
-        grids = judges[0].detector.teacher.grids
-        layer = st.segmented_control(
-            "Critical layer", range(len(grids) + 1), default=0, required=True, key="layer", persist_state="session",
-            format_func=lambda layer: str(layer or "All"), disabled=method != PATCH,
-            help="All: the layers together, weighed by how well each finds what was pasted into normal images. Values "
-            "are standard deviations above a normal patch. Low numbers see "
-            "texture in fine patches, high ones see shapes in coarse patches.",
-        )  # fmt: skip
-        opacity = st.slider("Opacity, %", 0, 100, 50, 5, key="opacity", persist_state="session")
-        own = st.toggle(
-            "Per-image contrast", key="contrast", persist_state="session",
-            help="Off: one colour scale for all images, fixed from held-out normals, so that a normal image stays "
-            "dark. On: each image is stretched from its own lowest to its own highest value, so that even a "
-            "normal image glows somewhere; use it to see structure, not to compare.",
-        )  # fmt: skip
-        outlines = st.toggle(
-            "Outlines", key="outlines", persist_state="session",
-            help="White: what lies above 99 % of the patches of held-out normals, after a 3×3 opening. Green: where "
-            "the defect truly is, if that is known.",
-        )  # fmt: skip
-    return View(fpr, method, layer - 1 if layer and method == PATCH else None, opacity / 100, own, outlines)
-
-
-def _choose_method(judges: list[Judge]) -> str:
-    """How the place is found; only what all students shown side by side allow."""
-    from kdad.localisation import METHODS, methods_for
-
-    allowed = set.intersection(*(set(methods_for(judge.detector)) for judge in judges))
-    options = [method for method in METHODS if method in allowed]
-    if st.session_state.get("method") not in options:
-        st.session_state["method"] = PATCH
-    return st.selectbox(
-        "Method", options, key="method", persist_state="session",
-        help="patch compares teacher and student patch by patch. gradients, smoothgrad and guided-backprop ask which "
-        "pixels would change the published score, as the paper does; they are slower and coarser. attention-rollout "
-        "shows where a ViT teacher looks, unusual or not. Only patch has a unit that compares between images; the "
-        "small pictures always show it.",
-    )  # fmt: skip
-
-
-def _choose_fpr(judges: list[Judge]) -> float | None:
-    calibrated = [len(judge.normals) for judge in judges if judge.normals is not None]
-    if not calibrated:
-        st.caption("This student was never calibrated: it gives scores, but no p-values and no verdicts.")
-        return None
-    normals = min(calibrated)
-    lowest = metrics.lowest_fpr(normals)
-    rates = sorted({lowest, *(rate for rate in RATES if rate > lowest)})
-    if st.session_state.get("fpr") not in rates:
-        st.session_state["fpr"] = min(rates, key=lambda rate: abs(rate - 0.05))
-    fpr = st.select_slider(
-        "False-positive rate", rates, key="fpr", format_func=percent, persist_state="session",
-        help="How many normal images may be called anomalous. The lowest rate is what the held-out normals allow: "
-        "one in their number plus one.",
-    )  # fmt: skip
-    low, high = metrics.realised_fpr(normals, fpr)
-    st.caption(f"Set on {normals} held-out normals, the true rate lies between {percent(low)} and {percent(high)}.")
-    return fpr
 
 
 def overview(pictures: list[Picture], judge: Judge, view: View) -> Picture:

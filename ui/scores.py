@@ -8,6 +8,7 @@ from kdad import metrics
 from kdad.errors import UserError
 from ui import result_charts
 from ui.charts import ACCENT, CALM
+from ui.choosing import check_link, provenance, students_or_stop
 from ui.evidence import (
     DEFAULT,
     PUBLISHED,
@@ -19,7 +20,6 @@ from ui.evidence import (
     pixel_curves_of,
     roc,
 )
-from ui.inspecting import check_link, provenance, students_or_stop
 from ui.students import Student
 from ui.words import SCORE_IN_WORDS, percent, plain
 
