@@ -109,6 +109,8 @@ def test_a_zip_file_of_images_is_trained_on_to_the_end(visit, root):
         settled(page)
         start(page, epochs=1)
         trained = card(page, re.compile(r"mugs-\w{8}"))
+        # Its own progress first: a new card may for a moment still show what the one in its place did.
+        expect(trained.get_by_text(re.compile("Loading|Epoch|Calibrating"))).to_be_visible(timeout=TO_THE_END)
         expect(trained.get_by_text("Test AUROC")).to_be_visible(timeout=TO_THE_END)
         (folder,) = root.glob("mugs-*/vgg-cifar10/good")
         assert (folder / "evaluation.json").is_file()
