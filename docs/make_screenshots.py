@@ -1,18 +1,14 @@
-"""Makes the pictures of the app in `docs/`: `python -m docs.make_screenshots`. Needs Chromium and playwright."""
+"""Makes the pictures of the app in the README: `python -m docs.make_screenshots`. Needs Chromium and playwright."""
 
 from pathlib import Path
 
-from tests.browser import DESKTOP, PHONE, expect, running_chromium, serving_app, settled
+from tests.browser import DESKTOP, expect, running_chromium, serving_app, settled
 
 DOCS = Path(__file__).parent
 TALL = {"width": 1280, "height": 1080}
 PAGES = {
-    "home": ("/", DESKTOP, "light"),
-    "train": ("/Train_or_load", DESKTOP, "light"),
-    "results": ("/Curves_and_results", TALL, "light"),
-    "classes": ("/Curves_and_results?show=All+classes", TALL, "light"),
-    "home-dark": ("/", DESKTOP, "dark"),
-    "home-phone": ("/", PHONE, "light"),
+    "home": ("/", DESKTOP),
+    "results": ("/Curves_and_results", TALL),
 }
 DRAWING_MILLISECONDS = 1500
 
@@ -20,20 +16,20 @@ DRAWING_MILLISECONDS = 1500
 def main() -> None:
     """Start the app, open each page as a newcomer would, and save what shows."""
     with serving_app() as address, running_chromium() as chromium:
-        for name, (path, size, scheme) in PAGES.items():
-            page = opened(chromium, address + path, size, scheme)
+        for name, (path, size) in PAGES.items():
+            page = opened(chromium, address + path, size)
             page.screenshot(path=DOCS / f"{name}.png")
             page.close()
-        page = opened(chromium, f"{address}/Inspect", TALL, "light")
+        page = opened(chromium, f"{address}/Inspect", TALL)
         page.get_by_text("Anomaly score", exact=True).first.scroll_into_view_if_needed()
         page.wait_for_timeout(DRAWING_MILLISECONDS)
         page.screenshot(path=DOCS / "inspect.png")
         page.close()
 
 
-def opened(chromium, address: str, size: dict, scheme: str):
+def opened(chromium, address: str, size: dict):
     """A page that has come to rest."""
-    page = chromium.new_page(viewport=size, color_scheme=scheme)
+    page = chromium.new_page(viewport=size)
     page.goto(address)
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     settled(page)
