@@ -153,9 +153,15 @@ def _write_scores(file: Path, judged: _Judged, task) -> None:
     } | {"distance": judged.distance}
     seen = {name: values.clip(max=np.finfo(np.float16).max).astype(np.float16) for name, values in seen.items()}
     scores = {"score": judged.score, "score_mkd": published_score(judged.layer_scores)}
-    packed = {"use_dictionary": ["label"], "column_encoding": {"index": "DELTA_BINARY_PACKED"}}
     pandas.DataFrame({**table, **seen, **scores}).to_parquet(
-        file, index=False, compression="zstd", use_byte_stream_split=[*seen, *scores], **packed
+        file,
+        index=False,
+        compression="brotli",
+        compression_level=11,
+        use_dictionary=["label"],
+        use_byte_stream_split=[*seen, *scores],
+        column_encoding={"index": "DELTA_BINARY_PACKED"},
+        write_statistics=False,
     )
 
 
