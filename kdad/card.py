@@ -49,8 +49,14 @@ def teacher_card(card: dict) -> str:
 A compact `{card["backbone"]}` teacher for 32 px images, trained by `kdad pretrain`.
 
 - Data: {", ".join(card["trained_on"])}, with labels ({len(card["classes"])} classes). Never seen: {card["held_out"]}.
+- Taught {_origin_in_words(card)}.
 - Recipe: {", ".join(f"{name} {value}" for name, value in card["recipe"].items())}; seed {card["seed"]}.
 - Accuracy: {accuracy} (no test-time augmentation; weights in half precision; test read once).
 - {card["seconds"]} s on {card["hardware"]}.
 - Licence: {card["licence"]}; the weights inherit that.
 """
+
+
+def _origin_in_words(card: dict) -> str:
+    start = f"from the weights of {card['start_from']}" if card["start_from"] else "from scratch"
+    return f"{start}, copying features of {card['distil_from']} beside the labels" if card["distil_from"] else start

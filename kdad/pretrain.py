@@ -161,7 +161,7 @@ def _card(module: Classification, out: Path, settings: dict, trained_on: list[st
         **settings,
         "seconds": round(sum(row["seconds"] for row in read_history(out) if row["split"] == "train")),
         "hardware": training.hardware(device),
-        "licence": LICENCE[source.name],
+        "licence": "; ".join(LICENCE.get(name, f"{name}: see there") for name in trained_on),
         "accuracy": _accuracies(module, source, device),
     }
 

@@ -128,6 +128,18 @@ def test_starting_from_a_teacher_takes_over_its_weights(tmp_path, monkeypatch, t
     assert card["start_from"] == str(taught_vgg)
 
 
+def test_the_card_says_what_a_teacher_owes_to_another(tmp_path, source, taught_vgg):
+    older, out = tmp_path / "older", tmp_path / "new"
+    shutil.copytree(taught_vgg, older)
+    heir = json.loads((older / "teacher.json").read_text()) | {"trained_on": ["cifar10"]}
+    (older / "teacher.json").write_text(json.dumps(heir))
+    card = taught("vgg", out, start_from=str(older))
+    assert card["trained_on"] == ["cifar10", "patterns"]
+    assert card["licence"] == f"{pretrain.LICENCE['cifar10']}; {pretrain.LICENCE['patterns']}"
+    assert f"Taught from the weights of {older}." in (out / "README.md").read_text()
+    assert "Taught from scratch." in (older / "README.md").read_text()
+
+
 def test_starting_from_a_teacher_of_other_classes_renews_the_head_only(tmp_path, monkeypatch, taught_vgg):
     monkeypatch.setattr(TinySource, "classes", ("even", "odd", "neither"))
     slow = replace(pretrain.BACKBONES["vgg"].recipe, learning_rate=1e-9)
@@ -145,6 +157,8 @@ def test_distilling_copies_another_teachers_patches(tmp_path, taught_vgg):
     guided = taught("vit", tmp_path / "guided", distil_from=str(guide))
     assert guided["trained_on"] == ["cifar10", "patterns"]
     assert guided["distil_from"] == str(guide)
+    words = (tmp_path / "guided" / "README.md").read_text()
+    assert f"Taught from scratch, copying features of {guide} beside the labels." in words
     plain = CompactViT(2).state_dict()
     assert CompactViT.load(tmp_path / "guided").state_dict().keys() == plain.keys()  # the reader is not saved
     assert load_teacher(str(tmp_path / "guided")).trained_on == ("cifar10", "patterns")
