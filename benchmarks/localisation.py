@@ -1,6 +1,6 @@
 """All localisation methods on `patterns-defects`, whose masks are exact: `python benchmarks/localisation.py`.
 
-For each shipped teacher, a student of one texture (trained first if it is not there) maps test images by every
+For each teacher named, a student of one texture (trained first if it is not there) maps test images by every
 method that its networks allow. Figures are on the test part; nothing was chosen on it.
 """
 
@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from kdad import metrics, store
-from kdad.catalogue import SHIPPED, available
 from kdad.detector import Detector
 from kdad.distillation import train_student
 from kdad.evaluation import evaluate, pixel_figures
@@ -50,11 +49,11 @@ def measure(detector: Detector, method: str, images, masks: np.ndarray) -> dict:
     return {name: round(value, 4) for name, value in figures.items()} | {"ms": round(1000 * seconds / len(images), 2)}
 
 
-def run(texture: str, count: int, out: Path) -> dict:
-    """All teachers and methods on all test images, the slow ones on `count`, evenly chosen."""
+def run(teachers: list[str], texture: str, count: int, out: Path) -> dict:
+    """All methods under these teachers on all test images, the slow ones on `count`, evenly chosen."""
     test = load_task(DATASET, texture).test
     rows = []
-    for teacher in (name for name in available() if name in SHIPPED):
+    for teacher in teachers:
         detector = student_of(teacher, texture, out)
         for method in methods_for(detector):
             shown = _evenly(len(test.images), count if method in SLOW else len(test.images))
@@ -79,11 +78,12 @@ def _evenly(of: int, count: int) -> np.ndarray:
 def main() -> None:
     """Measure, and save for `benchmarks/tables.py`."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--teachers", nargs="+", default=["vgg-cifar10", "vit-cifar10"])
     parser.add_argument("--texture", default="bricks")
     parser.add_argument("--images", type=int, default=100, help=f"for {', '.join(SLOW)}")
     parser.add_argument("--out", type=Path, default=ROOT / "trained_students")
     args = parser.parse_args()
-    write_json(RESULTS, run(args.texture, args.images, args.out))
+    write_json(RESULTS, run(args.teachers, args.texture, args.images, args.out))
 
 
 if __name__ == "__main__":

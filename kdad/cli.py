@@ -273,7 +273,9 @@ def build_parser() -> Parser:
     sub = command("pretrain", pretrain, "train a compact teacher on labelled images")
     sub.add_argument("--backbone", required=True, choices=["vgg", "vit"])
     sub.add_argument("--dataset", required=True, choices=["cifar10", "tiny-imagenet-32", "patterns"])
-    sub.add_argument("--from", dest="start_from", metavar="TEACHER", help="start from this teacher's weights")
+    sub.add_argument(
+        "--from", dest="start_from", metavar="TEACHER", help="tune this teacher's weights (a recipe of its own)"
+    )
     sub.add_argument("--distil-from", metavar="TEACHER", help="also copy this teacher's features and labels")
     sub.add_argument("--out", required=True)
     sub.add_argument("--epochs", type=positive)

@@ -119,8 +119,8 @@ def test_the_test_part_is_read_once_at_the_end(tmp_path, source):
 
 
 def test_starting_from_a_teacher_takes_over_its_weights(tmp_path, monkeypatch, taught_vgg):
-    slow = replace(pretrain.BACKBONES["vgg"].recipe, learning_rate=1e-9)
-    monkeypatch.setitem(pretrain.BACKBONES, "vgg", replace(pretrain.BACKBONES["vgg"], recipe=slow))
+    slow = replace(pretrain.BACKBONES["vgg"].tuned, learning_rate=1e-9)
+    monkeypatch.setitem(pretrain.BACKBONES, "vgg", replace(pretrain.BACKBONES["vgg"], tuned=slow))
     card = taught("vgg", tmp_path, start_from=str(taught_vgg), seed=5)
     old, new = (CompactVGG.load(folder).state_dict() for folder in (taught_vgg, tmp_path))
     learned = [name for name in old if name.endswith(("weight", "bias"))]
@@ -142,8 +142,8 @@ def test_the_card_says_what_a_teacher_owes_to_another(tmp_path, source, taught_v
 
 def test_starting_from_a_teacher_of_other_classes_renews_the_head_only(tmp_path, monkeypatch, taught_vgg):
     monkeypatch.setattr(TinySource, "classes", ("even", "odd", "neither"))
-    slow = replace(pretrain.BACKBONES["vgg"].recipe, learning_rate=1e-9)
-    monkeypatch.setitem(pretrain.BACKBONES, "vgg", replace(pretrain.BACKBONES["vgg"], recipe=slow))
+    slow = replace(pretrain.BACKBONES["vgg"].tuned, learning_rate=1e-9)
+    monkeypatch.setitem(pretrain.BACKBONES, "vgg", replace(pretrain.BACKBONES["vgg"], tuned=slow))
     taught("vgg", tmp_path, start_from=str(taught_vgg))
     old, new = (CompactVGG.load(folder) for folder in (taught_vgg, tmp_path))
     assert new.head.out_features == 3
