@@ -87,7 +87,8 @@ def test_the_score_is_read_from_the_error_table_and_the_distance(detector, vgg_t
 def test_batch_size_does_not_change_the_result(monkeypatch, detector, pictures, most):
     whole = detector.predict(pictures)
     monkeypatch.setattr("kdad.images.batch_size", lambda *_: most)
-    assert_equal_predictions(detector.predict(pictures), whole, tolerance=1e-5)
+    # Other kernels for other batch sizes: a heatmap in standard deviations was seen to differ by 1.05e-5.
+    assert_equal_predictions(detector.predict(pictures), whole, tolerance=2e-5)
 
 
 def test_one_image_scores_the_same_alone_and_among_others(detector, pictures):

@@ -292,7 +292,10 @@ def test_wandb_writes_its_run_offline(tmp_path, monkeypatch, tiny_task, vgg_teac
     )
     wandb.finish()
     (run,) = (folder / "logs" / "wandb").glob("offline-run-*/*.wandb")
-    assert b"val_auroc" in run.read_bytes()
+    until = time.monotonic() + 30  # wandb's own process writes the file
+    while b"val_auroc" not in run.read_bytes():
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(
