@@ -114,6 +114,8 @@ def train_teacher(
 ) -> dict:
     """Train a compact teacher into the folder `out`; returns its card. Interrupted runs continue.
 
+    The recipe is the backbone's `guided` with `distil_from`, else its `tuned` with `start_from`, else its plain one.
+
     Args:
         start_from: a teacher of the same backbone whose weights to tune; its head is kept if it fits.
         distil_from: a teacher whose features the new one copies beside learning the labels.

@@ -8,6 +8,7 @@ os.environ.pop("KDAD_DATA", None)
 
 import json
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 
@@ -67,6 +68,14 @@ class Crash(Exception):
 
 def crash(*_, **__):
     raise Crash
+
+
+def eventually(condition, seconds: float = 30) -> None:
+    """Wait for what another process does."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def save_vgg_teacher(folder, seed: int = 0):

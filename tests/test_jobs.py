@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SmallDefectsTask, TinyTask
+from conftest import SmallDefectsTask, TinyTask, eventually
 
 from kdad import cli, jobs, store
 from kdad.distillation import train_student
@@ -78,11 +78,8 @@ def go(root):
     (root / "go").touch()
 
 
-def wait_for_loss(job, seconds: float = 30):
-    until = time.monotonic() + seconds
-    while jobs.find(job.folder).status.loss is None:
-        assert time.monotonic() < until
-        time.sleep(0.02)
+def wait_for_loss(job):
+    eventually(lambda: jobs.find(job.folder).status.loss is not None)
     return jobs.find(job.folder)
 
 
