@@ -93,16 +93,16 @@ def _smoothgrad(detector: Detector, noise: float) -> Saliency:
 
     captum = NoiseTunnel(CaptumSaliency(_Score(detector)))
 
-    def saliency(pixels: Tensor) -> Tensor:
+    def of_one(pixels: Tensor) -> Tensor:
         with torch.random.fork_rng(devices=[pixels.device] if pixels.is_cuda else []):
-            torch.manual_seed(0)
+            torch.manual_seed(0)  # for every image anew: its map must not depend on the others of its batch
             gradient = captum.attribute(
                 pixels.requires_grad_(), nt_type="smoothgrad", nt_samples=SAMPLES, stdevs=noise * _range(detector),
                 nt_samples_batch_size=SAMPLES_AT_ONCE, abs=False,
             )  # fmt: skip
         return _tidy(gradient)
 
-    return saliency
+    return lambda pixels: torch.cat([of_one(each) for each in pixels.split(1)])
 
 
 def _range(detector: Detector) -> float:
