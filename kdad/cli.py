@@ -276,7 +276,7 @@ def build_parser() -> Parser:
     sub.add_argument(
         "--from", dest="start_from", metavar="TEACHER", help="tune this teacher's weights (a recipe of its own)"
     )
-    sub.add_argument("--distil-from", metavar="TEACHER", help="also copy this teacher's features and labels")
+    sub.add_argument("--distil-from", metavar="TEACHER", help="also copy this teacher's last two feature maps")
     sub.add_argument("--out", required=True)
     sub.add_argument("--epochs", type=positive)
     sub.add_argument("--batch-size", type=positive)
