@@ -58,5 +58,9 @@ A compact `{card["backbone"]}` teacher for 32 px images, trained by `kdad pretra
 
 
 def _origin_in_words(card: dict) -> str:
-    start = f"from the weights of {card['start_from']}" if card["start_from"] else "from scratch"
-    return f"{start}, copying features of {card['distil_from']} beside the labels" if card["distil_from"] else start
+    origin = f"from the weights of {card['start_from']}" if card["start_from"] else "from scratch"
+    if card["distil_from"]:
+        origin += f", copying features of {card['distil_from']} beside the labels"
+    if card["soft_labels_from"]:
+        origin += f", learning the soft labels of {', '.join(card['soft_labels_from'])} in place of the labels"
+    return origin
