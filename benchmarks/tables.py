@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from kdad import results
+from kdad.card import origin
+from kdad.catalogue import CARD_FILE, SHIPPED, WEIGHTS
 from kdad.errors import UserError
 from kdad.files import write_text
 from kdad.results import DATASET, FAMILIES, LABELS_SEEN, SCORES, SQUARE, Line, load_results
@@ -147,6 +149,20 @@ def large_images(measured: dict) -> str:
     return f"{_table(rows)}\n\n{words}"
 
 
+def teachers(folder: Path) -> str:
+    """How each shipped teacher was taught and how well it classifies, from the cards below `folder`."""
+    heads = ("accuracy on validation", "on test", "epochs", "minutes", "taught")
+    rows = [["teacher", *heads]]
+    for name in SHIPPED:
+        card = _read(folder / name / CARD_FILE)
+        recipe, accuracy = card["recipe"], _percents(card["accuracy"], ("validation", "test"))
+        cost = f"{card['seconds'] / 60:.0f} ({card['hardware']})"
+        taught = f"{', '.join(card['trained_on'])}, {len(card['classes'])} classes, {origin(card)}"
+        rows.append([f"`{name}`", *accuracy, str(recipe["epochs"]), cost, taught])
+    words = "Per cent, without test-time augmentation; the test part was read once; epochs and minutes of the last run."
+    return f"{_table(rows)}\n\n{words}"
+
+
 def _percents(row: dict, names: tuple[str, ...]) -> list[str]:
     return [f"{100 * row[name]:.1f}" for name in names]
 
@@ -155,12 +171,14 @@ def _read(file: Path) -> dict:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-# What stands between the README's markers of each name: the file it is made from, and how.
+# What stands between the README's markers of each name: what it is made from, in the folder of results or anywhere
+# if absolute, and how.
 SECTIONS: dict[str, tuple[str, Callable[[Path], str]]] = {
     "headline": ("results.json", lambda file: headline(load_results(file))),
     "results": ("results.json", lambda file: render(load_results(file))),
     "localisation": ("localisation.json", lambda file: localisation(_read(file))),
     "large_images": ("large_images.json", lambda file: large_images(_read(file))),
+    "teachers": (str(WEIGHTS), teachers),
 }
 
 
@@ -192,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
         text, printed = args.readme.read_text(encoding="utf-8"), []
         for name, (measured, rendered) in SECTIONS.items():
             file = args.measured / measured
-            if file.is_file():
+            if file.exists():
                 printed.append(rendered(file))
                 text = between_markers(text, printed[-1], name)
         write_text(args.readme, text)

@@ -49,7 +49,7 @@ def teacher_card(card: dict) -> str:
 A compact `{card["backbone"]}` teacher for 32 px images, trained by `kdad pretrain`.
 
 - Data: {", ".join(card["trained_on"])}, with labels ({len(card["classes"])} classes). Never seen: {card["held_out"]}.
-- Taught {_origin_in_words(card)}.
+- Taught {origin(card)}.
 - Recipe: {", ".join(f"{name} {value}" for name, value in card["recipe"].items())}; seed {card["seed"]}.
 - Accuracy: {accuracy} (no test-time augmentation; weights in half precision; test read once).
 - {card["seconds"]} s on {card["hardware"]}.
@@ -57,10 +57,11 @@ A compact `{card["backbone"]}` teacher for 32 px images, trained by `kdad pretra
 """
 
 
-def _origin_in_words(card: dict) -> str:
-    origin = f"from the weights of {card['start_from']}" if card["start_from"] else "from scratch"
+def origin(card: dict) -> str:
+    """What a teacher started from and what else taught it, in words that follow "taught"; from its teacher.json."""
+    words = f"from the weights of {card['start_from']}" if card["start_from"] else "from scratch"
     if card["distil_from"]:
-        origin += f", copying features of {card['distil_from']} beside the labels"
+        words += f", copying features of {card['distil_from']} beside the labels"
     if card["soft_labels_from"]:
-        origin += f", learning the soft labels of {', '.join(card['soft_labels_from'])} in place of the labels"
-    return origin
+        words += f", learning the soft labels of {', '.join(card['soft_labels_from'])} in place of the labels"
+    return words

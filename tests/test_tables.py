@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks.tables import between_markers, headline, main, markers, render
+from kdad.catalogue import SHIPPED, WEIGHTS
 from kdad.results import merge_entry
 
 BEGIN, END = markers("results")
@@ -18,16 +19,19 @@ def files(tmp_path, entry):
         tmp_path / "results.json", entry(baselines={"nearest neighbours": {"classes": {"cat": 0.8}, "mean": 0.8}})
     )
     first, then = markers("headline")
-    (tmp_path / "README.md").write_text(f"# before\n\n{first}\nold\n{then}\n\n{BEGIN}\nold 12.34\n{END}\n\nafter\n")
+    taught = "\n".join(markers("teachers"))
+    (tmp_path / "README.md").write_text(
+        f"# before\n\n{first}\nold\n{then}\n\n{taught}\n\n{BEGIN}\nold 12.34\n{END}\n\nafter\n"
+    )
     return ["--measured", str(tmp_path), "--readme", str(tmp_path / "README.md")]
 
 
 def test_the_marked_part_of_the_readme_is_rewritten_and_the_rest_kept(files, tmp_path, capsys):
     main(files)
     text = (tmp_path / "README.md").read_text()
-    first, then = markers("headline")
+    first, _ = markers("headline")
     assert text.startswith(f"# before\n\n{first}\nMean test AUROC on CIFAR-10 one-vs-rest")
-    assert f"\n{then}\n\n{BEGIN}\n| students of |" in text
+    assert f"\n{BEGIN}\n| students of |" in text
     assert text.endswith(f"{END}\n\nafter\n")
     assert "old 12.34" not in text
     assert text.split(BEGIN)[1].split(END)[0].strip() in capsys.readouterr().out
@@ -67,6 +71,16 @@ def test_large_images_too(files, tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert "| tiles of 128 px | 100.0 | 100.0 | 99.9 | 90.0 | 68 | 1100 |" in text
     assert "Defects of 20 px in images of 1024 px, 24 normal images to train on, 20 to test" in text
+
+
+def test_how_well_each_shipped_teacher_classifies_comes_from_its_card(files, tmp_path):
+    main(files)
+    begin, end = markers("teachers")
+    table = (tmp_path / "README.md").read_text().split(begin)[1].split(end)[0]
+    for name in SHIPPED:
+        card = json.loads((WEIGHTS / name / "teacher.json").read_text())
+        validation, test = (f"{100 * card['accuracy'][split]:.1f}" for split in ("validation", "test"))
+        assert f"| `{name}` | {validation} | {test} | {card['recipe']['epochs']} |" in table
 
 
 def rows(tables: str, part: int) -> dict[str, dict[str, str]]:
