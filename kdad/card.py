@@ -59,9 +59,5 @@ A compact `{card["backbone"]}` teacher for 32 px images, trained by `kdad pretra
 
 def origin(card: dict) -> str:
     """What a teacher started from and what else taught it, in words that follow "taught"; from its teacher.json."""
-    words = f"from the weights of {card['start_from']}" if card["start_from"] else "from scratch"
-    if card["distil_from"]:
-        words += f", copying features of {card['distil_from']} beside the labels"
-    if card["soft_labels_from"]:
-        words += f", learning the soft labels of {', '.join(card['soft_labels_from'])} in place of the labels"
-    return words
+    start = f"from the weights of {card['start_from']}" if card["start_from"] else "from scratch"
+    return f"{start}, copying features of {card['distil_from']} beside the labels" if card["distil_from"] else start

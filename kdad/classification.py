@@ -1,9 +1,5 @@
-"""What a compact teacher is taught: the labels of 32 px images, alone or beside an older teacher's features.
+"""What a compact teacher is taught: the labels of 32 px images, alone or beside an older teacher's features."""
 
-Or what an ensemble of finished teachers says of them.
-"""
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytorch_lightning as pl
@@ -217,33 +213,6 @@ class GuidedClassification(Classification):
         if self.current_epoch >= self.recipe.all_squares_from * self.recipe.epochs:
             return SQUARES.to(device).expand(n, -1)
         return torch.rand(n, len(SQUARES), device=device).argsort(1)[:, : self.recipe.squares]
-
-
-class SoftClassification(Classification):
-    """Classification by the soft labels of an ensemble: what it says, on average, of the very images shown.
-
-    The labels themselves are not used. Source: Hinton et al., "Distilling the Knowledge in a Neural Network"
-    (arXiv 1503.02531), at temperature 1, on mixed images as in Beyer et al., "Knowledge distillation: A good
-    teacher is patient and consistent" (arXiv 2106.05237).
-
-    Args:
-        ensemble: classifiers of the same classes and the same pixels; frozen here.
-    """
-
-    def __init__(
-        self, model: nn.Module, source: Source, recipe: PretrainRecipe, seed: int, ensemble: Sequence[nn.Module]
-    ):
-        super().__init__(model, source, recipe, seed)
-        # A tuple hides them from Lightning: they belong into no checkpoint and no optimiser.
-        self.ensemble = tuple(member.requires_grad_(False).eval() for member in ensemble)
-
-    def on_train_start(self):
-        for member in self.ensemble:
-            member.to(self.trainer.strategy.root_device)
-
-    def loss(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        soft = torch.stack([member(pixels).float().softmax(1) for member in self.ensemble]).mean(0)
-        return cross_entropy(self.model(pixels), soft)
 
 
 class Guide:

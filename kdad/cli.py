@@ -184,8 +184,8 @@ def pretrain(args) -> None:
 
     card = train_teacher(
         args.backbone, args.dataset, Path(args.out), start_from=args.start_from, distil_from=args.distil_from,
-        soft_labels_from=args.soft_labels_from, epochs=args.epochs, batch_size=args.batch_size, sides=args.sides,
-        seed=args.seed, device=args.device, overwrite=args.overwrite,
+        epochs=args.epochs, batch_size=args.batch_size, sides=args.sides, seed=args.seed, device=args.device,
+        overwrite=args.overwrite,
     )  # fmt: skip
     accuracies = ", ".join(f"{split} accuracy {value:.4f}" for split, value in card["accuracy"].items())
     print(f"{args.backbone} on {args.dataset}: {accuracies}\nteacher folder: {args.out}")
@@ -277,8 +277,6 @@ def build_parser() -> Parser:
         "--from", dest="start_from", metavar="TEACHER", help="tune this teacher's weights (a recipe of its own)"
     )
     sub.add_argument("--distil-from", metavar="TEACHER", help="also copy this teacher's last two feature maps")
-    soft = "learn what these teachers say of mixed images, on average, in place of the labels"
-    sub.add_argument("--soft-labels-from", nargs="+", default=(), metavar="TEACHER", help=soft)
     sub.add_argument("--out", required=True)
     sub.add_argument("--epochs", type=positive)
     sub.add_argument("--batch-size", type=positive)

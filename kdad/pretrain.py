@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -18,7 +18,6 @@ from kdad.classification import (
     Classification,
     GuidedClassification,
     PretrainRecipe,
-    SoftClassification,
 )
 from kdad.data import Source, load_source
 from kdad.devices import accelerator
@@ -52,7 +51,6 @@ class Backbone:
     recipe: PretrainRecipe
     tuned: PretrainRecipe  # from another teacher's weights
     guided: PretrainRecipe  # with an older teacher to copy
-    soft: PretrainRecipe  # with an ensemble to learn soft labels from
 
 
 @torch.no_grad()
@@ -77,8 +75,6 @@ def _keep_initialisation(model: nn.Module, pixels: Tensor) -> None:
 VGG = PretrainRecipe(24, 256, "nesterov", 0.25, 5e-4)
 # After 24 epochs a VGG knows CIFAR-10 by heart: more of them help only with images that change more.
 TUNED_VGG = PretrainRecipe(27, 256, "nesterov", 0.1, 5e-4, warm_up=0.1, shift=4, operations=1, mix_until=0.6)
-# Of the images it knows by heart an ensemble says no more than their labels, of mixed ones it does.
-SOFT_VGG = replace(TUNED_VGG, label_smoothing=0.0, mix_until=0.8)
 VIT = PretrainRecipe(
     250,
     512,
@@ -94,14 +90,12 @@ VIT = PretrainRecipe(
     average=0.9995,
 )
 GUIDED_VIT = PretrainRecipe(12, 128, "adamw", 1e-3, 0.05, warm_up=0.1, shift=0, squares=6, all_squares_from=0.9)
-SOFT_VIT = replace(VIT, label_smoothing=0.0, mix_until=0.8)
 BACKBONES = {
-    "vgg": Backbone(lambda classes, _: CompactVGG(classes), whiten_and_pass_through, VGG, TUNED_VGG, VGG, SOFT_VGG),
+    "vgg": Backbone(lambda classes, _: CompactVGG(classes), whiten_and_pass_through, VGG, TUNED_VGG, VGG),
     "vit": Backbone(
-        lambda classes, recipe: CompactViT(classes, recipe.drop_path), _keep_initialisation, VIT, VIT, GUIDED_VIT,
-        SOFT_VIT,
+        lambda classes, recipe: CompactViT(classes, recipe.drop_path), _keep_initialisation, VIT, VIT, GUIDED_VIT
     ),
-}  # fmt: skip
+}
 
 
 def train_teacher(
@@ -111,7 +105,6 @@ def train_teacher(
     *,
     start_from: str | None = None,
     distil_from: str | None = None,
-    soft_labels_from: Sequence[str] = (),
     epochs: int | None = None,
     batch_size: int | None = None,
     sides: Sequence[int] | None = None,
@@ -121,27 +114,21 @@ def train_teacher(
 ) -> dict:
     """Train a compact teacher into the folder `out`; returns its card. Interrupted runs continue.
 
-    The recipe is the backbone's `guided` with `distil_from`, its `soft` with `soft_labels_from`, else its `tuned`
-    with `start_from`, else its plain one.
+    The recipe is the backbone's `guided` with `distil_from`, else its `tuned` with `start_from`, else its plain one.
 
     Args:
         start_from: a teacher of the same backbone whose weights to tune; its head is kept if it fits.
         distil_from: a teacher whose features the new one copies beside learning the labels.
-        soft_labels_from: teachers of the same backbone and classes; what they say, on average, replaces the labels.
         sides: of the square training images, in pixels, each for an equal share of the epochs.
 
     Raises:
         UserError: `out` holds a teacher already, or an unfinished run of other settings, the backbone cannot
-            be taught at `sides`, or the teachers named do not fit (or exclude each other).
+            be taught at `sides`, or the teachers named do not fit.
         WorkFailed: the loss became NaN, or memory ran out.
     """
     chosen = BACKBONES[one_of("backbone", backbone, BACKBONES)]
     source = load_source(one_of("data set", dataset, PREPROCESSING))
-    if distil_from and soft_labels_from:
-        raise UserError(
-            "a teacher copies features or learns soft labels: leave out one of --distil-from, --soft-labels-from"
-        )
-    preset = _preset(chosen, start_from, distil_from, soft_labels_from)
+    preset = chosen.guided if distil_from else chosen.tuned if start_from else chosen.recipe
     recipe = with_overrides(preset, epochs=epochs, batch_size=batch_size, sides=_sides(sides, backbone))
     device = accelerator(device)
     settings = {
@@ -149,14 +136,13 @@ def train_teacher(
         "recipe": {**asdict(recipe), "sides": list(recipe.sides)},
         "start_from": start_from,
         "distil_from": distil_from,
-        "soft_labels_from": list(soft_labels_from),
         "seed": seed,
     }
     torch.manual_seed(seed)
     model = chosen.build(len(source.classes), recipe)
-    module = _lesson(model, source, recipe, seed, distil_from, soft_labels_from)
+    module = _lesson(model, source, recipe, seed, distil_from)
     _start(module, chosen, start_from)
-    trained_on = sorted({dataset, *_heritage(start_from, distil_from, *soft_labels_from)})
+    trained_on = sorted({dataset, *_heritage(start_from), *_heritage(distil_from)})
     _claim(out, {**settings, "dataset": dataset}, overwrite)
     training.fit(module, out, epochs=recipe.epochs, seed=seed, device=device)
     card = _card(module, out, settings, trained_on, device)
@@ -218,38 +204,10 @@ def _obstacle(out: Path, settings: dict) -> str | None:
     return None
 
 
-def _preset(chosen: Backbone, start_from, distil_from, soft_labels_from) -> PretrainRecipe:
-    if distil_from:
-        return chosen.guided
-    if soft_labels_from:
-        return chosen.soft
-    return chosen.tuned if start_from else chosen.recipe
-
-
-def _lesson(
-    model: nn.Module,
-    source: Source,
-    recipe: PretrainRecipe,
-    seed: int,
-    distil_from: str | None,
-    soft_labels_from: Sequence[str],
-) -> Classification:
-    if distil_from:
-        return GuidedClassification(model, source, recipe, seed, load_teacher(distil_from))
-    if soft_labels_from:
-        ensemble = [_classifier(name, type(model), source) for name in soft_labels_from]
-        return SoftClassification(model, source, recipe, seed, ensemble)
-    return Classification(model, source, recipe, seed)
-
-
-def _classifier(name: str, family: type, source: Source) -> nn.Module:
-    """A finished teacher with its head, which must tell the classes of `source` from the same pixels."""
-    classifier = family.load(teacher_folder(name))
-    preprocessing = PREPROCESSING[source.name]
-    classes = classifier(torch.zeros(1, 3, SIDE, SIDE)).shape[1]
-    if classes != len(source.classes) or load_teacher(name).preprocessing != preprocessing:
-        raise UserError(f"teacher {name!r} has no soft labels for {source.name}: other classes, or other pixels")
-    return classifier
+def _lesson(model: nn.Module, source: Source, recipe: PretrainRecipe, seed: int, distil_from: str | None):
+    if distil_from is None:
+        return Classification(model, source, recipe, seed)
+    return GuidedClassification(model, source, recipe, seed, load_teacher(distil_from))
 
 
 def _start(module: Classification, chosen: Backbone, start_from: str | None) -> None:
@@ -266,8 +224,8 @@ def _start(module: Classification, chosen: Backbone, start_from: str | None) -> 
     module.model.load_state_dict(fitting, strict=False)
 
 
-def _heritage(*names: str | None) -> set[str]:
-    return {dataset for name in names if name for dataset in load_teacher(name).trained_on}
+def _heritage(name: str | None) -> tuple[str, ...]:
+    return () if name is None else load_teacher(name).trained_on
 
 
 @torch.inference_mode()

@@ -321,7 +321,6 @@ def test_list_shows_figures_and_provenance(capsys, tiny_patterns, folder):
         ("score STUDENT EMPTY", "no image found"),
         ("pretrain --backbone vgg --dataset patterns --out new --from nobody", "teacher 'nobody' is missing"),
         ("pretrain --backbone vgg --dataset patterns --out new --distil-from nobody", "unknown teacher 'nobody'"),
-        ("pretrain --backbone vgg --dataset patterns --out new --soft-labels-from nobody", "'nobody' is missing"),
         ("pretrain --backbone resnet --dataset patterns --out new", "invalid choice: 'resnet'"),
         ("pretrain --backbone vgg --dataset cifar10 --out new", "put it at $KDAD_DATA/cifar10/"),
         ("import-cloner nowhere.pth --normal-class cat", "nowhere.pth"),

@@ -1,7 +1,6 @@
 """Teaching compact teachers, on sixty images."""
 
 import json
-import math
 import shutil
 from dataclasses import replace
 
@@ -10,7 +9,7 @@ import torch
 from conftest import Crash, crash
 
 from kdad import pretrain
-from kdad.classification import PREPROCESSING, Classification, SoftClassification, mixed, random_augment
+from kdad.classification import PREPROCESSING, Classification, mixed, random_augment
 from kdad.data import holdout_split
 from kdad.errors import UserError, WorkFailed
 from kdad.history import read_history
@@ -165,66 +164,6 @@ def test_distilling_copies_another_teachers_patches(tmp_path, taught_vgg):
     assert load_teacher(str(tmp_path / "guided")).trained_on == ("cifar10", "patterns")
 
 
-class Opinion(torch.nn.Module):
-    """Says the same of every image: the logarithm of `probabilities`."""
-
-    def __init__(self, *probabilities):
-        super().__init__()
-        self.logits = torch.nn.Parameter(torch.tensor(probabilities).log())
-
-    def forward(self, pixels):
-        return self.logits.expand(len(pixels), -1)
-
-
-def test_soft_labels_are_the_mean_of_what_an_ensemble_says_whatever_the_labels():
-    ensemble = Opinion(0.9, 0.1), Opinion(0.3, 0.7)
-    images, labels = torch.zeros(4, 3, 32, 32), torch.ones(4, dtype=torch.long)
-    losses = {}
-    for own in (0.5, 0.6, 0.7):
-        lesson = SoftClassification(Opinion(own, 1 - own), TinySource(), pretrain.SOFT_VGG, 0, ensemble)
-        losses[own] = lesson.loss(images, labels).item()
-    assert losses[0.6] == pytest.approx(-(0.6 * math.log(0.6) + 0.4 * math.log(0.4)))  # as low as it goes
-    assert losses[0.5] > losses[0.6] < losses[0.7]
-
-
-def test_a_teacher_learns_from_an_ensemble_that_stays_as_it_is(tmp_path, monkeypatch, taught_vgg):
-    members = [shutil.copytree(taught_vgg, tmp_path / name) for name in ("one", "two")]
-    card = json.loads((members[1] / "teacher.json").read_text())
-    (members[1] / "teacher.json").write_text(json.dumps({**card, "trained_on": ["cifar10"]}))
-    lessons, usual = [], pretrain.training.fit
-    monkeypatch.setattr(
-        pretrain.training, "fit", lambda module, *a, **k: (lessons.append(module), usual(module, *a, **k))
-    )
-    learnt = taught("vgg", tmp_path / "learnt", soft_labels_from=[str(folder) for folder in members])
-    assert learnt["trained_on"] == ["cifar10", "patterns"]
-    assert learnt["soft_labels_from"] == [str(folder) for folder in members]
-    words = (tmp_path / "learnt" / "README.md").read_text()
-    assert (
-        f"Taught from scratch, learning the soft labels of {members[0]}, {members[1]} in place of the labels." in words
-    )
-    before = CompactVGG.load(taught_vgg).state_dict()
-    for member in lessons[0].ensemble:
-        assert all(torch.equal(tensor, before[name]) for name, tensor in member.state_dict().items())
-        assert not any(module.training for module in member.modules())
-
-
-def test_soft_labels_of_other_classes_are_refused(tmp_path, monkeypatch, taught_vgg):
-    monkeypatch.setattr(TinySource, "classes", ("even", "odd", "neither"))
-    with pytest.raises(UserError, match="has no soft labels for patterns: other classes"):
-        taught("vgg", tmp_path, soft_labels_from=[str(taught_vgg)])
-    assert not list(tmp_path.iterdir())
-
-
-def test_soft_labels_of_other_pixels_are_refused(tmp_path, taught_vgg):
-    member = shutil.copytree(taught_vgg, tmp_path / "member")
-    card = json.loads((member / "teacher.json").read_text())
-    card["preprocessing"]["mean"] = [0.1, 0.2, 0.3]
-    (member / "teacher.json").write_text(json.dumps(card))
-    with pytest.raises(UserError, match=r"has no soft labels for patterns: .*other pixels"):
-        taught("vgg", tmp_path / "new", soft_labels_from=[str(member)])
-    assert not (tmp_path / "new").exists()
-
-
 def test_a_vit_without_guide_keeps_the_average_of_its_weights(tmp_path, monkeypatch):
     modules = []
     usual = pretrain.training.fit
@@ -292,16 +231,12 @@ def test_the_guide_does_not_change(tmp_path, monkeypatch, taught_vgg):
     assert not any(module.training for module in guide.network.modules())
 
 
-@pytest.mark.parametrize(
-    ("backbone", "lesson"),
-    [("vgg", None), ("vit", None), ("vit", "distil_from"), ("vgg", "soft_labels_from")],
-)
-def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, taught_vgg, backbone, lesson):
-    older = {"distil_from": str(taught_vgg), "soft_labels_from": [str(taught_vgg)]}
-    options = {"epochs": 2, "batch_size": 27, **({lesson: older[lesson]} if lesson else {})}
+@pytest.mark.parametrize(("backbone", "guided"), [("vgg", False), ("vit", False), ("vit", True)])
+def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, taught_vgg, backbone, guided):
+    options = {"epochs": 2, "distil_from": str(taught_vgg) if guided else None}
     chosen = pretrain.BACKBONES[backbone]
-    guided = replace(chosen.guided, all_squares_from=0.5)
-    monkeypatch.setitem(pretrain.BACKBONES, backbone, replace(chosen, guided=guided))
+    small = replace(chosen.recipe, batch_size=27), replace(chosen.guided, batch_size=27, all_squares_from=0.5)
+    monkeypatch.setitem(pretrain.BACKBONES, backbone, replace(chosen, recipe=small[0], guided=small[1]))
     taught(backbone, tmp_path / "whole", **options)
     step = Classification.training_step
 
@@ -348,8 +283,6 @@ def test_a_finished_teacher_is_refused_without_overwrite(tmp_path):
     [
         ({"start_from": "nowhere"}, "teacher 'nowhere' is missing"),
         ({"distil_from": "nowhere"}, "unknown teacher 'nowhere'"),
-        ({"soft_labels_from": ["nowhere"]}, "teacher 'nowhere' is missing"),
-        ({"distil_from": "a", "soft_labels_from": ["b"]}, "leave out one of --distil-from, --soft-labels-from"),
         ({"device": "abacus"}, "unknown device 'abacus'"),
     ],
 )
