@@ -35,7 +35,7 @@ OPTIMIZERS = {
     "adamw": lambda groups, lr: torch.optim.AdamW(groups, lr=lr),
 }
 ANNEAL = {"nesterov": "linear", "adamw": "cos"}
-AUGMENTED_ALIKE = 64  # images; a group takes about 2 ms before its first pixel is changed
+AUGMENTED_ALIKE = 512  # images; a group takes about 2 ms before its first pixel is changed
 SQUARES = torch.arange(16)
 EVALUATION_BATCH = 500
 SIDE = 32  # pixels
@@ -77,23 +77,28 @@ class Classification(pl.LightningModule):
             self.averaged = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
 
     def train_dataloader(self):
-        coin = torch.rand(len(self.kept), generator=torch.Generator().manual_seed(self.seed)) < 0.5
-        return training.shuffled(self._dataset(self.kept, coin), self.recipe.batch_size, self.seed)
+        dataset = TensorDataset(torch.arange(len(self.kept)), self.source.labels("train")[self.kept])
+        return training.shuffled(dataset, self.recipe.batch_size, self.seed)
 
     def val_dataloader(self):
-        return training.in_order(self._dataset(self.held_out), EVALUATION_BATCH)
-
-    def _dataset(self, indices: Tensor, *columns: Tensor) -> TensorDataset:
-        images, labels = self.source.images("train", indices), self.source.labels("train")[indices]
+        images, labels = self.source.images("train", self.held_out), self.source.labels("train")[self.held_out]
         device = self.trainer.strategy.root_device
-        return TensorDataset(*(column.to(device) for column in (images, labels, *columns)))
+        return training.in_order(TensorDataset(images.to(device), labels.to(device)), EVALUATION_BATCH)
+
+    def on_fit_start(self):
+        self.images = self.source.images("train", self.kept).to(self.trainer.strategy.root_device)
+        coin = torch.rand(len(self.kept), generator=torch.Generator().manual_seed(self.seed)) < 0.5
+        self.coin = coin.to(self.images.device)
+
+    def on_train_epoch_start(self):
+        # Alternating flip: every second epoch shows the mirror image of the epoch before.
+        mirrored = self.coin ^ bool(self.current_epoch % 2)
+        images = torch.where(mirrored[:, None, None, None], self.images.flip(-1), self.images)
+        self.shown = random_augment(images, self.recipe)
 
     def training_step(self, batch, _):
-        images, labels, coin = batch
-        # Alternating flip: every second epoch shows the mirror image of the epoch before.
-        mirrored = coin ^ bool(self.current_epoch % 2)
-        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-        images = random_augment(random_shift(images, self.recipe.shift), self.recipe)
+        places, labels = batch
+        images = self.shown[places]
         pixels, targets = shrunk(self.preprocessing(images), self._side()), labels
         if self.current_epoch < self.recipe.mix_until * self.recipe.epochs:
             pixels, targets = mixed(pixels, labels, len(self.source.classes))
@@ -150,16 +155,18 @@ def shrunk(pixels: Tensor, side: int) -> Tensor:
 
 
 def random_augment(images: Tensor, recipe: PretrainRecipe) -> Tensor:
-    """RandAugment (arXiv 1909.13719) and random erasing (arXiv 1708.04896) of uint8 images (B, 3, H, W).
+    """uint8 images (N, 3, H, W) moved, and changed by RandAugment (arXiv 1909.13719) and erasing (arXiv 1708.04896).
 
-    Each group of a batch shares its draws: one by one, a GPU would wait for them.
+    Random groups share their draws: one by one, a GPU would wait for them. Given the images of a whole epoch, every
+    batch of it mixes many groups.
     """
-    if not recipe.operations and not recipe.erase:
-        return images
     from torchvision.transforms import v2
 
     change = v2.Compose([v2.RandAugment(recipe.operations), v2.RandomErasing(recipe.erase, value=128)])
-    return torch.cat([change(group) for group in images.split(AUGMENTED_ALIKE)])
+    changed = torch.empty_like(images)
+    for group in torch.randperm(len(images), device=images.device).split(AUGMENTED_ALIKE):
+        changed[group] = change(random_shift(images[group], recipe.shift))
+    return changed
 
 
 def mixed(pixels: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -189,11 +196,9 @@ class GuidedClassification(Classification):
         self.readers = nn.ModuleList(nn.Linear(o.shape[2], t.shape[2]) for o, t in zip(own, taught, strict=True))
 
     def on_train_start(self):
-        device = self.trainer.strategy.root_device
-        self.guide.to(device)
+        self.guide.to(self.images.device)
         if not self.recipe.shift:
-            images = self.source.images("train", self.kept)
-            views = [batch.to(device) for view in (images, images.flip(-1)) for batch in view.split(EVALUATION_BATCH)]
+            views = [batch for view in (self.images, self.images.flip(-1)) for batch in view.split(EVALUATION_BATCH)]
             with self.trainer.precision_plugin.forward_context():
                 self.guide = remember(self.guide, views)
 

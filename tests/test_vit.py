@@ -148,6 +148,14 @@ def test_student_tells_prefix_from_patches_and_positions_apart():
     assert torch.pdist(first).min() > 1e-3
 
 
+def test_student_reads_the_same_while_it_learns_as_when_it_judges():
+    extractor = ViTFeatures(tiny_model("ViT"), 32)
+    student = student_of(extractor, 32, 16)
+    pixels = torch.randn(2, 3, 32, 32)
+    for learning, judging in zip(student.train()(pixels), student.eval()(pixels), strict=True):
+        torch.testing.assert_close(learning, judging)
+
+
 def test_gradients_reach_every_parameter_of_the_student():
     student = student_of(ViTFeatures(tiny_model("ViT"), 32), 32, 16)
     # Squares: a plain sum would be blind through the last layer norm's centring.
