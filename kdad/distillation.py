@@ -15,6 +15,7 @@ from kdad.calibration import calibrate
 from kdad.devices import accelerator
 from kdad.discrepancy import distillation_loss, last_layer_score, layer_errors
 from kdad.errors import UserError
+from kdad.images import in_batches
 from kdad.recipes import Recipe
 from kdad.store import StudentConfig
 from kdad.students import OPTIMIZERS, SCHEDULES, build_student, preset, recipe_for
@@ -46,20 +47,6 @@ class Distillation(pl.LightningModule):
     def _dataset(self, *columns: Tensor) -> TensorDataset:
         device = self.trainer.strategy.root_device
         return TensorDataset(*(column.to(device) for column in columns))
-
-    def on_train_start(self):
-        """Pay for the teacher once where augmentation has finitely many views, which random crops have not."""
-        if not self.recipe.random_crop:
-            with self.trainer.precision_plugin.forward_context():
-                self.teacher = remember(self.teacher, self._views())
-
-    def _views(self) -> list[Tensor]:
-        """Every image that training and validation will show, in batches."""
-        train = self.task.train
-        mirrored = [train.flip(-1)] if self.recipe.flip else []
-        shown = [train, *mirrored, self.task.validation.images]
-        device = self.trainer.strategy.root_device
-        return [batch.to(device) for images in shown for batch in images.split(self.recipe.batch_size)]
 
     def training_step(self, batch, _):
         pixels = self.teacher.preprocessing.augmented(batch[0], self.recipe.flip, self.recipe.random_crop)
@@ -119,10 +106,23 @@ def train_student(
         return folder
     _claim(folder, config, overwrite)
     options = {"device": device, "logger": logger, "callbacks": callbacks}
+    teacher = remember(teacher.to(device), views(task, recipe, device))
     student = _distilled(task, teacher, config, folder, **options)
     held_out = _cross_fitted(task, teacher, config, folder, device) or [(student, task.calibration)]
     finish(folder, config, student, teacher, held_out, task.train)
     return folder
+
+
+def views(task, recipe: Recipe, device: str) -> list[Tensor]:
+    """Every image that a student of `task` will be taught and watched by, in batches, to pay for the teacher once.
+
+    None where random crops make new ones in every epoch.
+    """
+    if recipe.random_crop:
+        return []
+    mirrored = [task.train.flip(-1)] if recipe.flip else []
+    shown = [task.train, *mirrored, task.validation.images]
+    return [batch.to(device) for images in shown for batch in in_batches(images)]
 
 
 def finish(folder: Path, config: StudentConfig, student: nn.Module, teacher: Teacher, held_out, train: Tensor) -> None:
@@ -137,11 +137,9 @@ def _distilled(task, teacher: Teacher, config: StudentConfig, folder: Path, devi
     """A student trained in `folder`, rounded to what a reload will see, on the device and in eval mode."""
     torch.manual_seed(config.seed)
     student = build_student(config.architecture)
-    module = Distillation(student, teacher.to(device), task, config.recipe, config.seed)
+    module = Distillation(student, teacher, task, config.recipe, config.seed)
     training.fit(module, folder, epochs=config.recipe.epochs, seed=config.seed, device=device, **options)
-    module.teacher = teacher  # frees what was remembered at once: module and trainer hold each other
     store.round_to_half(student)
-    teacher.to(device)
     return student.to(device).eval()
 
 

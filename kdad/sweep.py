@@ -10,7 +10,7 @@ from kdad.catalogue import FOLDER, class_names, dataset_slug, folder_path, is_fo
 from kdad.data import image_format
 from kdad.detector import Detector
 from kdad.devices import accelerator
-from kdad.distillation import train_student
+from kdad.distillation import train_student, views
 from kdad.errors import one_of
 from kdad.evaluation import evaluate
 from kdad.folders import GOOD, categories
@@ -49,17 +49,20 @@ def run_sweep(
     wanted = _tasks(dataset, normal_class)
     device = accelerator(device)
     teacher = load_teacher(teacher_name).to(device)
-    folders = [
-        store.student_folder(out, source, teacher.name, normal, seed)
-        for source, normal in wanted.values()
-        for seed in range(seeds)
-    ]
-    if not all(_is_judged(folder, teacher) for folder in folders):
-        teacher = _remembering(teacher, next(iter(wanted.values())), device)
-    runs = {
-        name: [_run(*task, teacher, seed, out, device, overrides, tile) for seed in range(seeds)]
-        for name, task in wanted.items()
+    folders = {
+        name: [store.student_folder(out, source, teacher.name, normal, seed) for seed in range(seeds)]
+        for name, (source, normal) in wanted.items()
     }
+    missing = {
+        name: [seed for seed, folder in enumerate(of_class) if not _is_judged(folder, teacher)]
+        for name, of_class in folders.items()
+    }
+    if any(missing.values()):
+        teacher = _remembering(teacher, next(iter(wanted.values())), device)
+    for name, of_class in missing.items():
+        if of_class:
+            _complete(*wanted[name], of_class, teacher, out, device, overrides, tile)
+    runs = {name: [_figures(folder) for folder in of_class] for name, of_class in folders.items()}
     every = [run for of_class in runs.values() for run in of_class]
     shown = [score for score in (*SCORES, *LOCALISATION) if all(score in run for run in every)]
     per_class = {name: _summary(of_class, shown) for name, of_class in runs.items()}
@@ -103,17 +106,22 @@ def _remembering(teacher: Teacher, any_task: tuple[str, str], device: str) -> Te
     return teacher
 
 
-def _run(
-    dataset, normal_class, teacher: Teacher | CachedTeacher, seed, out: Path, device: str, overrides: dict, tile
-) -> dict:
-    """The figures of one student, and what it took."""
-    folder = store.student_folder(out, dataset, teacher.name, normal_class, seed)
-    if not _is_judged(folder, teacher):
-        task = load_task(dataset, normal_class, teacher.preprocessing.resize, tile)
+def _complete(
+    dataset, normal_class, seeds: list[int], teacher: Teacher | CachedTeacher, out: Path, device, overrides: dict, tile
+) -> None:
+    """Train and evaluate students of one class; what does not depend on the seed is paid for once."""
+    task = load_task(dataset, normal_class, teacher.preprocessing.resize, tile)
+    recipe = recipe_for(teacher, len(task.train), **overrides)
+    teacher = remember(teacher, views(task, recipe, device))
+    for seed in seeds:
+        folder = store.student_folder(out, dataset, teacher.name, normal_class, seed)
         if not store.is_complete(folder):
-            recipe = recipe_for(teacher, len(task.train), **overrides)
             train_student(task, teacher, out, recipe=recipe, seed=seed, device=device)
         evaluate(folder, task, Detector.load(folder, teacher=teacher, device=device))
+
+
+def _figures(folder: Path) -> dict:
+    """The figures of one student, and what it took."""
     config = store.load_config(folder)
     return {
         **store.load_evaluation(folder),
