@@ -1,12 +1,14 @@
 """What a teacher's own features detect without any student: `python benchmarks/baselines.py --teacher vgg-cifar10`.
 
 Three baselines on the same split as the students', merged into the results file beside them: the distance to
-the nearest training normals and the Mahalanobis distance to their mean, both on the teacher's last critical layer (its
-class token, or the mean over patches), and, of a compact teacher taught the data set's own labels, 1 − p(normal class).
+the nearest training normals and the Mahalanobis distance to their mean, both on the teacher's last critical layer, and,
+of a compact teacher taught the data set's own labels, 1 − p(normal class). Neighbours are sought by the class token
+alone, where there is one: they are found worse by what the other distance is measured on, `kdad.normality.pooled`.
 """
 
 import argparse
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,14 +32,22 @@ NEIGHBOURS = 5
 BATCH = 500
 
 
+class Features(NamedTuple):
+    """What a teacher says of N images on its last critical layer, each (N, D) float32."""
+
+    token: np.ndarray  # its first token, or where that is a patch like all others, their mean
+    pooled: np.ndarray  # what the default score's Gaussian is fitted on, `kdad.normality.pooled`
+
+
 @torch.inference_mode()
-def features_of(teacher: Teacher, source, part: str, indices: Tensor, device: str) -> np.ndarray:
-    """What the default score's Gaussian is fitted on, `kdad.normality.pooled`: (N, D) float32."""
-    rows = []
+def features_of(teacher: Teacher, source, part: str, indices: Tensor, device: str) -> Features:
+    """The features of some images of one part of a data set."""
+    tokens, summaries = [], []
     for chunk in indices.split(BATCH):
-        pixels = teacher.preprocessing(source.images(part, chunk).to(device))
-        rows.append(pooled(teacher(pixels), teacher.prefix).cpu())
-    return torch.cat(rows).numpy()
+        features = teacher(teacher.preprocessing(source.images(part, chunk).to(device)))
+        summaries.append(pooled(features, teacher.prefix).cpu())
+        tokens.append(features[-1][:, 0].float().cpu() if teacher.prefix else summaries[-1])
+    return Features(torch.cat(tokens).numpy(), torch.cat(summaries).numpy())
 
 
 @torch.inference_mode()
@@ -78,10 +88,10 @@ def measure(dataset: str, teacher: Teacher, device: str) -> dict[str, dict]:
     likely = probabilities(teacher, source, every, device)
     found: dict[str, dict[str, float]] = {}
     for index, name in enumerate(classes):
-        normals, anomalous = train[train_labels == index], test_labels != index
+        normal, anomalous = train_labels == index, test_labels != index
         scores = {
-            f"{NEIGHBOURS} nearest neighbours": neighbour_distance(normals, test),
-            "Mahalanobis distance": mahalanobis(normals, test),
+            f"{NEIGHBOURS} nearest neighbours": neighbour_distance(train.token[normal], test.token),
+            "Mahalanobis distance": mahalanobis(train.pooled[normal], test.pooled),
         }
         if likely is not None:
             scores["1 − p(normal class)"] = 1 - likely[:, index].astype(np.float64)

@@ -16,12 +16,14 @@ SMALLEST_VARIANCE = 1e-8  # of features; what varies less counts as if it varied
 
 
 def pooled(features: Sequence[Tensor], prefix: int) -> Tensor:
-    """The teacher's own summary of an image, (B, D) float32: the class token of its last critical layer, if it has one.
+    """The teacher's own summary of an image, (B, D) float32: the mean over patches of its last critical layer.
 
-    Else, with a `prefix` of no tokens, the mean over patches.
+    Where `prefix` tokens stand before those of the patches, halfway between that and the first, the class token: each
+    of the two tells some classes better.
     """
     last = features[-1].float()
-    return last[:, 0] if prefix else last.mean(1)
+    patches = last[:, prefix:].mean(1)
+    return (last[:, 0] + patches) / 2 if prefix else patches
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ def normals() -> torch.Tensor:
     return torch.randn(4000, 6, generator=generator) * torch.linspace(0.3, 3, 6) @ rotation + 3
 
 
-def test_pooled_is_the_class_token_or_the_mean_over_patches_of_the_last_layer():
+def test_pooled_is_the_mean_over_patches_of_the_last_layer_and_halfway_to_a_class_token():
     last = torch.tensor([[[5.0, 9], [1, 2], [3, 4]]])
-    assert pooled([torch.zeros(1, 9, 5), last], prefix=2).tolist() == [[5, 9]]
     assert pooled([torch.zeros(1, 9, 5), last], prefix=0).tolist() == [[3, 5]]
+    assert pooled([torch.zeros(1, 9, 5), last], prefix=1).tolist() == [[3.5, 6]]
+    assert pooled([torch.zeros(1, 9, 5), last], prefix=2).tolist() == [[4, 6.5]]  # a register says nothing
     assert pooled([last.half()], prefix=0).dtype == torch.float32
 
 
