@@ -126,7 +126,7 @@ def views(task, recipe: Recipe, device: str) -> list[Tensor]:
 
 
 def finish(folder: Path, config: StudentConfig, student: nn.Module, teacher: Teacher, held_out, train: Tensor) -> None:
-    """Calibrate a student as `kdad.detector.calibrate` does, and complete its folder."""
+    """Calibrate a student as `kdad.calibration.calibrate` does, and complete its folder."""
     store.save_calibration(folder, calibrate(student, teacher, held_out, train, config.score, config.tile))
     store.save_student(folder, config, student)
     (folder / training.CHECKPOINT).unlink(missing_ok=True)

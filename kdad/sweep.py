@@ -54,7 +54,7 @@ def run_sweep(
         for name, (source, normal) in wanted.items()
     }
     missing = {
-        name: [seed for seed, folder in enumerate(of_class) if not _is_judged(folder, teacher)]
+        name: {seed: folder for seed, folder in enumerate(of_class) if not _is_judged(folder, teacher)}
         for name, of_class in folders.items()
     }
     if any(missing.values()):
@@ -107,14 +107,20 @@ def _remembering(teacher: Teacher, any_task: tuple[str, str], device: str) -> Te
 
 
 def _complete(
-    dataset, normal_class, seeds: list[int], teacher: Teacher | CachedTeacher, out: Path, device, overrides: dict, tile
+    dataset,
+    normal_class,
+    folders: dict[int, Path],
+    teacher: Teacher | CachedTeacher,
+    out,
+    device,
+    overrides: dict,
+    tile,
 ) -> None:
-    """Train and evaluate students of one class; what does not depend on the seed is paid for once."""
+    """Train and evaluate the students of one class, each seed in its folder; what seeds share is paid for once."""
     task = load_task(dataset, normal_class, teacher.preprocessing.resize, tile)
     recipe = recipe_for(teacher, len(task.train), **overrides)
     teacher = remember(teacher, views(task, recipe, device))
-    for seed in seeds:
-        folder = store.student_folder(out, dataset, teacher.name, normal_class, seed)
+    for seed, folder in folders.items():
         if not store.is_complete(folder):
             train_student(task, teacher, out, recipe=recipe, seed=seed, device=device)
         evaluate(folder, task, Detector.load(folder, teacher=teacher, device=device))
