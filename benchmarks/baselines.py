@@ -3,7 +3,8 @@
 Three baselines on the same split as the students', merged into the results file beside them: the distance to
 the nearest training normals and the Mahalanobis distance to their mean, both on the teacher's last critical layer, and,
 of a compact teacher taught the data set's own labels, 1 − p(normal class). Neighbours are sought by the class token
-alone, where there is one: they are found worse by what the other distance is measured on, `kdad.normality.pooled`.
+alone, where there is one: they are found worse by what the other distance is measured on,
+`kdad.detection.mahalanobis.pooled`.
 """
 
 import argparse
@@ -16,16 +17,18 @@ from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from kdad import metrics
-from kdad.catalogue import CARD_FILE, WEIGHTS, class_names
-from kdad.data import holdout_split, load_source
+from kdad.data.datasets import class_names
+from kdad.data.sources import load_source
+from kdad.data.task import holdout_split
+from kdad.detection.mahalanobis import pooled
 from kdad.devices import accelerator
 from kdad.errors import UserError
-from kdad.normality import pooled
-from kdad.results import RESULTS, load_results, merge_entry
-from kdad.teachers import Teacher, load_teacher
-from kdad.vgg import CompactVGG
-from kdad.vit import CompactViT
+from kdad.evaluation import metrics
+from kdad.evaluation.results_file import RESULTS, load_results, merge_entry
+from kdad.networks.registry import CARD_FILE, WEIGHTS_FOLDER
+from kdad.networks.teachers import Teacher, load_teacher
+from kdad.networks.vgg import CompactVGG
+from kdad.networks.vit import CompactViT
 
 ROOT = Path(__file__).resolve().parent.parent
 NEIGHBOURS = 5
@@ -36,7 +39,7 @@ class Features(NamedTuple):
     """What a teacher says of N images on its last critical layer, each (N, D) float32."""
 
     token: np.ndarray  # its first token, or where that is a patch like all others, their mean
-    pooled: np.ndarray  # what the default score's Gaussian is fitted on, `kdad.normality.pooled`
+    pooled: np.ndarray  # what the default score's Gaussian is fitted on, `kdad.detection.mahalanobis.pooled`
 
 
 @torch.inference_mode()
@@ -53,7 +56,7 @@ def features_of(teacher: Teacher, source, part: str, indices: Tensor, device: st
 @torch.inference_mode()
 def probabilities(teacher: Teacher, source, indices: Tensor, device: str) -> np.ndarray | None:
     """p(class) of test images (N, classes) by the classifier a shipped teacher was, if it was taught these classes."""
-    folder = WEIGHTS / teacher.name
+    folder = WEIGHTS_FOLDER / teacher.name
     if source.name not in teacher.trained_on or not (folder / CARD_FILE).is_file():
         return None
     family = CompactVGG if teacher.name.startswith("vgg") else CompactViT

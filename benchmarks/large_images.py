@@ -13,18 +13,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kdad.catalogue import FOLDER
-from kdad.detector import Detector
-from kdad.distillation import train_student
-from kdad.evaluation import evaluate
+from kdad.data.datasets import FOLDER
+from kdad.data.loading import load_task
+from kdad.detection.detector import Detector
+from kdad.devices import hardware
+from kdad.evaluation.evaluate import evaluate
 from kdad.files import write_json
-from kdad.tasks import load_task
-from kdad.teachers import load_teacher
-from kdad.training import hardware
+from kdad.networks.teachers import load_teacher
+from kdad.training.distillation import train_student
 
 SIDE, DEFECT = 1024, 20
 COUNTS = {"train/good": 24, "test/good": 10, "test/spot": 10}
-RESULTS = Path(__file__).resolve().parent / "large_images.json"
+RESULTS = Path(__file__).resolve().parent / "results" / "large_images.json"
 
 
 def weave(rng: np.random.Generator) -> np.ndarray:

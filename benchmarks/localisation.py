@@ -10,18 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from kdad import metrics, store
-from kdad.detector import Detector
-from kdad.distillation import train_student
-from kdad.evaluation import evaluate, pixel_figures
+from kdad.data.loading import load_task
+from kdad.detection.detector import Detector
+from kdad.detection.localisation import localise, methods_for
+from kdad.devices import hardware
+from kdad.evaluation import metrics
+from kdad.evaluation.evaluate import evaluate, pixel_figures
 from kdad.files import write_json
-from kdad.localisation import localise, methods_for
-from kdad.tasks import load_task
-from kdad.teachers import load_teacher
-from kdad.training import hardware
+from kdad.networks.teachers import load_teacher
+from kdad.storage import layout, student_folder
+from kdad.training.distillation import train_student
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "localisation.json"
+RESULTS = ROOT / "benchmarks" / "results" / "localisation.json"
 DATASET = "patterns-defects"
 SLOW = ("smoothgrad",)
 
@@ -29,8 +30,8 @@ SLOW = ("smoothgrad",)
 def student_of(teacher_name: str, texture: str, out: Path) -> Detector:
     """The seed-0 student of a texture below `out`, trained and evaluated if need be."""
     teacher, task = load_teacher(teacher_name), load_task(DATASET, texture)
-    folder = store.student_folder(out, DATASET, teacher_name, texture, 0)
-    if not store.is_complete(folder):
+    folder = layout.student_folder(out, DATASET, teacher_name, texture, 0)
+    if not student_folder.is_complete(folder):
         train_student(task, teacher, out)
         evaluate(folder, task, Detector.load(folder, teacher=teacher))
     return Detector.load(folder, teacher=teacher)

@@ -1,7 +1,7 @@
 """Which score tells anomalies best on *validation* images: `python benchmarks/scores.py --teacher vgg-cifar10`.
 
 The default score was chosen by this table, on two classes only; the test part is not read. `distance` is what the
-teacher alone says, see `kdad.normality`.
+teacher alone says, see `kdad.detection.mahalanobis`.
 """
 
 import argparse
@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from kdad import metrics
-from kdad.catalogue import student_folder
-from kdad.detector import Detector
-from kdad.discrepancy import DISTANT_ERROR, LAST_LAYER, MKD, SCORES
+from kdad.data.loading import load_task
+from kdad.detection.detector import Detector
+from kdad.detection.discrepancy import DISTANT_ERROR, LAST_LAYER, MKD, SCORES
 from kdad.errors import UserError
-from kdad.store import DEFAULT_OUT
-from kdad.tasks import load_task
-from kdad.teachers import load_teacher
+from kdad.evaluation import metrics
+from kdad.networks.teachers import load_teacher
+from kdad.storage.layout import DEFAULT_OUT, student_folder
 
 READ = (DISTANT_ERROR, LAST_LAYER, MKD)
 CHOSEN_ON = ("cat", "airplane")

@@ -5,12 +5,12 @@ import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from kdad import results
-from kdad.card import origin
-from kdad.catalogue import CARD_FILE, SHIPPED, WEIGHTS
 from kdad.errors import UserError
+from kdad.evaluation import results_file
+from kdad.evaluation.results_file import AUROCS, DATASET, FAMILIES, LABELS_SEEN, SQUARE, Line, load_results
 from kdad.files import write_text
-from kdad.results import DATASET, FAMILIES, LABELS_SEEN, SCORES, SQUARE, Line, load_results
+from kdad.networks.registry import CARD_FILE, WEIGHTS_FOLDER, shipped
+from kdad.networks.teacher_cards import origin
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEN = {True: "seen", False: "not seen", None: "unknown"}
@@ -27,9 +27,9 @@ def headline(entries: dict[str, dict]) -> str:
         ("vgg-tinyimagenet", "with one that never saw a label of CIFAR-10"),
     ):
         if entry := entries.get(f"{DATASET}/{teacher}"):
-            mean, seeds = results.mean_of(entry, "auroc").mean, results.seeds_of(entry)
+            mean, seeds = results_file.mean_of(entry, "auroc").mean, results_file.seeds_of(entry)
             said.append(f"**{100 * mean:.1f} %** {taught} (`{teacher}`, {seeds})")
-    others = [line for line in results.lines({}, DATASET, "auroc") if line.published]
+    others = [line for line in results_file.lines({}, DATASET, "auroc") if line.published]
     published = "; ".join(
         f"{line.name}: {line.mean} %, labels {SEEN[LABELS_SEEN[line.label_overlap]]}" for line in others
     )
@@ -44,26 +44,26 @@ def render(entries: dict[str, dict], dataset: str = DATASET) -> str:
     parts = [
         summary(entries, dataset),
         f"Every class of {dataset}, by the default score:",
-        classes(results.lines(entries, dataset, "auroc")),
+        classes(results_file.lines(entries, dataset, "auroc")),
         caption(ours),
     ]
     if dataset == DATASET:
-        changes = "".join(f"\n- {change}" for change in results.effects(entries, "auroc"))
+        changes = "".join(f"\n- {change}" for change in results_file.effects(entries, "auroc"))
         by_side = [f"Like for like:\n{changes}"] if changes else []
         parts[1:1] = ["The same by architecture and labels seen, ours, default score:", square(entries), *by_side]
     if not ours:
-        parts.append(f"Ours are not measured yet: `{results.sweep_command(dataset, 'vgg-cifar10')}` does it.")
+        parts.append(f"Ours are not measured yet: `{results_file.sweep_command(dataset, 'vgg-cifar10')}` does it.")
     return "\n\n".join(parts)
 
 
 def summary(entries: dict[str, dict], dataset: str) -> str:
     """One row per system: mean AUROC by every score, what the teacher saw, how it was selected, its cost."""
-    by_score = {score: {line.name: line for line in results.lines(entries, dataset, score)} for score in SCORES}
-    costs = {Path(entry["teacher"]).name: results.cost_of(entry) for entry in entries.values()}
-    rows = [["students of", "architecture", "labels of the anomalies", *SCORES.values(), "selection", "one student"]]
+    by_score = {score: {line.name: line for line in results_file.lines(entries, dataset, score)} for score in AUROCS}
+    costs = {Path(entry["teacher"]).name: results_file.cost_of(entry) for entry in entries.values()}
+    rows = [["students of", "architecture", "labels of the anomalies", *AUROCS.values(), "selection", "one student"]]
     for name, line in by_score["auroc"].items():
         shown = _scores_of(line)
-        figures = [str(by_score[score][name].mean) if score in shown else "–" for score in SCORES]
+        figures = [str(by_score[score][name].mean) if score in shown else "–" for score in AUROCS]
         seen = f"{SEEN[LABELS_SEEN.get(line.label_overlap)]} ({line.label_overlap})"
         rows.append([name, FAMILIES[line.family], seen, *figures, line.provenance, costs.get(name, "–")])
     return _table(rows)
@@ -73,7 +73,7 @@ def _scores_of(line: Line) -> Collection[str]:
     """The columns that a system has a figure in."""
     if line.published:
         return ("auroc_mkd",)
-    return ("auroc",) if line.baseline else SCORES
+    return ("auroc",) if line.baseline else AUROCS
 
 
 def square(entries: dict[str, dict]) -> str:
@@ -84,7 +84,7 @@ def square(entries: dict[str, dict]) -> str:
         for seen in (False, True):
             teacher = SQUARE[family, seen]
             entry = entries.get(f"{DATASET}/{teacher}")
-            figure = "not measured" if entry is None else str(results.mean_of(entry, "auroc"))
+            figure = "not measured" if entry is None else str(results_file.mean_of(entry, "auroc"))
             row.append(f"{figure} ({teacher})")
         rows.append(row)
     return _table(rows)
@@ -101,9 +101,9 @@ def classes(lines: list[Line]) -> str:
 def caption(entries: list[dict]) -> str:
     """What the figures are, and how those beside ours were selected."""
     words = "AUROC in per cent; ± is the sample deviation over seeds."
-    references = [line for line in results.lines({}, DATASET, "auroc") if line.published]
+    references = [line for line in results_file.lines({}, DATASET, "auroc") if line.published]
     words += "".join(f" {line.name}: {line.provenance}." for line in references)
-    return words + "".join(f" {note}" for note in dict.fromkeys(map(results.images_of, entries)) if note)
+    return words + "".join(f" {note}" for note in dict.fromkeys(map(results_file.images_of, entries)) if note)
 
 
 def _table(rows: list[list[str]]) -> str:
@@ -153,7 +153,7 @@ def teachers(folder: Path) -> str:
     """How each shipped teacher was taught and how well it classifies, from the cards below `folder`."""
     heads = ("accuracy on validation", "on test", "epochs", "minutes", "taught")
     rows = [["teacher", *heads]]
-    for name in SHIPPED:
+    for name in shipped():
         card = _read(folder / name / CARD_FILE)
         recipe, accuracy = card["recipe"], _percents(card["accuracy"], ("validation", "test"))
         cost = f"{card['seconds'] / 60:.0f} ({card['hardware']})"
@@ -174,11 +174,11 @@ def _read(file: Path) -> dict:
 # What stands between the README's markers of each name: what it is made from, in the folder of results or anywhere
 # if absolute, and how.
 SECTIONS: dict[str, tuple[str, Callable[[Path], str]]] = {
-    "headline": ("results.json", lambda file: headline(load_results(file))),
-    "results": ("results.json", lambda file: render(load_results(file))),
+    "headline": ("one_vs_rest.json", lambda file: headline(load_results(file))),
+    "results": ("one_vs_rest.json", lambda file: render(load_results(file))),
     "localisation": ("localisation.json", lambda file: localisation(_read(file))),
     "large_images": ("large_images.json", lambda file: large_images(_read(file))),
-    "teachers": (str(WEIGHTS), teachers),
+    "teachers": (str(WEIGHTS_FOLDER), teachers),
 }
 
 
@@ -203,7 +203,9 @@ def between_markers(text: str, tables: str, name: str) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Rewrite the README's tables and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--measured", type=Path, default=ROOT / "benchmarks", help="the folder of the results files")
+    parser.add_argument(
+        "--measured", type=Path, default=ROOT / "benchmarks" / "results", help="the folder of the results files"
+    )
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     args = parser.parse_args(argv)
     try:

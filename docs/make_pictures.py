@@ -5,13 +5,14 @@ One defect of `patterns-defects`, judged by every shipped student of its texture
 
 from pathlib import Path
 
-from kdad import metrics, patterns
-from kdad.detector import Detector, to_tensor
+from kdad.data import patterns
+from kdad.detection import conformal
+from kdad.detection.detector import Detector, to_tensor
+from kdad.detection.rendering import overlay, save_png
 from kdad.files import write_json
-from kdad.heatmaps import overlay, save_png
-from ui.page import ASSETS
-from ui.pictures import to_display
-from ui.students import root
+from ui.shared.page import ASSETS
+from ui.shared.pictures import to_display
+from ui.shared.student_index import root
 
 TEXTURE, DEFECT, DRAW, SIDE = "bricks", "hole", 100, 256
 
@@ -38,7 +39,7 @@ def _judged(folder: Path, pixels) -> dict:
         "teacher": teacher,
         "heatmap": f"example-{teacher}.png",
         "score": float(prediction.score[0]),
-        "share_below": float(metrics.share_below(prediction.score, normals)[0]),
+        "share_below": float(conformal.share_below(prediction.score, normals)[0]),
         "normals": len(normals),
     }
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.browser import DESKTOP, expect, running_chromium, serving_app, settled
+from tests.helpers.browser import DESKTOP, expect, running_chromium, serving_app, settled
 
 DOCS = Path(__file__).parent
 TALL = {"width": 1280, "height": 1080}

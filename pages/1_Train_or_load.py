@@ -2,9 +2,9 @@
 
 import streamlit as st
 
-from ui import library, running, training
-from ui.devices import device_in_words
-from ui.page import footer, setup
+from ui.shared.devices import device_in_words
+from ui.shared.page import footer, setup
+from ui.train import form, job_list, student_list
 
 TRAIN, LOAD = "Train", "Load"
 
@@ -18,11 +18,11 @@ footer()
 if view == TRAIN:
     left, right = st.columns([4, 7], gap="large")
     with left:
-        device = training.new_student()
+        device = form.new_student()
     with right:
-        running.show_jobs()
+        job_list.show_jobs()
     device.caption("auto: looking for a device…")
     device.caption(f"auto: {device_in_words()}")
 else:
-    library.show_students()
-    library.fetch()
+    student_list.show_students()
+    student_list.fetch()

@@ -2,22 +2,22 @@
 
 import streamlit as st
 
-from ui import inspecting
-from ui.choosing import choose_students
-from ui.page import footer, setup
-from ui.sources import choose_pictures
-from ui.viewing import choose_view
+from ui.inspect import panels
+from ui.inspect.image_sources import choose_pictures
+from ui.inspect.view_controls import choose_view
+from ui.shared.page import footer, setup
+from ui.shared.student_picker import choose_students
 
 setup("Inspect")
 st.title("Inspect images", anchor=False)
 
 students = choose_students()
 pictures = choose_pictures(students[0])
-judges = inspecting.load_judges(students)
+judges = panels.load_judges(students)
 view = choose_view(judges)
 footer()
 if pictures:
-    chosen = inspecting.overview(pictures, judges[0], view)
-    shown = inspecting.closer_look(chosen, pictures, judges, view)
-    inspecting.ranking(shown, judges[0])
-    inspecting.downloads(pictures, judges, view)
+    chosen = panels.overview(pictures, judges[0], view)
+    shown = panels.closer_look(chosen, pictures, judges, view)
+    panels.ranking(shown, judges[0])
+    panels.downloads(pictures, judges, view)

@@ -2,14 +2,14 @@
 
 import streamlit as st
 
-from ui import scores, standings, telling, training_curves
-from ui.page import footer, setup
+from ui.results import all_classes, scores, telling_images, training_curves
+from ui.shared.page import footer, setup
 
 SECTIONS = {
     "Scores": scores.section,
     "Training": training_curves.section,
-    "Images": telling.section,
-    "All classes": standings.section,
+    "Images": telling_images.section,
+    "All classes": all_classes.section,
 }
 
 setup("Curves and results")

@@ -8,84 +8,18 @@ os.environ.pop("KDAD_DATA", None)
 
 import json
 import shutil
-import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
 import torch
+from helpers.miniatures import ROOT, TinyTask, save_vgg_teacher
 
-from kdad.catalogue import CIFAR10_CLASSES
-from kdad.data import DefectsTask, Labelled
-from kdad.discrepancy import DISTANT_ERROR, SCORES
+from kdad.data.datasets import CIFAR10_CLASSES
+from kdad.detection.discrepancy import DISTANT_ERROR
 from kdad.errors import UserError
-from kdad.preprocessing import Preprocessing
-from kdad.teachers import load_teacher
-from kdad.vgg import CompactVGG
-
-APP = Path(__file__).parent.parent / "app.py"
-PREPROCESSING = Preprocessing(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-
-
-class TinyTask:
-    """A handful of images in every part: `patterns` in miniature."""
-
-    score, tile, folds, same_images = DISTANT_ERROR, 0, (), True
-
-    def __init__(self, normal_class: str = "dots"):
-        from kdad import patterns
-
-        self.dataset, self.normal_class, self.classes = "patterns", normal_class, patterns.CLASSES
-        self.kinds = patterns.CLASSES
-        self.normal_index = self.classes.index(normal_class)
-        self.train, self.calibration = self._normals(24, seed=10), self._normals(20, seed=11)
-        self.validation, self.test = self._labelled(seed=11), self._labelled(seed=12)
-
-    def _normals(self, n: int, seed: int) -> torch.Tensor:
-        from kdad import patterns
-
-        return torch.from_numpy(patterns.normals(self.normal_class, n, seed))
-
-    def _labelled(self, seed: int) -> Labelled:
-        from kdad import patterns
-
-        other = torch.from_numpy(patterns.normals("stripes", 20, seed))
-        labels = torch.tensor([self.normal_index] * 20 + [patterns.CLASSES.index("stripes")] * 20)
-        return Labelled(torch.cat([self._normals(20, seed), other]), labels, labels != self.normal_index)
-
-
-class SmallDefectsTask(DefectsTask):
-    """`patterns-defects` in miniature."""
-
-    counts = {"train": 24, "calibration": 20, "test": 12, "defects": 4}
-
-
-class Crash(Exception):
-    """What stops a run in the tests of resuming."""
-
-
-def crash(*_, **__):
-    raise Crash
-
-
-def eventually(condition, seconds: float = 30) -> None:
-    """Wait for what another process does."""
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
-def save_vgg_teacher(folder, seed: int = 0):
-    """A compact VGG teacher with random weights in `folder`."""
-    torch.manual_seed(seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    CompactVGG(10).save(folder, PREPROCESSING)
-    card = {"trained_on": ["cifar10"], "preprocessing": PREPROCESSING.as_dict()}
-    (folder / "teacher.json").write_text(json.dumps(card))
-    return folder
+from kdad.networks.teachers import load_teacher
 
 
 @pytest.fixture(scope="session")
@@ -132,8 +66,8 @@ def tiny_task():
 @pytest.fixture(scope="session")
 def student_folder(tmp_path_factory, vgg_teacher):
     """A complete student, trained for one epoch on a tiny task; read-only for the tests that share it."""
-    from kdad.distillation import train_student
-    from kdad.recipes import Recipe
+    from kdad.networks.recipes import Recipe
+    from kdad.training.distillation import train_student
 
     out = tmp_path_factory.mktemp("students")
     return train_student(TinyTask(), vgg_teacher, out, recipe=Recipe(epochs=1, batch_size=8), device="cpu")
@@ -173,14 +107,14 @@ def evaluated_root(tmp_path_factory, students_root):
 
 
 def save_made_up_scores(folder, normal_class: str, seed: int) -> None:
-    from kdad.catalogue import class_names
-    from kdad.store import load_calibration, load_config
+    from kdad.data.datasets import class_names
+    from kdad.detection.calibration import load_calibration
+    from kdad.storage.student_folder import load_config
 
     classes = class_names("patterns")
     labels, rng = np.arange(len(classes)).repeat(200), np.random.default_rng(seed)
     anomalous = labels != classes.index(normal_class)
-    calibration = load_calibration(folder, load_config(folder))
-    normals = SCORES[DISTANT_ERROR]({name: tensor.numpy() for name, tensor in calibration.items()}, 0.01)
+    normals = load_calibration(folder, load_config(folder).score).scores(DISTANT_ERROR, 0.01)
     score = normals.mean() + normals.std() * rng.normal(0.5 * labels * anomalous)
     table = {"index": np.arange(len(labels)), "label": labels, "anomalous": anomalous, "score": score}
     pandas.DataFrame(table | {"score_mkd": score + normals.std() * rng.normal(size=len(labels))}).to_parquet(
@@ -229,7 +163,7 @@ def open_page(monkeypatch, students_root):
 
     def opened(page: str | None = None, root=students_root, **query: str) -> AppTest:
         monkeypatch.setenv("KDAD_STUDENTS", str(root))
-        at = AppTest.from_file(APP, default_timeout=60)
+        at = AppTest.from_file(ROOT / "app.py", default_timeout=60)
         if page:
             at.switch_page(page)
         for name, value in query.items():
@@ -250,7 +184,7 @@ def app_environment(students_root) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def address(app_environment):
     """The address of a running server of the app."""
-    from browser import serving_app
+    from helpers.browser import serving_app
 
     with serving_app(**app_environment) as address:
         yield address
@@ -258,7 +192,7 @@ def address(app_environment):
 
 @pytest.fixture(scope="module")
 def chromium():
-    from browser import running_chromium
+    from helpers.browser import running_chromium
 
     with running_chromium() as chromium:
         yield chromium
@@ -267,7 +201,7 @@ def chromium():
 @pytest.fixture
 def visit(chromium, address):
     """A context manager that opens a page cold: `visit(path, size, scheme)`; see `browser.visiting`."""
-    from browser import visiting
+    from helpers.browser import visiting
 
     return partial(visiting, chromium, address)
 
@@ -275,7 +209,7 @@ def visit(chromium, address):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A running local Hub that this process fetches from and pushes to, with an empty cache and no token."""
-    from hub import point_client_at, serving
+    from helpers.hub import point_client_at, serving
 
     with serving(tmp_path / "hub") as server:
         point_client_at(server.endpoint, tmp_path / "cache", monkeypatch)
@@ -285,7 +219,7 @@ def hub(tmp_path, monkeypatch):
 @pytest.fixture
 def no_network(tmp_path, monkeypatch):
     """The Hub's address is that of a port nobody listens at."""
-    from hub import Hub, point_client_at
+    from helpers.hub import Hub, point_client_at
 
     server = Hub(tmp_path / "hub")
     server.server_close()

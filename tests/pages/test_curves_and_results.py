@@ -4,11 +4,11 @@ import json
 import shutil
 
 import pytest
-from page import control, rerun, texts
+from helpers.page import control, rerun, texts
 
-from kdad.discrepancy import DISTANT_ERROR
-from kdad.results import merge_entry, sweep_command
-from ui.words import SCORE_IN_WORDS
+from kdad.detection.discrepancy import DISTANT_ERROR
+from kdad.evaluation.results_file import merge_entry, sweep_command
+from ui.shared.words import SCORE_IN_WORDS
 
 RESULTS = "pages/3_Curves_and_results.py"
 DOTS, DOTS1, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/dots-seed1", "patterns/tiny-vgg/stripes"

@@ -7,11 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
-from page import control, rerun, texts
+from helpers.page import control, rerun, texts
 from PIL import Image
 
-from kdad.detector import Detector
-from kdad.images import read_image
+from kdad.data.images import read_image
+from kdad.detection.detector import Detector
 
 INSPECT = "pages/2_Inspect.py"
 DOTS, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/stripes"
@@ -300,7 +300,7 @@ def test_truncated_weights_are_one_clear_message(inspect, students_root, tmp_pat
 
 
 def test_other_methods_draw_another_map_and_say_what_it_means(inspect, monkeypatch):
-    monkeypatch.setattr("kdad.localisation.SAMPLES", 2)
+    monkeypatch.setattr("kdad.detection.localisation.SAMPLES", 2)
     at = inspect()
     assert control(at, "selectbox", "Method").options == ["patch", "gradients", "smoothgrad", "guided-backprop"]
     usual = heatmap_of(at)

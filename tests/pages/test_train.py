@@ -7,13 +7,13 @@ import time
 import zipfile
 
 import pytest
-from page import control, plain_texts, rerun
+from helpers.page import control, plain_texts, rerun
 
-from kdad import jobs
-from kdad.catalogue import DATASETS, class_names
+from kdad.data.datasets import DATASETS, class_names
 from kdad.errors import UserError
-from kdad.history import write_history
-from ui import library
+from kdad.jobs import manager, status
+from kdad.storage.history import write_history
+from ui.train import student_list
 
 TRAIN = "pages/1_Train_or_load.py"
 DOTS = "patterns/tiny-vgg/dots"
@@ -34,7 +34,7 @@ def train(open_page, root):
 def started(monkeypatch):
     """What the page starts, instead of doing so."""
     started = []
-    monkeypatch.setattr(jobs, "start", lambda root, arguments, student: started.append((arguments, student)))
+    monkeypatch.setattr(manager, "start", lambda root, arguments, student: started.append((arguments, student)))
     return started
 
 
@@ -52,14 +52,14 @@ def choose(at, label: str, value):
     return rerun(at)
 
 
-def made_job(root, state: str, student: str = "patterns/vgg-cifar10/rings", **status):
+def made_job(root, state: str, student: str = "patterns/vgg-cifar10/rings", **reported):
     """The files of a job that nobody started."""
     folder = root / ".jobs" / f"job-{state}"
     folder.mkdir(parents=True)
     request = {"arguments": ["train"], "student": str((root / student).resolve()), "created": time.time()}
-    (folder / jobs.REQUEST).write_text(json.dumps(request))
-    (folder / jobs.LOG).write_text("said in the log\n")
-    jobs._write_status(folder, jobs.Status(state=state, heartbeat=time.time(), **status))
+    (folder / status.REQUEST).write_text(json.dumps(request))
+    (folder / status.LOG).write_text("said in the log\n")
+    status.write_status(folder, status.Status(state=state, heartbeat=time.time(), **reported))
     return folder
 
 
@@ -75,7 +75,7 @@ def test_every_data_set_and_its_classes_can_be_chosen(train):
 
 def test_provenance_follows_data_set_and_teacher(train, monkeypatch):
     # AppTest can only choose what is offered, and not type.
-    monkeypatch.setattr("ui.training.available", lambda: ["vgg-cifar10", "vgg16-imagenet", "owner/model"])
+    monkeypatch.setattr("ui.train.form.available", lambda: ["vgg-cifar10", "vgg16-imagenet", "owner/model"])
     at = choose(train(), "Data set", "cifar10")
     assert "label overlap: same" in plain_texts(at)
     assert "label overlap: related" in plain_texts(choose(at, "Teacher", "vgg16-imagenet"))
@@ -112,7 +112,7 @@ def test_a_finished_student_is_replaced_only_on_request(train, started, root):
 
 def test_a_data_set_that_cannot_be_had_is_refused_before_the_start(train, started, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr("ui.requests.hub_reachable", lambda: False)
+    monkeypatch.setattr("ui.train.request.hub_reachable", lambda: False)
     at = press(choose(train(), "Data set", "mnist"), "Start training")
     assert "mnist is not on this machine" in plain_texts(at)
     assert not started
@@ -152,7 +152,7 @@ def test_a_killed_job_is_shown_as_such(train, root):
 
 def test_progress_and_curves_are_live(train, root):
     folder = made_job(root, "running", epoch=2, epochs=4, position=1.5, loss=0.25, seconds_left=90, phase="training")
-    (folder / jobs.TRACE).write_text("0.5,2\n1,1\n1.5,0.25\n")
+    (folder / status.TRACE).write_text("0.5,2\n1,1\n1.5,0.25\n")
     student = root / "patterns/vgg-cifar10/rings"
     trained = {"epoch": 1, "split": "train", "loss": 1.5, "auroc": "", "seconds": 1.0}
     write_history(student, [trained, trained | {"split": "validation", "auroc": 0.9}])
@@ -182,7 +182,7 @@ def test_a_finished_job_whose_student_is_gone_says_so(train, root):
 def test_stop_resume_and_remove_do_so(train, root, monkeypatch):
     done = []
     for name in ("stop", "resume"):
-        monkeypatch.setattr(jobs, name, lambda job, name=name: done.append(name))
+        monkeypatch.setattr(manager, name, lambda job, name=name: done.append(name))
     made_job(root, "running")
     press(train(), "Stop")
     shutil.rmtree(root / ".jobs")
@@ -198,7 +198,7 @@ def test_a_job_that_another_tab_has_changed_is_no_traceback(train, root, monkeyp
         raise UserError("this job is not at an end yet")
 
     made_job(root, "stopped")
-    monkeypatch.setattr(jobs, "resume", refuse)
+    monkeypatch.setattr(manager, "resume", refuse)
     assert "not at an end" in press(train(), "Resume").toast[0].value
 
 
@@ -230,16 +230,16 @@ def test_a_student_that_is_being_trained_anew_is_not_deleted(train, root):
 
 
 def test_what_came_with_the_project_cannot_be_deleted(train, monkeypatch):
-    monkeypatch.setattr(library, "shipped", lambda _: frozenset([DOTS]))
+    monkeypatch.setattr(student_list, "shipped", lambda _: frozenset([DOTS]))
     at = train(view="Load")
     assert labels(at).count("Delete") == 1
     assert "came with the project" in plain_texts(at)
 
 
 def test_only_what_git_tracks_came_with_the_project(tmp_path):
-    assert library.shipped(tmp_path) == frozenset()
-    assert "kdad" in library.shipped(library.ROOT)
-    assert ".venv" not in library.shipped(library.ROOT)
+    assert student_list.shipped(tmp_path) == frozenset()
+    assert "kdad" in student_list.shipped(student_list.ROOT)
+    assert ".venv" not in student_list.shipped(student_list.ROOT)
 
 
 def test_without_students_the_page_says_what_to_do(open_page, tmp_path):

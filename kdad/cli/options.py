@@ -1,0 +1,78 @@
+"""What the commands' parsers share: one-line errors, types of values, and groups of options."""
+
+import argparse
+from typing import Any, NoReturn
+
+from kdad.errors import UserError
+from kdad.networks.recipes import LARGEST_SEED
+from kdad.storage.layout import DEFAULT_OUT
+
+EXIT_STATUSES = "exit status: 0 on success, 1 when the work itself fails, 2 on a mistake in the request"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see `{self.prog} --help`)")
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return value
+
+
+def natural(text: str) -> int:
+    """An integer of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not {text!r}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """An integer from 0 to `LARGEST_SEED`."""
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {LARGEST_SEED}, not {text!r}")
+    return int(text)
+
+
+def add_task(parser: Parser) -> None:
+    """What to train on, which teacher to copy, and where the student goes."""
+    names = "patterns, patterns-defects, cifar10, mnist, fashion-mnist, or folder:PATH for images of your own"
+    parser.add_argument("--dataset", required=True, help=names)
+    parser.add_argument("--teacher", required=True, help="a teacher's name, Hub id or folder")
+    parser.add_argument("--normal-class", help="which class is normal; a folder needs none")
+    parser.add_argument(
+        "--tile", type=natural, metavar="PIXELS",
+        help="of a folder's images: the side of the tiles to look at one by one, 0 for whole images (default: by size)",
+    )  # fmt: skip
+    add_out(parser)
+
+
+def add_out(parser: Parser) -> None:
+    """Where student folders are."""
+    parser.add_argument("--out", default=DEFAULT_OUT.as_posix(), help="where student folders go (default %(default)s)")
+
+
+def add_recipe(parser: Parser) -> None:
+    """What may differ from the teacher's preset."""
+    parser.add_argument("--epochs", type=positive, help="default: the teacher's preset")
+    parser.add_argument("--batch-size", type=positive)
+    parser.add_argument("--learning-rate", type=float)
+    add_device(parser)
+
+
+def recipe_overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """What was asked to differ from the preset; None where nothing was."""
+    return {"epochs": args.epochs, "batch_size": args.batch_size, "learning_rate": args.learning_rate}
+
+
+def add_device(parser: Parser) -> None:
+    """What to compute on."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")

@@ -1,0 +1,128 @@
+"""The commands that train: `train`, `sweep` and `pretrain`."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdad.cli.options import add_device, add_recipe, add_task, positive, recipe_overrides, seed
+from kdad.errors import UserError
+
+if TYPE_CHECKING:
+    from kdad.cli import Command
+
+
+def add_commands(command: "Command") -> None:
+    """Declare the commands of this file."""
+    sub = command("train", train, "train, calibrate and evaluate a student")
+    add_task(sub)
+    add_recipe(sub)
+    sub.add_argument("--seed", type=seed, default=0)
+    sub.add_argument("--overwrite", action="store_true", help="replace the student that is there")
+    sub.add_argument("--logger", choices=["tensorboard", "wandb"], help="also log there (history.csv is always kept)")
+    sub.add_argument("--job", metavar="FOLDER", help="report to this folder, once it is its turn; used by the app")
+
+    sub = command("sweep", sweep, "train and evaluate all classes of a data set, over seeds")
+    add_task(sub)
+    add_recipe(sub)
+    sub.add_argument("--seeds", type=positive, default=1, help="how many seeds, counted from 0")
+    sub.add_argument(
+        "--results",
+        metavar="FILE",
+        help="merge the figures into this file (the README's: benchmarks/results/one_vs_rest.json)",
+    )
+    sub.add_argument("--json", action="store_true")
+
+    sub = command("pretrain", pretrain, "train a compact teacher on labelled images")
+    sub.add_argument("--backbone", required=True, choices=["vgg", "vit"])
+    sub.add_argument("--dataset", required=True, choices=["cifar10", "tiny-imagenet-32", "patterns"])
+    sub.add_argument(
+        "--from", dest="start_from", metavar="TEACHER", help="tune this teacher's weights (a recipe of its own)"
+    )
+    sub.add_argument("--distil-from", metavar="TEACHER", help="also copy this teacher's last two feature maps")
+    sub.add_argument("--out", required=True)
+    sub.add_argument("--epochs", type=positive)
+    sub.add_argument("--batch-size", type=positive)
+    sides = "sides of the training images in pixels, each for an equal share of the epochs; small ones are cheap"
+    sub.add_argument("--sides", type=positive, nargs="+", metavar="PIXELS", help=sides)
+    sub.add_argument("--seed", type=seed, default=0)
+    sub.add_argument("--overwrite", action="store_true")
+    add_device(sub)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train, calibrate and evaluate one student, as a job of the app if asked to."""
+    if args.job is None:
+        _train(args)
+        return
+    from kdad.jobs.reporting import reporting
+
+    with reporting(Path(args.job)) as reporter:
+        _train(args, reporter.progress)
+
+
+def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None] | None = None) -> None:
+    from kdad.cli.judging import print_figures
+    from kdad.data.loading import load_task
+    from kdad.detection.detector import Detector
+    from kdad.evaluation.evaluate import evaluate
+    from kdad.networks.students import recipe_for
+    from kdad.networks.teachers import load_teacher
+    from kdad.training.distillation import train_student
+    from kdad.training.loop import Progress
+
+    teacher = load_teacher(args.teacher)
+    task = load_task(args.dataset, _normal_class(args), teacher.preprocessing.resize, args.tile)
+    recipe = recipe_for(teacher, len(task.train), **recipe_overrides(args))
+    folder = train_student(
+        task, teacher, Path(args.out), recipe=recipe, seed=args.seed, device=args.device,
+        overwrite=args.overwrite, logger=args.logger, callbacks=[Progress(report)] if report else [],
+    )  # fmt: skip
+    if task.test is None:
+        print("no test images of both kinds in test/good and test/<kind>: calibrated, and not evaluated")
+    else:
+        print_figures(evaluate(folder, task, Detector.load(folder, teacher=teacher, device=args.device)))
+    print(f"student folder: {folder}")
+
+
+def _normal_class(args: argparse.Namespace) -> str:
+    """The class that was asked for; a folder has but one."""
+    from kdad.data.datasets import class_names
+
+    classes = class_names(args.dataset)
+    if args.normal_class is None and len(classes) > 1:
+        raise UserError(f"--normal-class is needed; {args.dataset} has: {', '.join(classes)}")
+    return args.normal_class or classes[0]
+
+
+def sweep(args: argparse.Namespace) -> None:
+    """Train and evaluate every class, and print the table."""
+    from kdad.evaluation.results_file import load_results, merge_entry
+    from kdad.training.sweep import render, run_sweep
+
+    args.normal_class = args.normal_class or "all"
+    if args.results:
+        if args.normal_class != "all":
+            raise UserError("--results keeps whole data sets: use it with --normal-class all")
+        load_results(Path(args.results))  # a damaged file is refused before the work, not after it
+    results = run_sweep(
+        args.dataset, args.teacher, args.normal_class, seeds=args.seeds, out=Path(args.out), device=args.device,
+        overrides=recipe_overrides(args), tile=args.tile,
+    )  # fmt: skip
+    if args.results:
+        merge_entry(Path(args.results), results)
+    print(json.dumps(results, indent=2) if args.json else render(results))
+
+
+def pretrain(args: argparse.Namespace) -> None:
+    """Train a compact teacher."""
+    from kdad.training.pretraining.pretrain import train_teacher
+
+    card = train_teacher(
+        args.backbone, args.dataset, Path(args.out), start_from=args.start_from, distil_from=args.distil_from,
+        epochs=args.epochs, batch_size=args.batch_size, sides=args.sides, seed=args.seed, device=args.device,
+        overwrite=args.overwrite,
+    )  # fmt: skip
+    accuracies = ", ".join(f"{split} accuracy {value:.4f}" for split, value in card["accuracy"].items())
+    print(f"{args.backbone} on {args.dataset}: {accuracies}\nteacher folder: {args.out}")

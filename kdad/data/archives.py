@@ -1,0 +1,75 @@
+"""Unpacking zip files that nobody vetted: images alone, below one folder, and bounded in number and size."""
+
+import shutil
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from kdad.data.images import SUFFIXES
+from kdad.errors import UserError
+
+MOST_FILES = 20_000
+MOST_BYTES = 2 * 2**30
+BLOCK = 1 << 20
+
+
+def unpack_images(archive: BinaryIO | Path, folder: Path) -> int:
+    """Write the images of a zip file below `folder`, whole or not at all; returns how many.
+
+    Names keep their folders, less one that holds everything. Whatever is no image, or hidden, is left out.
+
+    Raises:
+        UserError: it is no zip file, is damaged or encrypted, holds no image, more than `MOST_FILES` or
+            more than `MOST_BYTES` of them, or a name that leads out of the folder; or the folder exists.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists already; choose another name")
+    temporary = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = _images(opened)
+            _write(opened, members, temporary)
+        temporary.replace(folder)
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, zlib.error, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"this is no zip file that can be read ({error})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return len(members)
+
+
+def _images(opened: zipfile.ZipFile) -> dict[str, PurePosixPath]:
+    """The images in an archive by their names, and where each goes."""
+    names = [info.filename for info in opened.infolist() if not info.is_dir()]
+    places = {name: PurePosixPath(name.replace("\\", "/")) for name in names}
+    for name, place in places.items():
+        if place.is_absolute() or ".." in place.parts or ":" in name:
+            raise UserError(f"the zip file holds a name that leads out of its folder: {name[:80]!r}")
+    shown = {
+        name: place
+        for name, place in places.items()
+        if place.suffix.lower() in SUFFIXES and not any(part.startswith((".", "__")) for part in place.parts)
+    }
+    if not shown:
+        raise UserError(f"the zip file holds no image; the known endings are {', '.join(sorted(SUFFIXES))}")
+    if len(shown) > MOST_FILES:
+        raise UserError(f"the zip file holds {len(shown)} images; {MOST_FILES} are the most")
+    tops = {place.parts[0] for place in shown.values()}
+    if len(tops) == 1 and all(len(place.parts) > 1 for place in shown.values()) and tops != {"train"}:
+        return {name: PurePosixPath(*place.parts[1:]) for name, place in shown.items()}
+    return shown
+
+
+def _write(opened: zipfile.ZipFile, members: dict[str, PurePosixPath], folder: Path) -> None:
+    """Unpack, counting what comes out: a header may say anything."""
+    left = MOST_BYTES
+    for name, place in members.items():
+        target = folder / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with opened.open(name) as source, open(target, "wb") as file:
+            while block := source.read(BLOCK):
+                left -= len(block)
+                if left < 0:
+                    raise UserError(f"the zip file unpacks to more than {MOST_BYTES / 2**30:g} GB")
+                file.write(block)

@@ -1,0 +1,27 @@
+"""From the name of a data set to the task of telling its normal class from everything else."""
+
+from kdad.data.datasets import DATASETS, folder_path, is_folder
+from kdad.data.folders import FolderTask
+from kdad.data.one_vs_rest import OneVsRestTask
+from kdad.data.pattern_defects import PatternDefectsTask
+from kdad.data.sources import load_source
+from kdad.data.task import Task
+from kdad.errors import UserError, one_of
+
+
+def load_task(dataset: str, normal_class: str, side: int = 256, tile: int | None = None) -> Task:
+    """The task of telling `normal_class` of `dataset` from everything else; see `DATASETS`.
+
+    Args:
+        dataset: a name in `DATASETS`, or `folder:PATH`.
+        side, tile: for a folder, see `kdad.data.folders.FolderTask`.
+    """
+    if is_folder(dataset):
+        one_of(f"class of {dataset}", normal_class, FolderTask.classes)
+        return FolderTask(folder_path(dataset), side, tile)
+    one_of("data set", dataset, (*DATASETS, "folder:PATH"))
+    if tile:
+        raise UserError(f"tiles are for folders of large images; the images of {dataset} are small")
+    if dataset == "patterns-defects":
+        return PatternDefectsTask(normal_class)
+    return OneVsRestTask(load_source(dataset), normal_class)

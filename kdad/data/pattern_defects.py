@@ -1,0 +1,55 @@
+"""`patterns-defects`: the built-in task with exact masks."""
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdad.data import patterns
+from kdad.data.task import Fold, Labelled, all_normal
+from kdad.errors import one_of
+
+
+class PatternDefectsTask:
+    """Normals of one texture; the test part also holds defects on it."""
+
+    dataset = "patterns-defects"
+    classes = patterns.CLASSES
+    kinds = ("good", *patterns.DEFECTS)
+    tile = 0
+    folds: tuple[Fold, ...] = ()
+    same_images = False
+    local_anomalies = True
+    counts = {"train": 1080, "calibration": 200, "test": 200, "defects": 50}
+
+    def __init__(self, normal_class: str):
+        self.normal_class = one_of("class of patterns-defects", normal_class, self.classes)
+        self.normal_index = self.classes.index(normal_class)
+
+    @cached_property
+    def train(self) -> Tensor:
+        return self._normals("train", seed=2)
+
+    @cached_property
+    def calibration(self) -> Tensor:
+        return self._normals("calibration", seed=3)
+
+    @cached_property
+    def validation(self) -> Labelled:
+        """The calibration normals, for the loss alone."""
+        return all_normal(self.calibration)
+
+    @cached_property
+    def test(self) -> Labelled:
+        """200 good images (label 0) and 50 of each defect (labels 1…), with masks (N, 32, 32)."""
+        good = self._normals("test", seed=4)
+        drawn = [patterns.defects(self.normal_class, kind, self.counts["defects"], 5) for kind in patterns.DEFECTS]
+        bad, masks = (torch.from_numpy(np.concatenate(part)) for part in zip(*drawn, strict=True))
+        kinds = torch.arange(1, len(patterns.DEFECTS) + 1).repeat_interleave(self.counts["defects"])
+        labels = torch.cat([torch.zeros(len(good), dtype=torch.long), kinds])
+        no_defect = torch.zeros(len(good), *masks.shape[1:], dtype=torch.bool)
+        return Labelled(torch.cat([good, bad]), labels, labels > 0, torch.cat([no_defect, masks]).numpy())
+
+    def _normals(self, part: str, seed: int) -> Tensor:
+        return torch.from_numpy(patterns.normals(self.normal_class, self.counts[part], seed))

@@ -1,0 +1,146 @@
+"""From uint8 images to the pixels a network sees, batched and on the device of the images."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from kdad.errors import UserError, one_of
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize to `resize`×`resize`, crop the centre to `crop`×`crop`, scale to 0…1, subtract mean, divide by std.
+
+    Both sides are resized alike, so that no part of an oblong image escapes the score.
+    """
+
+    resize: int
+    crop: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    kernel: str = "lanczos"
+
+    def __post_init__(self):
+        if not 1 <= self.crop <= self.resize:
+            raise UserError(f"cannot crop {self.crop} pixels out of {self.resize}")
+        colours = len(self.mean) == len(self.std) == 3 and all(map(math.isfinite, (*self.mean, *self.std)))
+        if not colours or min(self.std) <= 0:
+            raise UserError(f"mean and std must be three numbers each, not {self.mean} and {self.std}")
+        one_of("resize kernel", self.kernel, KERNELS)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) to normalised float32 (B, 3, crop, crop)."""
+        offset = torch.full((len(images), 2), (self.resize - self.crop) // 2, device=images.device)
+        return self._normalise(_crop(self._resize(images), offset, self.crop))
+
+    def augmented(self, images: Tensor, flip: bool, random_crop: bool) -> Tensor:
+        """As a call, with each image mirrored at random (`flip`) or cropped anywhere (`random_crop`)."""
+        room = self.resize - self.crop if random_crop else 0
+        offset = torch.randint(0, room + 1, (len(images), 2), device=images.device)
+        offset += 0 if random_crop else (self.resize - self.crop) // 2
+        if flip:
+            images = random_mirror(images)
+        return self._normalise(_crop(self._resize(images), offset, self.crop))
+
+    def to_input(self, heatmap: Tensor, height: int, width: int) -> Tensor:
+        """A map over the crop (B, h, w) to the whole input (B, height, width); 0 where the crop never looked."""
+        scaled = resample(heatmap[:, None], self.crop, self.crop, "bilinear")[:, 0]
+        border = self.resize - self.crop
+        before = border // 2
+        framed = torch.nn.functional.pad(scaled, (before, border - before, before, border - before))
+        return resample(framed[:, None], height, width, "bilinear")[:, 0]
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict) -> "Preprocessing":
+        return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
+
+    def _resize(self, images: Tensor) -> Tensor:
+        if images.shape[-2:] == (self.resize, self.resize):
+            return images.float()
+        # Like PIL: first the width, then the height, each clipped where a kernel overshoots a hard edge.
+        across = resize_matrix(images.shape[-1], self.resize, self.kernel).to(images.device)
+        down = resize_matrix(images.shape[-2], self.resize, self.kernel).to(images.device)
+        return (down @ (images.float() @ across.T).clamp(0, 255)).clamp(0, 255)
+
+    def _normalise(self, pixels: Tensor) -> Tensor:
+        mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
+        return (pixels / 255 - mean) / std
+
+
+def random_mirror(images: Tensor) -> Tensor:
+    """Mirror each image (B, C, H, W) left to right with probability ½."""
+    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(mirrored, images.flip(-1), images)
+
+
+def random_shift(images: Tensor, most: int) -> Tensor:
+    """Move each image by up to `most` pixels each way, filling the border by reflection."""
+    size = images.shape[-1]
+    padded = torch.nn.functional.pad(images.float(), (most,) * 4, mode="reflect").to(images.dtype)
+    return _crop(padded, torch.randint(0, 2 * most + 1, (len(images), 2), device=images.device), size)
+
+
+def patches_of(squares: Tensor) -> Tensor:
+    """The patches (B, 4·k), of 8×8 in rows, that make up squares of 2×2 patches (B, k), of 4×4 in rows."""
+    corners = 16 * (squares // 4) + 2 * (squares % 4)
+    return (corners[:, :, None] + torch.tensor([0, 1, 8, 9], device=squares.device)).flatten(1)
+
+
+def in_squares(maps: Sequence[Tensor], squares: Tensor) -> list[Tensor]:
+    """The tokens of an 8×8 and of a 4×4 map (B, T, D) that lie in `squares` (B, k): (B, 4·k, D) and (B, k, D)."""
+    places = (patches_of(squares), squares)
+    return [
+        tokens.gather(1, place[:, :, None].expand(-1, -1, tokens.shape[2]))
+        for tokens, place in zip(maps, places, strict=True)
+    ]
+
+
+def _crop(images: Tensor, offset: Tensor, size: int) -> Tensor:
+    """Cut size×size windows at (row, column) offsets (B, 2) out of images (B, C, H, W)."""
+    if images.shape[-2:] == (size, size):
+        return images
+    steps = torch.arange(size, device=images.device)
+    rows, columns = (offset[:, axis, None] + steps for axis in (0, 1))
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    # Advanced indices around the channel axis put that axis last: move it back.
+    return images[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def resample(images: Tensor, height: int, width: int, kernel: str) -> Tensor:
+    """Antialiased resize of float images (B, C, H, W) by two matrix products, as PIL defines it."""
+    down = resize_matrix(images.shape[-2], height, kernel).to(images)
+    across = resize_matrix(images.shape[-1], width, kernel).to(images)
+    return down @ images @ across.T
+
+
+KERNELS = {
+    "bilinear": (1.0, lambda x: (1 - x.abs()).clamp(min=0)),
+    "bicubic": (2.0, lambda x: _cubic(x.abs())),
+    "lanczos": (3.0, lambda x: torch.sinc(x) * torch.sinc(x / 3) * (x.abs() < 3)),
+}
+
+
+def _cubic(x: Tensor, a: float = -0.5) -> Tensor:
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+
+
+@cache
+def resize_matrix(size_in: int, size_out: int, kernel: str) -> Tensor:
+    """The (size_out, size_in) matrix of a one-dimensional resize; every row sums to one."""
+    support, weight = KERNELS[kernel]
+    scale = size_in / size_out
+    spread = max(scale, 1.0)
+    centre = (torch.arange(size_out, dtype=torch.float64)[:, None] + 0.5) * scale
+    distance = (torch.arange(size_in, dtype=torch.float64) + 0.5 - centre) / spread
+    matrix = weight(distance) * (distance.abs() < support)
+    return (matrix / matrix.sum(1, keepdim=True)).float()

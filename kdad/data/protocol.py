@@ -1,0 +1,7 @@
+"""The numbers of the protocol, which every data set and every figure share."""
+
+SPLIT_SEED = 42
+HELD_OUT = 0.1  # of the training images: validation and calibration
+ENOUGH_TO_CALIBRATE = 100  # normals; with fewer, all of them are calibrated on in turn, and a warning says so
+FOLDS = 5  # that all normals are then left out in
+FEWEST_NORMALS = 10

@@ -1,0 +1,133 @@
+"""Labelled data sets: where each is read from, and its classes, labels and images."""
+
+import io
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kdad.data import patterns
+from kdad.data.datasets import PARQUET, ParquetLayout, under_kdad_data
+from kdad.data.images import read_image
+from kdad.errors import UserError, one_of
+
+
+class Source(Protocol):
+    """A labelled data set with a `train` and a `test` part."""
+
+    name: str
+    classes: tuple[str, ...]
+
+    def labels(self, part: str) -> Tensor:
+        """Class indices (N,) of one part."""
+
+    def images(self, part: str, indices: Tensor) -> Tensor:
+        """The chosen images of one part, uint8 (n, 3, H, W)."""
+
+
+class ParquetSource:
+    """A Hub-style parquet data set; images stay encoded until they are asked for."""
+
+    def __init__(self, name: str):
+        self.name, self.layout = name, PARQUET[name]
+        self.classes = self.layout.classes
+        self._parts: dict = {}
+
+    def labels(self, part: str) -> Tensor:
+        return self._columns(part)[1]
+
+    def images(self, part: str, indices: Tensor) -> Tensor:
+        encoded, _ = self._columns(part)
+        return torch.stack(
+            [read_image(io.BytesIO(encoded[i].as_py()), f"{self.name} {part} image {i}") for i in indices.tolist()]
+        )
+
+    def encoded(self, part: str, index: int) -> bytes:
+        """The file that holds one image."""
+        return self._columns(part)[0][index].as_py()
+
+    def _columns(self, part: str):
+        """Encoded images and class indices of one part, read once."""
+        if part not in self._parts:
+            self._parts[part] = self._read(_parquet_file(self.name, self.layout, part))
+        return self._parts[part]
+
+    def _read(self, file: Path):
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            table = pyarrow.parquet.read_table(file, columns=[self.layout.image_column, "label"])
+            encoded = table[self.layout.image_column].combine_chunks().field("bytes")
+            return encoded, torch.from_numpy(table["label"].to_numpy().astype(np.int64))
+        except (pyarrow.ArrowException, OSError, AttributeError, KeyError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{file} is not a readable parquet file of {self.name}: {reason}") from None
+
+
+def _parquet_file(name: str, layout: ParquetLayout, part: str) -> Path:
+    """The local parquet file of one part: under `$KDAD_DATA` if it is there, else from the Hub."""
+    relative = layout.file(part)
+    if (local := under_kdad_data(name, relative)) is not None:
+        return local
+    place = f"put it at $KDAD_DATA/{name}/{relative}"
+    if layout.repo is None:
+        raise UserError(f"data set {name!r} is not here and on no Hub: {place}")
+    return _from_hub(name, layout.repo, relative.as_posix(), place)
+
+
+def _from_hub(name: str, repo: str, relative: str, place: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        # Asked for the one file, the client would try for half a minute before it believes there is no network.
+        file = Path(snapshot_download(repo, repo_type="dataset", allow_patterns=[relative])) / relative
+        if not file.is_file():
+            raise FileNotFoundError(relative)
+        return file
+    except Exception as error:  # the Hub client raises a dozen unrelated types when it cannot fetch
+        raise UserError(
+            f"data set {name!r} is not here and could not be fetched ({type(error).__name__}): connect to the "
+            f"network so that {repo} downloads from the Hub, or {place}"
+        ) from None
+
+
+def image_format(dataset: str) -> str | None:
+    """How the test images of `dataset` are compressed: PNG is lossless, JPEG is not; None for what is generated."""
+    if dataset not in PARQUET:
+        return None
+    with Image.open(io.BytesIO(load_source(dataset).encoded("test", 0))) as image:
+        return image.format
+
+
+class PatternsSource:
+    """The embedded data set: 1,200 training and 200 test images of each of ten textures."""
+
+    name = "patterns"
+    classes = patterns.CLASSES
+    per_class = {"train": 1200, "test": 200}
+
+    def labels(self, part: str) -> Tensor:
+        return torch.arange(len(self.classes)).repeat_interleave(self.per_class[part])
+
+    def images(self, part: str, indices: Tensor) -> Tensor:
+        return _all_patterns(part)[indices]
+
+
+@cache
+def _all_patterns(part: str) -> Tensor:
+    seed = {"train": 0, "test": 1}[part]
+    count = PatternsSource.per_class[part]
+    return torch.from_numpy(np.concatenate([patterns.normals(name, count, seed) for name in patterns.CLASSES]))
+
+
+@cache
+def load_source(name: str) -> Source:
+    """The labelled data set `name`; a `UserError` says what to do when its files cannot be had."""
+    if name == "patterns":
+        return PatternsSource()
+    return ParquetSource(one_of("data set", name, ["patterns", *PARQUET]))

@@ -1,0 +1,96 @@
+"""What every task looks like to the code that trains and evaluates, and the split that all of them share."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdad.data.protocol import HELD_OUT, SPLIT_SEED
+
+Images = Tensor | Sequence[Tensor]  # uint8 (N, 3, H, W), or N of (3, H, W) where sizes differ
+
+
+class Labelled(NamedTuple):
+    """Images to evaluate on, and what is known of them.
+
+    `labels` (N,) are class indices and `anomalous` (N,) is bool. `masks` are bool (H, W), or None for a
+    defect whose place nobody marked; they are None as a whole where there are none.
+    """
+
+    images: Images
+    labels: Tensor
+    anomalous: Tensor
+    masks: Sequence[np.ndarray | None] | None = None
+
+
+class Fold(Protocol):
+    """A task's normals with some of them left out; it trains like a task."""
+
+    @property
+    def train(self) -> Tensor: ...
+    @property
+    def validation(self) -> Labelled: ...
+    @property
+    def left_out(self) -> Images: ...
+
+
+class Task(Protocol):
+    """One kind of image is normal, everything else is anomalous; and which images may be used for what.
+
+    Training, calibration and test images never overlap. Calibration images set thresholds, p-values and heatmap
+    scales; they may be the normals of the validation part, which draws curves and chooses nothing.
+    """
+
+    same_images: bool  # whether the tasks of all classes validate and test on the same images
+    local_anomalies: bool  # whether an anomaly is a place in an otherwise normal image, or the image as a whole
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name, or `folder:PATH`."""
+
+    @property
+    def normal_class(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What the labels of test images mean."""
+
+    @property
+    def tile(self) -> int:
+        """The side in pixels of the tiles to look at one by one; 0 for whole images."""
+
+    @property
+    def train(self) -> Tensor:
+        """Normals to train on, uint8 (N, 3, H, W)."""
+
+    @property
+    def calibration(self) -> Images:
+        """Held-out normals."""
+
+    @property
+    def validation(self) -> Labelled:
+        """Held-out images, for curves."""
+
+    @property
+    def test(self) -> Labelled | None:
+        """The test part, to be read once at the end; None where there is none with both kinds of image."""
+
+    @property
+    def folds(self) -> Iterable[Fold]:
+        """Where held-out normals are too few: all normals with a part left out, for each part in turn. Else none."""
+
+
+def all_normal(images: Tensor) -> Labelled:
+    """Images of which none is anomalous."""
+    labels = torch.zeros(len(images), dtype=torch.long)
+    return Labelled(images, labels, labels.bool())
+
+
+def holdout_split(n: int) -> tuple[Tensor, Tensor]:
+    """Indices of the 90 % to train on and of the 10 % held out of every student and teacher."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(SPLIT_SEED))
+    kept = n - round(n * HELD_OUT)
+    return order[:kept], order[kept:]

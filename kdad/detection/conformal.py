@@ -1,0 +1,72 @@
+"""What a score means among held-out normals: conformal p-values, thresholds and what they guarantee. No torch here."""
+
+import numpy as np
+
+from kdad.data.protocol import ENOUGH_TO_CALIBRATE
+from kdad.errors import UserError
+
+
+def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
+    """Conformal p-values (N,): (1 + number of calibration scores ≥ s) / (n + 1); ties count against the image."""
+    calibration = np.sort(np.asarray(calibration))
+    at_least = len(calibration) - np.searchsorted(calibration, scores, side="left")
+    return (1 + at_least) / (len(calibration) + 1)
+
+
+def share_below(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
+    """The share (N,) in 0…1 of calibration scores that lie below each score."""
+    calibration = np.sort(np.asarray(calibration))
+    return np.searchsorted(calibration, scores, side="left") / len(calibration)
+
+
+def standardised(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
+    """How many standard deviations of the calibration scores each score (N,) lies above their mean."""
+    calibration = np.asarray(calibration, np.float64)
+    return (np.asarray(scores, np.float64) - calibration.mean()) / max(calibration.std(), 1e-12)
+
+
+def lowest_fpr(normals: int) -> float:
+    """The smallest false-positive rate that `normals` calibration images can hold: 1 / (n + 1)."""
+    return 1 / (normals + 1)
+
+
+def threshold(calibration: np.ndarray, fpr: float) -> float:
+    """The largest score that is still normal at false-positive rate `fpr`; anything above it is anomalous.
+
+    A score is above it just when its conformal p-value is ≤ `fpr`: it is the k-th largest
+    calibration score, k = floor(fpr · (n + 1)).
+
+    Raises:
+        UserError: `fpr` is below `lowest_fpr`, where no score is ever anomalous, or not below 1.
+    """
+    calibration = np.sort(np.asarray(calibration))
+    allowed = np.floor(fpr * (len(calibration) + 1) + 1e-9)
+    if not 1 <= allowed <= len(calibration):
+        lowest = np.ceil(lowest_fpr(len(calibration)) * 1e4) / 1e4  # rounded up, so that it works when typed in
+        raise UserError(
+            f"a false-positive rate of {fpr:g} cannot be held with {len(calibration)} calibration images; "
+            f"choose one from {lowest:.4f} to below 1"
+        )
+    return float(calibration[-int(allowed)])
+
+
+def realised_fpr(normals: int, fpr: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Between which rates a threshold set for `fpr` on `normals` calibration images truly errs.
+
+    The realised rate is Beta(k, n + 1 − k) distributed, k = floor(fpr · (n + 1)) (Vovk 2012, arXiv 1209.2673).
+    """
+    from scipy.special import betaincinv
+
+    k = int(np.floor(fpr * (normals + 1) + 1e-9))
+    tail = (1 - confidence) / 2
+    return tuple(float(betaincinv(k, normals + 1 - k, level)) for level in (tail, 1 - tail))
+
+
+def warn_if_few(normals: int) -> str | None:
+    """A sentence on what few calibration images mean, or None."""
+    if normals >= ENOUGH_TO_CALIBRATE:
+        return None
+    return (
+        f"only {normals} calibration images: p-values move in steps of {lowest_fpr(normals):.3f}, "
+        "so treat verdicts near the threshold with care"
+    )

@@ -1,0 +1,224 @@
+"""A trained student ready to judge images: scores, p-values and heatmaps, by one path for all callers."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdad.data.images import in_batches
+from kdad.detection import conformal
+from kdad.detection.calibration import Calibration, load_calibration
+from kdad.detection.discrepancy import SCORES, layer_scores
+from kdad.detection.heatmaps import MapGeometry, PatchReading
+from kdad.detection.observation import Observation, observe
+from kdad.detection.rendering import colour_range
+from kdad.detection.tiles import Tiling
+from kdad.devices import accelerator, in_halves
+from kdad.errors import UserError
+from kdad.networks.teachers import Teacher, load_teacher
+from kdad.storage import hub, student_folder
+from kdad.storage.student_config import StudentConfig
+
+DEFAULT_FPR = 0.05
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a detector says of B images of H×W pixels; numpy arrays.
+
+    `heatmap` is in standard deviations above a normal patch (of a student without calibration: the
+    mean patch error, 0…2). p-value and verdict are NaN and False for a student without calibration.
+    """
+
+    score: np.ndarray  # (B,) float32, the default score
+    p_value: np.ndarray  # (B,) float32
+    is_anomaly: np.ndarray  # (B,) bool, at the false-positive rate that was asked for
+    heatmap: np.ndarray  # (B, H, W) float32
+    layer_scores: np.ndarray  # (B, L) float32, each layer's part of the published score
+    layer_errors: np.ndarray  # (B, L, 2) float32, the error table
+    distance: np.ndarray  # (B,) float32, how far the teacher sees the image from normals; 1 where that is not scored
+    patch_maps: tuple[np.ndarray, ...]  # one (B, h, w) float32 per critical layer, standardised patch errors
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+
+class Detector:
+    """A student, its calibration, and a reference to its teacher.
+
+    Args:
+        config: what the student is.
+        student: its network, in eval mode.
+        teacher: the teacher it was trained on; its hash is checked.
+        calibration: what held-out normals show, or None for a student that was never calibrated.
+
+    Raises:
+        UserError: the teacher or the calibration is not the one that belongs to the student.
+    """
+
+    def __init__(self, config: StudentConfig, student: nn.Module, teacher: Teacher, calibration: Calibration | None):
+        _check_teacher(config, teacher)
+        layers = len(teacher.grids)
+        if calibration is not None and calibration.layer_errors.shape[1] != layers:
+            raise UserError(
+                f"the calibration is of {calibration.layer_errors.shape[1]} layers, the teacher has {layers}"
+            )
+        self.config, self.student, self.teacher, self.calibration = config, student, teacher, calibration
+        self.device = next(student.parameters()).device
+        self._geometry = MapGeometry(teacher.preprocessing, config.tile)
+        reading = PatchReading.plain(layers) if calibration is None else calibration.reading
+        self._reading = reading.to(self.device)
+        self._gaussian = None
+        if calibration is not None and calibration.gaussian is not None:
+            self._gaussian = calibration.gaussian.to(self.device)
+
+    @classmethod
+    def load(cls, folder_or_repo: str | Path, *, teacher: Teacher | None = None, device: str = "auto") -> "Detector":
+        """Load a student folder or Hub id, with its teacher unless one is given to share.
+
+        Raises:
+            UserError: the folder, the weights or the teacher are missing, damaged or do not match.
+        """
+        folder = hub.resolve(folder_or_repo)
+        config = student_folder.load_config(folder)
+        device = accelerator(device)
+        student = student_folder.load_student(folder, config).to(device)
+        teacher = (teacher or load_teacher(config.teacher)).to(device)
+        return cls(config, student, teacher, load_calibration(folder, config.score))
+
+    @property
+    def tile(self) -> int:
+        """The side in pixels of the tiles that it looks at one by one; 0 for whole images."""
+        return self.config.tile
+
+    @cached_property
+    def calibration_scores(self) -> np.ndarray | None:
+        """The default score of every held-out normal (N,), or None without calibration."""
+        if self.calibration is None:
+            return None
+        return self.calibration.scores(self.config.score, self.config.recipe.mse_weight)
+
+    @cached_property
+    def calibration_layer_scores(self) -> np.ndarray | None:
+        """Each layer's part of the published score of every held-out normal (N, L), or None without calibration."""
+        return None if self.calibration is None else self.calibration.layer_scores(self.config.recipe.mse_weight)
+
+    @property
+    def colour_range(self) -> tuple[float, float]:
+        """The fixed ends of the heatmap's colour scale, from held-out normals."""
+        return colour_range(None if self.calibration is None else self.calibration.heatmap_quantiles.numpy())
+
+    def predict(self, images: Tensor | np.ndarray | Sequence[Any], *, fpr: float | None = None) -> Prediction:
+        """Judge images of one size: a uint8 tensor (B, 3, H, W), or a sequence of PIL images or (H, W, 3) arrays.
+
+        Args:
+            images: any number of images of equal size.
+            fpr: the false-positive rate at which `is_anomaly` decides; by default 5 %, or the lowest
+                that the calibration can hold.
+
+        Raises:
+            UserError: the images differ in size, or `fpr` cannot be held with so few calibration images.
+            WorkFailed: the device has not memory enough for a single image.
+        """
+        parts = [in_halves(self._judge_batch, batch) for batch in in_batches(to_tensor(images))]
+        return self._prediction(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)), fpr=fpr)
+
+    def predict_each(self, images: Tensor | Iterable[Tensor], *, fpr: float | None = None) -> Iterator[Prediction]:
+        """As `predict` for uint8 images (3, H, W) of any sizes, a few at a time and in their order."""
+        for batch in in_batches(images):
+            yield self.predict(batch, fpr=fpr)
+
+    def judge(self, features: Sequence[Tensor], images: Tensor, *, fpr: float | None = None) -> Prediction:
+        """As `predict` for one batch whose teacher features are already known, so that students can share them."""
+        observation = observe(self.student, self.teacher, images.to(self.device), self.tile, features)
+        return self._prediction(*(tensor.cpu() for tensor in self._read(images, observation)), fpr=fpr)
+
+    @torch.inference_mode()
+    def teacher_features(self, images: Tensor) -> list[Tensor]:
+        """The teacher's features of one batch of uint8 images, or of all their tiles, for `judge`."""
+        preprocessing = self.teacher.preprocessing
+        if self.tile:
+            images = Tiling.over(images, self.tile, preprocessing).cut(images)
+        return self.teacher(preprocessing(images.to(self.device)))
+
+    @torch.inference_mode()
+    def heatmap(self, prediction: Prediction, height: int, width: int, layer: int | None = None) -> np.ndarray:
+        """The heatmap (B, height, width) of a prediction at any size, of one critical layer (from 0) or of all."""
+        maps, weights = [torch.from_numpy(patches) for patches in prediction.patch_maps], self._reading.weights.cpu()
+        if layer is not None:
+            maps, weights = [maps[layer]], torch.ones(1)
+        return self._geometry.to_image(self._geometry.combine(maps, weights), height, width).numpy()
+
+    def _judge_batch(self, images: Tensor) -> tuple[Tensor, ...]:
+        return self._read(images, observe(self.student, self.teacher, images.to(self.device), self.tile))
+
+    @torch.inference_mode()
+    def _read(self, images: Tensor, observation: Observation) -> tuple[Tensor, ...]:
+        """Error table (B, L, 2), distance and peak (B,), heatmap (B, H, W) and one patch map (B, h, w) per layer."""
+        maps = self._reading.standardise(observation.maps)
+        combined = self._geometry.combine(maps, self._reading.weights)
+        heatmap = self._geometry.to_image(combined, *images.shape[-2:])
+        distance = combined.new_ones(len(combined))
+        if self._gaussian is not None:
+            distance = self._gaussian.distance(observation.summary)
+        return observation.errors, distance, combined.amax((1, 2)), heatmap, *maps
+
+    def _prediction(
+        self, errors: Tensor, distances: Tensor, peaks: Tensor, heatmap: Tensor, *patch_maps: Tensor, fpr: float | None
+    ) -> Prediction:
+        mse_weight = self.config.recipe.mse_weight
+        measured = {"layer_errors": errors.numpy(), "distances": distances.numpy(), "peaks": peaks.numpy()}
+        score = SCORES[self.config.score](measured, mse_weight)
+        p_value, verdict = self._significance(score, fpr)
+        parts = layer_scores(errors, mse_weight).numpy()
+        patches = tuple(patch_map.numpy() for patch_map in patch_maps)
+        return Prediction(score, p_value, verdict, heatmap.numpy(), parts, errors.numpy(), distances.numpy(), patches)
+
+    def _significance(self, score: np.ndarray, fpr: float | None) -> tuple[np.ndarray, np.ndarray]:
+        """p-values (B,) float32 and verdicts (B,) bool."""
+        normals = self.calibration_scores
+        if normals is None:
+            return np.full(len(score), np.nan, np.float32), np.zeros(len(score), bool)
+        fpr = max(DEFAULT_FPR, conformal.lowest_fpr(len(normals))) if fpr is None else fpr
+        return conformal.p_values(score, normals).astype(np.float32), score > conformal.threshold(normals, fpr)
+
+
+def _check_teacher(config: StudentConfig, teacher: Teacher) -> None:
+    """Raise a `UserError` unless a student of `config` copied just this teacher, through just these pixels."""
+    # A student imported from the original code knows only the leading digits, as torchvision does.
+    if len(config.teacher_sha256) < 8 or not teacher.sha256.startswith(config.teacher_sha256):
+        raise UserError(
+            f"teacher {teacher.name!r} has SHA-256 {teacher.sha256[:12]}…, but this student copied one with "
+            f"{config.teacher_sha256[:12]}…: their scores would mean nothing; get the original teacher"
+        )
+    if teacher.preprocessing != config.preprocessing:
+        raise UserError(
+            f"teacher {teacher.name!r} now prepares its pixels as {teacher.preprocessing}, but this student was "
+            f"trained with {config.preprocessing}: restore its preprocessor_config.json"
+        )
+
+
+def to_tensor(images: Tensor | np.ndarray | Sequence[Any]) -> Tensor:
+    """One batch uint8 (B, 3, H, W) from a tensor of that shape, or a sequence of PIL images or (H, W, 3) arrays.
+
+    Raises:
+        UserError: no image, sizes that differ, or values that are not uint8.
+    """
+    if isinstance(images, Tensor):
+        batch = images
+    elif len(images) == 0:
+        raise UserError("no image to judge")
+    else:
+        arrays = [np.asarray(image) for image in images]
+        if len({array.shape for array in arrays}) > 1:
+            raise UserError("predict takes images of one size; call it once for every size")
+        batch = torch.from_numpy(np.stack(arrays))
+        batch = batch.permute(0, 3, 1, 2) if batch.ndim == 4 else batch
+    if batch.ndim != 4 or batch.shape[1] != 3 or batch.dtype != torch.uint8 or batch.numel() == 0:
+        raise UserError(f"images must be uint8 (B, 3, H, W), not {batch.dtype} {tuple(batch.shape)}")
+    return batch

@@ -1,0 +1,103 @@
+"""How far a student's copy is from its teacher: every loss, score and heatmap is read from here.
+
+Features are lists with one tensor (B, T, D) per critical layer. After Salehi et al. 2020
+(arXiv 2011.11108), equations 1 to 4. The scores read a numpy table as well, without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kdad.storage.layout import DISTANT_ERROR, LAST_LAYER, MKD, PEAK
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MSE_WEIGHT = 0.01
+SCORED_LAYERS = 3
+SMALLEST_SCORE = 1e-12  # what is copied without any error still has a logarithm
+SHORTEST = 1e-16  # squared length below which a map counts as zero
+
+
+def layer_errors(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """The error table (B, L, 2), float32: 1 − cosine of the flattened maps, and their mean squared error.
+
+    Raises:
+        ValueError: the two sides have not the same number of layers or not the same shapes.
+    """
+    import torch
+    from torch.linalg import vecdot
+
+    rows = []
+    for s, t in zip(student, teacher, strict=True):
+        if s.shape != t.shape:
+            raise ValueError(f"student features {tuple(s.shape)} do not match the teacher's {tuple(t.shape)}")
+        s, t = s.flatten(1).float(), t.flatten(1).float()
+        # Three dot products say both errors; torch's own two losses walk over the maps three times as often.
+        # Under autocast they would be rounded to bfloat16, and what is left of 1 - cosine to nothing.
+        with torch.autocast(s.device.type, enabled=False):
+            ss, st, tt = vecdot(s, s), vecdot(s, t), vecdot(t, t)
+        lengths = ss.clamp(min=SHORTEST).sqrt() * tt.clamp(min=SHORTEST).sqrt()
+        rows.append(torch.stack([1 - st / lengths, (ss - 2 * st + tt).clamp(min=0) / s.shape[1]], 1))
+    return torch.stack(rows, 1)
+
+
+def patch_errors(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], prefix: int, grids: Sequence[tuple[int, int]]
+) -> list[Tensor]:
+    """1 − cosine of every token but the first `prefix`, one (B, h, w) float32 tensor per layer, in 0…2."""
+    from torch.nn.functional import cosine_similarity
+
+    maps = []
+    for s, t, (height, width) in zip(student, teacher, grids, strict=True):
+        error = 1 - cosine_similarity(s[:, prefix:].float(), t[:, prefix:].float(), dim=2)
+        maps.append(error.unflatten(1, (height, width)))
+    return maps
+
+
+def layer_scores(errors: Tensor, mse_weight: float) -> Tensor:
+    """Each layer's contribution (B, L) = (1 − cosine) + λ · MSE, from the error table (B, L, 2)."""
+    return errors[..., 0] + mse_weight * errors[..., 1]
+
+
+def distillation_loss(errors: Tensor, mse_weight: float) -> Tensor:
+    """The training loss: all layers summed, mean over the batch; a scalar."""
+    return layer_scores(errors, mse_weight).sum(1).mean()
+
+
+def mkd_score(errors: Tensor, mse_weight: float) -> Tensor:
+    """The published anomaly score (B,): the loss of an image over the last three critical layers."""
+    return published_score(layer_scores(errors, mse_weight))
+
+
+def published_score(layer_scores: Tensor) -> Tensor:
+    """The same (B,) from each layer's contribution (B, L)."""
+    return layer_scores[:, -SCORED_LAYERS:].sum(1)
+
+
+def last_layer_score(errors: Tensor) -> Tensor:
+    """1 − cosine of the last critical layer (B,)."""
+    return errors[:, -1, 0]
+
+
+def distant_error(errors: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """The logarithm (B,) of the last layer's error times the teacher's own distance from normals (B,).
+
+    Both spread over orders of magnitude. As logarithms they count alike, whatever their units.
+    """
+    return np.log(np.maximum(last_layer_score(errors) * distances, SMALLEST_SCORE))
+
+
+# Each from what is measured of images, in numpy, and λ: `layer_errors` (B, L, 2), `distances` (B,) as of
+# `kdad.detection.mahalanobis`, and `peaks` (B,), the highest values of their heatmaps. An image of another kind is
+# unusual as a whole, which the last layer shows, and more surely so where the teacher, too, sees nothing normal; a
+# defect is in one place, which the peak shows.
+SCORES: dict[str, Callable[[Mapping[str, np.ndarray], float], np.ndarray]] = {
+    DISTANT_ERROR: lambda measured, mse_weight: distant_error(measured["layer_errors"], measured["distances"]),
+    LAST_LAYER: lambda measured, mse_weight: last_layer_score(measured["layer_errors"]),
+    MKD: lambda measured, mse_weight: mkd_score(measured["layer_errors"], mse_weight),
+    PEAK: lambda measured, mse_weight: measured["peaks"],
+}

@@ -1,0 +1,187 @@
+"""Where is it anomalous: all methods by name, one interface.
+
+Besides the forward-only `patch`, the gradient methods of Salehi et al. 2020 (arXiv 2011.11108, section 3.3),
+computed by Captum, and attention rollout for comparison, which shows where a ViT teacher looks, anomalous or not.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdad.data.images import in_batches
+from kdad.data.preprocessing import resample
+from kdad.detection.detector import Detector
+from kdad.detection.discrepancy import layer_errors, mkd_score
+from kdad.detection.tiles import Tiling, map_tiles
+from kdad.errors import UserError, one_of
+
+SAMPLES = 50
+NOISE = 0.05  # share of the range of pixel values; the published code squares it, to about 0.0025
+SAMPLES_AT_ONCE = 10
+CLIP_PERCENTILE = 99
+SIGMA, SIGMA_SIDE = 4.0, 128  # the published blur in pixels, and the side of the images it was meant for
+
+
+def localise(detector: Detector, images: Tensor, method: str = "patch", noise: float = NOISE) -> np.ndarray:
+    """Heatmaps float32 (B, H, W) of uint8 images (B, 3, H, W) by a method of `METHODS`.
+
+    `patch` is in standard deviations above a normal patch; the others have a unit of their own, so
+    their values compare within an image only.
+
+    Args:
+        noise: the standard deviation of `smoothgrad`'s noise, as a share of the range of pixel values.
+
+    Raises:
+        UserError: the method is unknown, or not for this kind of network.
+    """
+    one_of("localisation method", method, METHODS)
+    if method == "patch":
+        return np.concatenate([detector.predict(batch).heatmap for batch in in_batches(images)])
+    saliency = METHODS[method](detector, noise)
+    return np.concatenate([_over_images(detector, batch, saliency) for batch in in_batches(images)])
+
+
+def methods_for(detector: Detector) -> list[str]:
+    """The names of the methods that this detector's networks allow."""
+    unfit = "guided-backprop" if _is_transformer(detector) else "attention-rollout"
+    return [name for name in METHODS if name != unfit]
+
+
+Saliency = Callable[[Tensor], Tensor]  # normalised pixels (B, 3, S, S) to maps (B, S, S)
+
+
+def _over_images(detector: Detector, images: Tensor, saliency: Saliency) -> np.ndarray:
+    """Maps (B, H, W) of images, through the crop that the teacher sees or tile by tile."""
+    preprocessing, images = detector.teacher.preprocessing, images.to(detector.device)
+    if not detector.tile:
+        return preprocessing.to_input(saliency(preprocessing(images)), *images.shape[2:]).cpu().numpy()
+    tiling = Tiling.over(images, detector.tile, preprocessing)
+    side = tiling.side
+    (maps,) = map_tiles(
+        lambda tiles: (preprocessing.to_input(saliency(preprocessing(tiles)), side, side),), tiling.cut(images)
+    )
+    return resample(tiling.stitch(maps)[:, None], *images.shape[2:], "bilinear")[:, 0].cpu().numpy()
+
+
+class _Score(nn.Module):
+    """Normalised pixels (B, 3, S, S) to the published score (B,), as one network for Captum."""
+
+    def __init__(self, detector: Detector):
+        super().__init__()
+        self.student, self.teacher = detector.student, detector.teacher.network
+        self.mse_weight = detector.config.recipe.mse_weight
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return mkd_score(layer_errors(self.student(pixels), self.teacher(pixels)), self.mse_weight)
+
+
+def _gradients(detector: Detector, noise: float) -> Saliency:
+    """|d score / d pixel|: the paper's plain gradients."""
+    from captum.attr import Saliency as CaptumSaliency
+
+    captum = CaptumSaliency(_Score(detector))
+    return lambda pixels: _tidy(captum.attribute(pixels.requires_grad_(), abs=False))
+
+
+def _smoothgrad(detector: Detector, noise: float) -> Saliency:
+    """The mean gradient of noisy copies: Smilkov et al. 2017 (arXiv 1706.03825), `SAMPLES` of them."""
+    from captum.attr import NoiseTunnel
+    from captum.attr import Saliency as CaptumSaliency
+
+    captum = NoiseTunnel(CaptumSaliency(_Score(detector)))
+
+    def of_one(pixels: Tensor) -> Tensor:
+        with torch.random.fork_rng(devices=[pixels.device] if pixels.is_cuda else []):
+            torch.manual_seed(0)  # for every image anew: its map must not depend on the others of its batch
+            gradient = captum.attribute(
+                pixels.requires_grad_(), nt_type="smoothgrad", nt_samples=SAMPLES, stdevs=noise * _range(detector),
+                nt_samples_batch_size=SAMPLES_AT_ONCE, abs=False,
+            )  # fmt: skip
+        return _tidy(gradient)
+
+    return lambda pixels: torch.cat([of_one(each) for each in pixels.split(1)])
+
+
+def _range(detector: Detector) -> float:
+    """How far apart black and white are in normalised pixels, mean over the channels."""
+    return float(np.mean([1 / std for std in detector.teacher.preprocessing.std]))
+
+
+def _guided_backprop(detector: Detector, noise: float) -> Saliency:
+    """Gradients that pass only what is positive at every ReLU: Springenberg et al. 2015 (arXiv 1412.6806)."""
+    from captum.attr import GuidedBackprop
+
+    if _is_transformer(detector):
+        raise UserError("guided-backprop is for networks of ReLUs; of a ViT student, choose gradients or smoothgrad")
+    score = _Score(detector)
+
+    def saliency(pixels: Tensor) -> Tensor:
+        with _out_of_place(score):
+            return _tidy(GuidedBackprop(score).attribute(pixels.requires_grad_()))
+
+    return saliency
+
+
+@contextmanager
+def _out_of_place(network: nn.Module) -> Iterator[None]:
+    """Inside the block no ReLU overwrites its input, which backward hooks do not allow."""
+    rectifiers = [module for module in network.modules() if isinstance(module, nn.ReLU) and module.inplace]
+    for module in rectifiers:
+        module.inplace = False
+    try:
+        yield
+    finally:
+        for module in rectifiers:
+            module.inplace = True
+
+
+def _attention_rollout(detector: Detector, noise: float) -> Saliency:
+    """How much the teacher's CLS token draws on each patch: Abnar and Zuidema 2020 (arXiv 2005.00928)."""
+    if not _is_transformer(detector):
+        raise UserError("attention-rollout is for ViT teachers; of a VGG student, choose another method")
+    network, teacher = detector.teacher.network, detector.teacher
+
+    @torch.no_grad()
+    def saliency(pixels: Tensor) -> Tensor:
+        with network.attending():
+            attentions = network.model(pixel_values=pixels, output_attentions=True, **network.options).attentions
+        identity = torch.eye(attentions[0].shape[-1], device=pixels.device)
+        flow = identity
+        for attention in attentions:
+            mixed = attention.mean(1) + identity  # heads alike, and the residual connection
+            flow = mixed / mixed.sum(-1, keepdim=True) @ flow
+        return flow[:, 0, teacher.prefix :].unflatten(1, teacher.grids[-1])
+
+    return saliency
+
+
+def _is_transformer(detector: Detector) -> bool:
+    return hasattr(detector.teacher.network, "attending")
+
+
+def _tidy(gradient: Tensor) -> Tensor:
+    """Input gradients (B, 3, S, S) to maps (B, S, S) as published.
+
+    The channels' absolute values are summed, clipped at the 99th percentile of the image and
+    blurred; the blur keeps its share of an image of any side.
+    """
+    from torchvision.transforms.functional import gaussian_blur
+
+    maps = gradient.detach().abs().sum(1)
+    top = maps.flatten(1).quantile(CLIP_PERCENTILE / 100, dim=1)
+    maps = maps.minimum(top[:, None, None])
+    sigma = SIGMA * maps.shape[-1] / SIGMA_SIDE
+    reach = min(int(np.ceil(4 * sigma)), (maps.shape[-1] - 1) // 2)
+    return gaussian_blur(maps[:, None], 2 * reach + 1, sigma)[:, 0]
+
+
+METHODS: dict[str, Callable[[Detector, float], Saliency] | None] = {
+    "patch": None,  # the heatmap of every prediction
+    "gradients": _gradients,
+    "smoothgrad": _smoothgrad,
+    "guided-backprop": _guided_backprop,
+    "attention-rollout": _attention_rollout,
+}

@@ -1,0 +1,48 @@
+"""What a student and its teacher show of a batch of images, whole or tile by tile."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kdad.detection.discrepancy import layer_errors, patch_errors
+from kdad.detection.mahalanobis import pooled
+from kdad.detection.tiles import Tiling, map_tiles
+from kdad.networks.teachers import Teacher
+
+
+class Observation(NamedTuple):
+    """What is measured of B images."""
+
+    errors: Tensor  # the error table (B, L, 2); of tiles, their mean
+    summary: Tensor  # (B, D), the teacher's own, see `kdad.detection.mahalanobis.pooled`; of tiles, the mean
+    maps: list[Tensor]  # the patch errors (B, h, w) of every critical layer
+
+
+@torch.inference_mode()
+def observe(
+    student: nn.Module, teacher: Teacher, images: Tensor, tile: int, features: Sequence[Tensor] | None = None
+) -> Observation:
+    """Where a student fails to copy its teacher on one batch of uint8 images (B, 3, H, W).
+
+    Args:
+        tile: the side of the tiles to look at one by one, in pixels; 0 for whole images.
+        features: the teacher's features of the images, or of all their tiles, if they are known.
+    """
+
+    def look(pieces: Tensor) -> tuple[Tensor, ...]:
+        pixels = teacher.preprocessing(pieces)
+        copied, target = student(pixels), teacher(pixels) if features is None else features
+        maps = patch_errors(copied, target, teacher.prefix, teacher.grids)
+        return layer_errors(copied, target), pooled(target, teacher.prefix), *maps
+
+    if not tile:
+        errors, summary, *maps = look(images)
+        return Observation(errors, summary, maps)
+    tiling = Tiling.over(images, tile, teacher.preprocessing)
+    tiles, side = tiling.cut(images), tiling.side
+    errors, summary, *maps = map_tiles(look, tiles) if features is None else look(tiles)
+    stitched = [tiling.stitch(teacher.preprocessing.to_input(layer, side, side)) for layer in maps]
+    errors, summary = (of_tiles.unflatten(0, (len(images), -1)).mean(1) for of_tiles in (errors, summary))
+    return Observation(errors, summary, stitched)

@@ -1,0 +1,175 @@
+"""Reading the test set, once, at the end: figures and raw scores of a finished student."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdad.data.task import Labelled, Task
+from kdad.detection.calibration import calibrate, save_calibration
+from kdad.detection.detector import Detector, Prediction
+from kdad.detection.discrepancy import last_layer_score, published_score
+from kdad.errors import UserError
+from kdad.evaluation import metrics
+from kdad.files import write_atomically, write_json, write_text
+from kdad.networks.provenance import label_overlap
+from kdad.storage import layout, student_folder
+
+LARGEST_MAP = 256  # pixels a side on which heatmaps are compared with masks
+
+
+def evaluate(folder: Path, task: Task, detector: Detector) -> dict[str, Any]:
+    """Figures of `detector` on the test part of `task`, as `evaluate --json` prints them.
+
+    They are saved in the student's folder, with the raw scores, if the task is the student's own.
+    A student that was never calibrated is calibrated first.
+
+    Raises:
+        UserError: the task has no labelled test images of both kinds.
+    """
+    own = task.dataset == detector.config.dataset
+    if own and detector.calibration is None:
+        detector = _calibrated(detector, task)
+        save_calibration(folder, detector.calibration)
+    test = task.test
+    if test is None:
+        raise UserError(
+            f"{task.dataset} has no test images to evaluate on: put normal ones into test/good and anomalous ones "
+            "into test/<kind>"
+        )
+    judged = _Judged(detector, test)
+    figures = _figures(judged, task, test, detector)
+    if own:
+        write_atomically(folder / layout.SCORES_TABLE, lambda path: _write_scores(path, judged, test))
+        if judged.masks:
+            write_text(folder / layout.PIXEL_CURVES, _curves_as_csv(judged))
+        write_json(folder / layout.EVALUATION, figures)
+        student_folder.save_card(folder, detector.config)
+    return figures
+
+
+def _calibrated(detector: Detector, task: Task) -> Detector:
+    """The same student, read by what the task's held-out normals show."""
+    student, teacher, config = detector.student, detector.teacher, detector.config
+    held_out = [(student, task.calibration)]
+    calibration = calibrate(student, teacher, held_out, task.train, config.score, config.tile)
+    return Detector(config, student, teacher, calibration)
+
+
+class _Judged:
+    """What a detector says of all test images: scores, and heatmaps small enough to keep where there are masks."""
+
+    def __init__(self, detector: Detector, test: Labelled):
+        predictions, self.heatmaps, self.masks, self.anomalous = [], [], [], []
+        first = 0
+        for prediction in detector.predict_each(test.images):
+            predictions.append(prediction)
+            if test.masks is not None:
+                masks = [test.masks[first + index] for index in range(len(prediction))]
+                self._keep(detector, prediction, masks, test.anomalous[first : first + len(prediction)].tolist())
+            first += len(prediction)
+        names = ("score", "layer_scores", "layer_errors", "distance")
+        self.score, self.layer_scores, self.layer_errors, self.distance = (
+            np.concatenate([getattr(prediction, name) for prediction in predictions]) for name in names
+        )
+
+    def _keep(self, detector: Detector, prediction: Prediction, masks: Sequence, anomalous: list[bool]) -> None:
+        height, width = shrunk(*prediction.heatmap.shape[1:])
+        heatmaps = detector.heatmap(prediction, height, width)
+        for heatmap, mask, odd in zip(heatmaps, masks, anomalous, strict=True):
+            if mask is not None:
+                self.heatmaps.append(heatmap)
+                self.masks.append(_shrunk_mask(mask, height, width))
+                self.anomalous.append(odd)
+
+    def without_good(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Heatmaps and masks of the anomalous images alone."""
+        kept = [index for index, odd in enumerate(self.anomalous) if odd]
+        return [self.heatmaps[index] for index in kept], [self.masks[index] for index in kept]
+
+
+def shrunk(height: int, width: int) -> tuple[int, int]:
+    """The size of an image whose longer side is at most `LARGEST_MAP`."""
+    scale = min(1.0, LARGEST_MAP / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _shrunk_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A mask at another size; what is touched by a defect of any size stays one."""
+    from PIL import Image
+
+    if mask.shape == (height, width):
+        return mask
+    smaller = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BOX)
+    share = np.asarray(smaller) / 255
+    return share >= min(0.5, share.max()) if mask.any() else np.zeros((height, width), bool)
+
+
+def pixel_figures(heatmaps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[str, float]:
+    """How well heatmaps find the masked pixels: pixel AUROC, PRO up to 30 % false positives, average precision."""
+    return {
+        "pixel_auroc": metrics.pixel_auroc(heatmaps, masks),
+        "pro": metrics.pro(heatmaps, masks),
+        "pixel_ap": metrics.pixel_average_precision(heatmaps, masks),
+    }
+
+
+def _figures(judged: _Judged, task: Task, test: Labelled, detector: Detector) -> dict[str, Any]:
+    config, anomalous = detector.config, test.anomalous.numpy()
+    figures = {
+        "auroc": metrics.auroc(judged.score, anomalous),
+        "auroc_mkd": metrics.auroc(published_score(judged.layer_scores), anomalous),
+    }
+    if judged.masks:
+        alone = pixel_figures(*judged.without_good())
+        figures |= pixel_figures(judged.heatmaps, judged.masks)
+        figures |= {f"{name}_without_good": value for name, value in alone.items()}
+    figures["auroc_last_layer"] = metrics.auroc(last_layer_score(judged.layer_errors), anomalous)
+    return {
+        **{name: round(value, 6) for name, value in figures.items()},
+        "score": config.score,
+        "split": "test",
+        "dataset": task.dataset,
+        "normal_class": task.normal_class,
+        "kinds": list(task.kinds),
+        "seed": config.seed,
+        "teacher": config.teacher,
+        "label_overlap": label_overlap(detector.teacher.trained_on, task.dataset),
+        "n_normal": int((~anomalous).sum()),
+        "n_anomalous": int(anomalous.sum()),
+        "n_calibration": 0 if detector.calibration is None else len(detector.calibration),
+    }
+
+
+def _write_scores(file: Path, judged: _Judged, test: Labelled) -> None:
+    """Write scores.parquet: exact scores, and in half precision, so that a clone stays small, what they read."""
+    import pandas
+
+    labels, anomalous = test.labels.numpy().astype(np.int16), test.anomalous.numpy()
+    table = {"index": np.arange(len(labels), dtype=np.int32), "label": labels, "anomalous": anomalous}
+    measured = {
+        f"layer{layer + 1}_{name}": judged.layer_errors[:, layer, column]
+        for layer in range(judged.layer_errors.shape[1])
+        for column, name in enumerate(("cosine", "mse"))
+    } | {"distance": judged.distance}
+    measured = {name: values.clip(max=np.finfo(np.float16).max).astype(np.float16) for name, values in measured.items()}
+    scores = {"score": judged.score, "score_mkd": published_score(judged.layer_scores)}
+    pandas.DataFrame({**table, **measured, **scores}).to_parquet(
+        file,
+        index=False,
+        compression="brotli",
+        compression_level=11,
+        use_dictionary=["label"],
+        use_byte_stream_split=[*measured, *scores],
+        column_encoding={"index": "DELTA_BINARY_PACKED"},
+        write_statistics=False,
+    )
+
+
+def _curves_as_csv(judged: _Judged) -> str:
+    import pandas
+
+    columns = ("threshold", "false_alarms", "found", "overlap")
+    curves = metrics.pixel_curves(judged.heatmaps, judged.masks)
+    return pandas.DataFrame(dict(zip(columns, curves, strict=True))).to_csv(index=False, float_format="%.5g")

@@ -1,0 +1,178 @@
+"""The results file: what sweeps found, one entry per data set and teacher. README and app read it; no torch here.
+
+An entry is what `kdad.training.sweep.run_sweep` returns. It may also hold `baselines`, other methods on the
+same teacher's features: `{name: {"classes": {class: AUROC}, "mean": AUROC}}`; a new sweep of the same
+teacher keeps them.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdad.errors import UserError
+from kdad.evaluation.published import REFERENCES, Reference
+from kdad.files import write_json
+
+RESULTS = Path("benchmarks") / "results" / "one_vs_rest.json"
+AUROCS = {"auroc": "default score", "auroc_last_layer": "last layer alone", "auroc_mkd": "published score"}
+FAMILIES = {"vgg": "VGG", "vit": "ViT"}
+LABELS_SEEN = {"related": False, "none": False, "same": True}
+DATASET = "cifar10"  # what the published lines and the square are about
+# The teachers that answer what is architecture and what is labels: same data, both architectures.
+SQUARE = {
+    ("vgg", False): "vgg-tinyimagenet",
+    ("vgg", True): "vgg-cifar10",
+    ("vit", False): "vit-tinyimagenet",
+    ("vit", True): "vit-cifar10",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An AUROC in 0…1: a mean over seeds, and their sample deviation if there are several."""
+
+    mean: float
+    deviation: float | None = None
+
+    def __str__(self) -> str:
+        spread = "" if self.deviation is None else f" ± {100 * self.deviation:.2f}"
+        return f"{100 * self.mean:.2f}{spread}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One system's figures on one data set by one score, with where they come from."""
+
+    name: str
+    family: str
+    label_overlap: str
+    score: str
+    mean: Figure
+    classes: dict[str, Figure]
+    provenance: str
+    published: bool = False
+
+    @property
+    def baseline(self) -> bool:
+        """Whether it is a score of its own on a teacher's features, without a student."""
+        return not self.published and self.score not in AUROCS
+
+
+def load_results(file: Path) -> dict[str, dict]:
+    """The entries by key `<data set>/<teacher>`; none if the file is not there.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+        for entry in entries.values():
+            for score in AUROCS:
+                str(_lines_of(entry, score))
+            cost_of(entry), images_of(entry)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file} is no results file ({type(error).__name__}: {error}); remove or restore it") from None
+    return entries
+
+
+def merge_entry(file: Path, entry: dict) -> None:
+    """Put `entry` into the results file, in place of the one of the same data set and teacher."""
+    entries = load_results(file)
+    key = f"{entry['dataset']}/{entry['teacher']}"
+    before = entries.get(key, {})
+    if before.get("teacher_sha256") == entry["teacher_sha256"] and "baselines" in before:
+        entry = {"baselines": before["baselines"]} | entry
+    write_json(file, dict(sorted({**entries, key: entry}.items())))
+
+
+def lines(results: dict[str, dict], dataset: str, score: str) -> list[Line]:
+    """All systems with figures on `dataset` by `score`: ours, their baselines, then the published ones."""
+    ours = [line for entry in results.values() if entry["dataset"] == dataset for line in _lines_of(entry, score)]
+    return ours + [_published(reference) for reference in REFERENCES if reference.dataset == dataset]
+
+
+def cell(results: dict[str, dict], dataset: str, score: str, family: str, seen: bool) -> list[Line]:
+    """The lines in one cell of the square of architecture × labels seen; baselines are none."""
+    return [
+        line
+        for line in lines(results, dataset, score)
+        if line.score in (score, "as published")
+        and line.family == family
+        and LABELS_SEEN.get(line.label_overlap) is seen
+    ]
+
+
+def effects(results: dict[str, dict], score: str) -> list[str]:
+    """What one side of the square changes, in words, for as many sides as both ends are measured."""
+    ours = {key: results.get(f"{DATASET}/{teacher}") for key, teacher in SQUARE.items()}
+    means = {key: 100 * mean_of(entry, score).mean for key, entry in ours.items() if entry}
+    said = []
+    for family, name in FAMILIES.items():
+        if {(family, True), (family, False)} <= means.keys():
+            gain = means[family, True] - means[family, False]
+            said.append(f"having seen the labels changes a {name} teacher's students by {gain:+.2f} points")
+    for seen in (False, True):
+        if {("vit", seen), ("vgg", seen)} <= means.keys():
+            gain = means["vit", seen] - means["vgg", seen]
+            said.append(f"ViT instead of VGG, labels {'seen' if seen else 'not seen'}: {gain:+.2f} points")
+    return said
+
+
+def mean_of(entry: dict, score: str) -> Figure:
+    """An entry's mean over its classes."""
+    return Figure(float(entry["mean"][score]), entry["mean_deviation"][score])
+
+
+def _lines_of(entry: dict, score: str) -> list[Line]:
+    teacher, family, overlap = Path(entry["teacher"]).name, entry["family"], entry["label_overlap"]
+    provenance = provenance_of(entry)
+    classes = {name: Figure(float(at[score]["mean"]), at[score]["deviation"]) for name, at in entry["classes"].items()}
+    found = [Line(teacher, family, overlap, score, mean_of(entry, score), classes, provenance)]
+    untrained = f"{entry['split']} split; no student, nothing to select"
+    for name, figures in entry.get("baselines", {}).items():
+        values = {key: Figure(float(value)) for key, value in figures["classes"].items()}
+        mean = Figure(float(figures["mean"]))
+        found.append(Line(f"{name} on {teacher}", family, overlap, name, mean, values, untrained))
+    return found
+
+
+def _published(reference: Reference) -> Line:
+    classes = {name: Figure(value / 100) for name, value in reference.classes.items()}
+    provenance = f"{reference.split} split; {reference.selection}"
+    mean = Figure(reference.mean / 100)
+    return Line(
+        reference.name, reference.family, reference.label_overlap, "as published", mean, classes, provenance, True
+    )
+
+
+def seeds_of(entry: dict) -> str:
+    """Which seeds an entry's figures are of, in words."""
+    return "seed 0" if entry["seeds"] == 1 else f"mean of seeds 0 to {entry['seeds'] - 1}"
+
+
+def provenance_of(entry: dict) -> str:
+    """Split, seeds and selection of an entry's figures, in words."""
+    return f"{entry['split']} split; {seeds_of(entry)}; last epoch, chosen by no labelled anomaly"
+
+
+def images_of(entry: dict) -> str:
+    """A sentence on the test images where they are not the lossless originals, else ''."""
+    if entry["image_format"] != "JPEG":
+        return ""
+    return f"{entry['dataset']} here is re-encoded as JPEG: figures differ slightly from those on lossless images."
+
+
+def cost_of(entry: dict) -> str:
+    """How long one student took, and on what."""
+    seconds = entry["seconds_per_student"]
+    return "unknown" if seconds is None else f"{seconds:.0f} s ({'; '.join(entry['hardware'])})"
+
+
+def sweep_command(dataset: str, teacher: str, seeds: int = 3) -> str:
+    """The shell command that fills one entry."""
+    return (
+        f"python -m kdad sweep --dataset {dataset} --teacher {teacher} --normal-class all --seeds {seeds} "
+        f"--results {RESULTS.as_posix()}"
+    )

@@ -1,0 +1,70 @@
+"""What a job's files are, and what its process last reported of itself."""
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import psutil
+
+from kdad.files import write_json
+
+REQUEST, STATUS, LOG, TRACE, LOCK = "request.json", "status.json", "log.txt", "trace.csv", "lock"
+QUEUED, RUNNING, FINISHED, FAILED, STOPPED = "queued", "running", "finished", "failed", "stopped"
+KILLED, SILENT = "killed", "silent"  # never written: what a look at the process and at its heartbeat shows
+ACTIVE = (QUEUED, RUNNING, SILENT)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a job's process last reported.
+
+    `started` is when the process began, in seconds since the epoch by the kernel's clock: with `pid` it names one
+    process, which `pid` alone does not, since numbers are used again. `position` counts epochs and parts of one.
+    """
+
+    state: str = QUEUED
+    pid: int | None = None
+    started: float = 0.0
+    heartbeat: float = 0.0
+    phase: str = ""
+    epoch: int = 0
+    epochs: int = 0
+    position: float = 0.0
+    loss: float | None = None
+    auroc: float | None = None
+    seconds_left: float | None = None
+    message: str = ""
+
+
+def read_status(folder: Path) -> Status:
+    """The last report of a job's process; of a damaged file, one that says nothing."""
+    try:
+        values = json.loads((folder / STATUS).read_text())
+        return Status(**{field.name: values[field.name] for field in fields(Status) if field.name in values})
+    except (OSError, ValueError, TypeError):
+        return Status()
+
+
+def write_status(folder: Path, status: Status) -> None:
+    """Replace status.json."""
+    write_json(folder / STATUS, asdict(status))
+
+
+def lives(status: Status) -> bool:
+    """Whether the process that wrote `status` is still there, and no other one under its number."""
+    if status.pid is None:
+        return False
+    with suppress(ChildProcessError):  # it may be another server's child
+        os.waitpid(status.pid, os.WNOHANG)
+    return process_started(status.pid) == status.started
+
+
+def process_started(pid: int) -> float | None:
+    """When process `pid` began, in seconds since the epoch; None if there is no such process, or it has ended."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) else process.create_time()
+    except psutil.NoSuchProcess:
+        return None

@@ -1,0 +1,72 @@
+"""Which student copies which teacher, and by which recipe: one table, changed in one place."""
+
+import torch
+from torch import nn
+
+from kdad.errors import UserError, one_of
+from kdad.networks.recipes import COMPACT_BELOW, COMPACT_VGG, Recipe, vit_recipe, with_overrides
+from kdad.networks.registry import TEACHERS
+from kdad.networks.teachers import Teacher
+from kdad.networks.vgg import ConvStack, compact_layers, compact_student_blocks, paper_student
+from kdad.networks.vit import ViTFeatures, ViTStudent
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+SCHEDULES = {
+    "constant": lambda optimizer, recipe, steps: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
+    "one-cycle": lambda optimizer, recipe, steps: torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=steps
+    ),
+    "step": lambda optimizer, recipe, steps: torch.optim.lr_scheduler.StepLR(optimizer, max(1, steps // 2), 0.2),
+}
+
+
+def _compact_vgg(inner: int) -> ConvStack:
+    return ConvStack(*compact_layers(compact_student_blocks(inner)))
+
+
+# What `architecture["kind"]` may be in a student's config.json; the other keys are the arguments.
+ARCHITECTURES = {"compact-vgg": _compact_vgg, "paper-vgg": paper_student, "vit": ViTStudent}
+
+
+def build_student(architecture: dict) -> nn.Module:
+    """The untrained student that `architecture` (kind and arguments, from config.json) describes."""
+    arguments = dict(architecture)
+    build = ARCHITECTURES[one_of("student architecture", arguments.pop("kind", None), ARCHITECTURES)]
+    try:
+        return build(**arguments)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"student architecture {architecture} cannot be built: {reason}") from None
+
+
+def preset(teacher: Teacher) -> tuple[dict, Recipe]:
+    """The architecture and recipe of the student that goes with `teacher`."""
+    spec = TEACHERS.get(teacher.name)
+    if spec is not None and spec.student is not None and spec.recipe is not None:
+        return {"kind": spec.student}, spec.recipe
+    if isinstance(teacher.network, ViTFeatures):
+        width = teacher.network.width
+        return _vit_architecture(teacher, compact=width < COMPACT_BELOW), vit_recipe(width)
+    return {"kind": "compact-vgg", "inner": 16}, COMPACT_VGG
+
+
+def recipe_for(teacher: Teacher, images: int, **overrides) -> Recipe:
+    """The preset of `teacher`'s students, with enough steps for this many images, and what is not None overridden."""
+    return with_overrides(preset(teacher)[1].with_enough_steps(images), **overrides)
+
+
+def _vit_architecture(teacher: Teacher, compact: bool) -> dict:
+    width = teacher.network.width
+    sizes = (
+        {"width": 56, "hidden": 112, "heads": 4, "dropout": 0.0}
+        if compact
+        else {"width": width, "hidden": 512, "heads": 8, "dropout": 0.2}
+    )
+    return {
+        "kind": "vit",
+        "size": teacher.preprocessing.crop,
+        "patch": teacher.network.patch,
+        "prefix": teacher.prefix,
+        "teacher_width": width,
+        **sizes,
+    }

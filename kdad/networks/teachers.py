@@ -1,0 +1,252 @@
+"""The frozen networks that students copy: where each comes from, and what it was taught."""
+
+import contextlib
+import hashlib
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kdad.data.preprocessing import Preprocessing
+from kdad.errors import UserError
+from kdad.networks.provenance import UNKNOWN
+from kdad.networks.registry import (
+    CARD_FILE,
+    COMPACT_VGG_TYPE,
+    HUB,
+    SHIPPED,
+    TEACHERS,
+    TORCHVISION,
+    WEIGHTS_FILE,
+    WEIGHTS_FOLDER,
+    TeacherSpec,
+    available,
+)
+from kdad.networks.vgg import CompactVGG, imagenet_vgg16
+from kdad.networks.vit import ViTFeatures
+
+PIL_KERNELS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen feature extractor with its provenance.
+
+    It is deliberately no `nn.Module`: nothing can switch it to training mode, move it into a
+    state dict or hand its parameters to an optimiser by accident.
+    """
+
+    name: str
+    sha256: str
+    trained_on: tuple[str, ...]
+    preprocessing: Preprocessing
+    network: nn.Module
+
+    def __post_init__(self):
+        self.network.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> list[Tensor]:
+        """Normalised pixels (B, 3, S, S) to one (B, T, D) tensor per critical layer."""
+        return self.network(pixels)
+
+    @property
+    def prefix(self) -> int:
+        """How many tokens before the patches: 0 for a CNN, 1 for a plain ViT."""
+        return self.network.prefix
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """(h, w) of the patches of every critical layer."""
+        return self.network.grids(self.preprocessing.crop, self.preprocessing.crop)
+
+    def to(self, device: str | torch.device) -> "Teacher":
+        """Move the weights to `device`, in place."""
+        self.network.to(device)
+        return self
+
+
+def load_teacher(name: str) -> Teacher:
+    """Load a teacher by name, local folder, or Hub id of a ViT-family model.
+
+    Raises:
+        UserError: nothing of that name is here or can be fetched.
+    """
+    if name in TEACHERS:
+        spec = TEACHERS[name]
+        return LOADERS[spec.source](name, spec)
+    if Path(name).is_dir():
+        return _from_folder(str(Path(name).resolve()), Path(name))
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return _from_folder(name, _fetch_snapshot(name))
+    raise UserError(
+        f"unknown teacher {name!r}; choose one of: {', '.join(available())}, "
+        "or give the Hub id (owner/name) or the folder of a ViT-family model"
+    )
+
+
+def teacher_folder(name: str) -> Path:
+    """Where the files of a shipped or local teacher are."""
+    folder = WEIGHTS_FOLDER / name if name in TEACHERS else Path(name)
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise UserError(f"teacher {name!r} is missing: {folder} holds no {WEIGHTS_FILE}")
+    return folder
+
+
+def _from_folder(name: str, folder: Path) -> Teacher:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"teacher {name!r} is missing: {folder} holds no config.json")
+    card = _read_json(folder / CARD_FILE) if (folder / CARD_FILE).is_file() else {}
+    if _read_json(folder / "config.json").get("model_type") == COMPACT_VGG_TYPE:
+        with _reading(folder / CARD_FILE):
+            preprocessing = Preprocessing.from_dict(card["preprocessing"])
+        network = CompactVGG.load(folder).stack
+    else:
+        preprocessing = _processor_preprocessing(folder)
+        network = ViTFeatures(_load_transformers(folder), preprocessing.crop)
+    return Teacher(name, weights_sha256(folder), tuple(card.get("trained_on", UNKNOWN)), preprocessing, network)
+
+
+def _load_transformers(folder: Path) -> nn.Module:
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        # The head's weights are expected to be left over; anything else missing would be random.
+        model, info = transformers.AutoModel.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+        )
+    except Exception as error:  # transformers raises many types on a bad folder
+        raise UserError(f"{folder} is no loadable transformers model: {_line(error)}") from None
+    if missing := [key for key in info["missing_keys"] if "pooler" not in key]:
+        raise UserError(f"{folder} lacks weights of its architecture, {missing[0]} for one; fetch it again")
+    return model
+
+
+def _processor_preprocessing(folder: Path) -> Preprocessing:
+    """Size, mean and std of the teacher's own image processor, not ImageNet's by habit."""
+    file = folder / "preprocessor_config.json"
+    if not file.is_file():
+        raise UserError(f"{folder} has no preprocessor_config.json, which says how the teacher wants its pixels")
+    fields = _read_json(file)
+    with _reading(file):
+        crop = _side(fields["crop_size"] if fields.get("do_center_crop") else fields["size"])
+        return Preprocessing(
+            resize=max(_side(fields["size"]), crop),
+            crop=crop,
+            mean=tuple(fields["image_mean"]),
+            std=tuple(fields["image_std"]),
+            kernel=PIL_KERNELS.get(fields.get("resample"), "bilinear"),
+        )
+
+
+def _side(size: int | dict) -> int:
+    return size if isinstance(size, int) else int(size.get("height") or size["shortest_edge"])
+
+
+@contextlib.contextmanager
+def _reading(file: Path):
+    """Turn what missing or senseless fields of `file` raise into one line that names it."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{file} is missing or damaged ({type(error).__name__}: {error})") from None
+
+
+def _shipped(name: str, spec: TeacherSpec) -> Teacher:
+    return _from_folder(name, WEIGHTS_FOLDER / spec.place)
+
+
+def _from_hub(name: str, spec: TeacherSpec) -> Teacher:
+    """A named Hub model: its own mean and std, but resized as its entry says."""
+    teacher = _from_folder(name, _fetch_snapshot(spec.place))
+    preprocessing = teacher.preprocessing
+    if spec.margin is not None:
+        preprocessing = replace(preprocessing, resize=round(preprocessing.crop * spec.margin))
+    return replace(teacher, trained_on=spec.trained_on or teacher.trained_on, preprocessing=preprocessing)
+
+
+def _fetch_snapshot(repo: str) -> Path:
+    """A Hub model's configuration and weights in the local cache; safetensors where the repository has them."""
+    from huggingface_hub import snapshot_download
+
+    small = ["config.json", "preprocessor_config.json", CARD_FILE, "model.safetensors.index.json"]
+    try:
+        folder = Path(snapshot_download(repo, allow_patterns=[*small, "*.safetensors"]))
+        if not list(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(repo, allow_patterns=[*small, "pytorch_model*.bin*"]))
+    except Exception as error:  # the Hub client raises a dozen unrelated types when it cannot fetch
+        raise UserError(
+            f"teacher {repo!r} could not be fetched from the Hub ({type(error).__name__}): check the name and the "
+            "network, or use a shipped teacher"
+        ) from None
+    return folder
+
+
+def _torchvision_vgg16(name: str, spec: TeacherSpec) -> Teacher:
+    from torchvision.models import VGG16_Weights, vgg16
+
+    weights = VGG16_Weights.IMAGENET1K_V1
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    try:
+        # It announces a download on standard output, which belongs to the command's own result.
+        with contextlib.redirect_stdout(sys.stderr):
+            state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except Exception as error:  # URLError, hash mismatch, truncated file: all mean "not fetched"
+        remedy = f"check the network, or put {file.name} into {file.parent}"
+        if file.is_file():
+            remedy = f"remove {file}, so that it is fetched again"
+        raise UserError(f"teacher {name!r} could not be fetched ({_line(error)}): {remedy}") from None
+    sha256 = _sha256([file])
+    if not sha256.startswith(vgg16_sha256_prefix()):  # torchvision checks what it fetches, not what was there
+        raise UserError(f"teacher {name!r} has SHA-256 {sha256[:12]}…: remove {file}, so that it is fetched again")
+    with torch.device("meta"):
+        model = vgg16()
+    model.load_state_dict(state, assign=True)
+    preprocessing = Preprocessing(**(spec.pixels or {}))
+    return Teacher(name, sha256, spec.trained_on or UNKNOWN, preprocessing, imagenet_vgg16(model.features))
+
+
+LOADERS = {SHIPPED: _shipped, TORCHVISION: _torchvision_vgg16, HUB: _from_hub}
+
+
+def vgg16_sha256_prefix() -> str:
+    """The first digits of the SHA-256 of torchvision's VGG-16 weights, from their file name."""
+    from torchvision.models import VGG16_Weights
+
+    return Path(VGG16_Weights.IMAGENET1K_V1.url).stem.split("-")[1]
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of a model folder's weight file, as `sha256sum` and the Hub print it; shards are concatenated."""
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise UserError(f"{folder} holds no weights (model.safetensors)")
+    return _sha256(files)
+
+
+def _sha256(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_json(file: Path) -> dict:
+    try:
+        values = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not readable JSON: {_line(error)}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file} holds no JSON object")
+    return values
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

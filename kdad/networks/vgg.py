@@ -1,0 +1,160 @@
+"""VGG networks as one numbered stack of layers with taps: teachers and students alike.
+
+A feature map (B, D, h, w) leaves as tokens (B, h·w, D). The stack works in channels_last, where
+that is a view and costs nothing.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from kdad.data.preprocessing import Preprocessing, in_squares
+from kdad.errors import UserError
+from kdad.files import write_atomically, write_json
+from kdad.networks.registry import COMPACT_VGG_TYPE
+
+COMPACT_BLOCKS = ((32, 64), (128, 128), (256, 256), (256, 256))
+PAPER_LAYERS = (16, 16, "M", 16, 128, "M", 16, 16, 256, "M", 16, 16, 512, "M", 16, 16, 512, "M")
+
+
+def tokens(feature_map: Tensor) -> Tensor:
+    """(B, D, h, w) to (B, h·w, D); a view if the map is channels_last."""
+    return feature_map.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+class ConvStack(nn.Module):
+    """Convolutions, ReLUs and max-pools in one `features` Sequential, read at `taps`.
+
+    Args:
+        layers: the layers, in order; those after the last tap are dropped.
+        taps: indices of the critical layers, ascending.
+    """
+
+    prefix = 0
+
+    def __init__(self, layers: Sequence[nn.Module], taps: Sequence[int]):
+        super().__init__()
+        self.taps = tuple(taps)
+        self.features = nn.Sequential(*layers[: self.taps[-1] + 1]).to(memory_format=torch.channels_last)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Normalised pixels (B, 3, H, W) to one (B, h·w, D) tensor per critical layer."""
+        x, read = pixels.contiguous(memory_format=torch.channels_last), []
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in self.taps:
+                read.append(tokens(x))
+        return read
+
+    def grids(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(h, w) of every critical layer for an input of this size."""
+        sizes = []
+        for index, layer in enumerate(self.features):
+            if isinstance(layer, nn.MaxPool2d):
+                height, width = height // 2, width // 2
+            if index in self.taps:
+                sizes.append((height, width))
+        return sizes
+
+
+def compact_layers(blocks: Sequence[Sequence[int]]) -> tuple[list[nn.Module], list[int]]:
+    """Layers of a compact VGG, each block 3×3 conv-BN-ReLU then a max-pool, and its taps.
+
+    The taps are the last ReLU before each pool: with pixels as small as 32, a pooled map has
+    lost half of what locates an anomaly.
+    """
+    layers: list[nn.Module] = []
+    taps, width_in = [], 3
+    for block in blocks:
+        for width in block:
+            layers += [
+                nn.Conv2d(width_in, width, 3, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
+            ]
+            width_in = width
+        taps.append(len(layers) - 1)
+        layers.append(nn.MaxPool2d(2))
+    return layers, taps
+
+
+def compact_student_blocks(inner: int) -> tuple[tuple[int, int], ...]:
+    """The teacher's blocks with `inner` channels inside and its own width at each tap."""
+    return tuple((inner, block[-1]) for block in COMPACT_BLOCKS)
+
+
+def paper_student() -> ConvStack:
+    """The student of Salehi et al. (2020), Table 1 of the original code: see `PAPER_LAYERS`.
+
+    No bias; a batch norm after each convolution but the last before a pool; read at pool2…pool5.
+    The numbering equals the original's, so its state dicts load.
+    """
+    layers: list[nn.Module] = []
+    pools, width_in = [], 3
+    for width, following in zip(PAPER_LAYERS, (*PAPER_LAYERS[1:], None), strict=True):
+        if width == "M":
+            pools.append(len(layers))
+            layers.append(nn.MaxPool2d(2))
+            continue
+        layers.append(nn.Conv2d(width_in, width, 3, padding=1, bias=False))
+        if following != "M":
+            layers.append(nn.BatchNorm2d(width))
+        layers.append(nn.ReLU(inplace=True))
+        width_in = width
+    return ConvStack(layers, pools[1:])
+
+
+def imagenet_vgg16(layers: nn.Sequential) -> ConvStack:
+    """torchvision's VGG-16 `features`, read at pool2…pool5."""
+    pools = [index for index, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+    return ConvStack(list(layers), pools[1:])
+
+
+class CompactVGG(nn.Module):
+    """The classifier whose stack, trained, is a compact VGG teacher; 2.3 M parameters.
+
+    `forward` maps normalised pixels (B, 3, 32, 32) to logits (B, classes).
+    """
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.stack = ConvStack(*compact_layers(COMPACT_BLOCKS))
+        self.head = nn.Linear(COMPACT_BLOCKS[-1][-1], classes)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(self.stack(pixels)[-1].amax(1))
+
+    def maps_and_logits(self, pixels: Tensor, squares: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The last two critical layers in some squares of 2×2 patches, and the logits (B, classes).
+
+        The maps are (B, 4·k, 256) and (B, k, 256) for `squares` (B, k); see `kdad.data.preprocessing.in_squares`.
+        """
+        features = self.stack(pixels)
+        return in_squares(features[-2:], squares), self.head(features[-1].amax(1))
+
+    def save(self, folder: Path, preprocessing: Preprocessing) -> None:
+        """Write config.json and, last, the weights in half precision; teacher.json describes the pixels."""
+        write_json(folder / "config.json", {"model_type": COMPACT_VGG_TYPE, "num_labels": self.head.out_features})
+        weights = {name: (t.half() if t.is_floating_point() else t).cpu() for name, t in self.state_dict().items()}
+        weights = {name: t.contiguous() for name, t in weights.items()}
+        write_atomically(folder / "model.safetensors", lambda path: save_file(weights, path))
+
+    @classmethod
+    def load(cls, folder: Path) -> "CompactVGG":
+        """The classifier that `save` wrote, in float32 and eval mode.
+
+        Raises:
+            UserError: the folder is damaged, or of another architecture.
+        """
+        try:
+            model = cls(int(json.loads((folder / "config.json").read_text())["num_labels"]))
+            weights = load_file(folder / "model.safetensors")
+            model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=True)
+        except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder} is damaged or no compact VGG: {' '.join(str(error).split())[:200]}") from None
+        return model.eval()

@@ -1,0 +1,4 @@
+"""What is kept of a student: its folder, configuration, history and card, on disk and on the Hub.
+
+May import `networks` and `data`.
+"""

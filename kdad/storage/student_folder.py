@@ -1,0 +1,123 @@
+"""Student folders on disk: how they are written, read and checked."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import nn
+
+from kdad.errors import UserError
+from kdad.files import write_atomically, write_json, write_text
+from kdad.networks.students import build_student
+from kdad.storage.layout import CARD, CONFIG, EVALUATION, WEIGHTS, student_folder
+from kdad.storage.model_cards import student_card
+from kdad.storage.student_config import StudentConfig
+
+
+def folder_of(out: Path, config: StudentConfig) -> Path:
+    """Where below `out` the student of `config` belongs."""
+    return student_folder(out, config.dataset, config.teacher, config.normal_class, config.seed)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether `folder` holds a finished student: its weights are written last."""
+    return (folder / WEIGHTS).is_file()
+
+
+def find_students(out: Path) -> list[Path]:
+    """The folders below `out` with a finished student, sorted."""
+    return sorted(file.parent for file in Path(out).rglob(WEIGHTS) if (file.parent / CONFIG).is_file())
+
+
+def save_config(folder: Path, config: StudentConfig) -> None:
+    """Write config.json."""
+    write_json(folder / CONFIG, config.as_dict())
+
+
+def load_config(folder: Path) -> StudentConfig:
+    """Read and check config.json.
+
+    Raises:
+        UserError: the folder is no student's, or the file is damaged.
+    """
+    file = Path(folder) / CONFIG
+    if not file.is_file():
+        raise UserError(f"{folder} is no student folder: it holds no {CONFIG}")
+    try:
+        return StudentConfig.from_dict(json.loads(file.read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file} is damaged or not a student's ({type(error).__name__}: {reason})") from None
+
+
+def round_to_half(student: nn.Module) -> None:
+    """Round all weights to half precision in place, so that a reloaded student scores the same."""
+    with torch.no_grad():
+        for tensor in student.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.half())
+
+
+def save_student(folder: Path, config: StudentConfig, student: nn.Module) -> None:
+    """Write card, configuration and, last, the weights in half precision."""
+    weights = {name: t.half() if t.is_floating_point() else t for name, t in student.state_dict().items()}
+    content = save({name: t.cpu().contiguous() for name, t in weights.items()})
+    save_config(folder, replace(config, weights_sha256=hashlib.sha256(content).hexdigest()))
+    save_card(folder, config)
+    write_atomically(folder / WEIGHTS, lambda path: path.write_bytes(content))
+
+
+def save_card(folder: Path, config: StudentConfig) -> None:
+    """Write the model card, README.md, with the figures of evaluation.json if they are there."""
+    write_text(folder / CARD, student_card(config, load_evaluation(folder)))
+
+
+def load_student(folder: Path, config: StudentConfig) -> nn.Module:
+    """The student of a folder in float32 and eval mode.
+
+    Raises:
+        UserError: the weights are missing, truncated, tampered with, or of another architecture.
+    """
+    file = Path(folder) / WEIGHTS
+    if not file.is_file():
+        raise UserError(f"{folder} holds no finished student: {WEIGHTS} is missing; run its train command again")
+    try:
+        content = file.read_bytes()
+        if config.weights_sha256 not in ("", hashlib.sha256(content).hexdigest()):
+            raise UserError(f"{file} is damaged: its SHA-256 is not the one in {CONFIG}")
+        weights = {name: t.float() if t.is_floating_point() else t for name, t in load(content).items()}
+        with torch.device("meta"):  # a config may ask for any size: allocate nothing before the weights fit it
+            expected = build_student(config.architecture)
+        expected.load_state_dict(weights, strict=True, assign=True)
+        student = build_student(config.architecture)
+        student.load_state_dict(weights, strict=True)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file} is damaged or does not fit its {CONFIG}: {reason[:200]}") from None
+    if not all(torch.isfinite(t).all() for t in weights.values()):
+        raise UserError(f"{file} holds weights that are not finite; train the student anew")
+    return student.eval()
+
+
+def load_evaluation(folder: Path) -> dict | None:
+    """The figures of evaluation.json, or None if the student was never evaluated."""
+    file = Path(folder) / EVALUATION
+    if not file.is_file():
+        return None
+    try:
+        figures = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError):
+        figures = None
+    if not isinstance(figures, dict) or "auroc" not in figures:
+        raise UserError(f"{file} is damaged; remove it, and run evaluate on the folder again")
+    return figures
+
+
+def must_be_free(folder: Path) -> None:
+    """Refuse a folder with anything in it: a student, or an unfinished run."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty; remove it first, or use another --out")

@@ -1,0 +1,191 @@
+"""Training one student: from a task and a teacher to a complete student folder."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from kdad.data.images import in_batches
+from kdad.data.task import Fold, Task
+from kdad.detection.calibration import HeldOut, calibrate, save_calibration
+from kdad.detection.discrepancy import distillation_loss, last_layer_score, layer_errors
+from kdad.devices import accelerator, hardware
+from kdad.errors import UserError
+from kdad.evaluation import metrics
+from kdad.networks.recipes import Recipe
+from kdad.networks.students import OPTIMIZERS, SCHEDULES, build_student, preset, recipe_for
+from kdad.networks.teachers import Teacher
+from kdad.storage import layout, student_folder
+from kdad.storage.student_config import StudentConfig
+from kdad.training import loop
+from kdad.training.feature_cache import remember
+
+VALIDATION_BATCH = 250
+FOLDS = "folds"  # the runs of cross-fitting, inside the student's folder until it is complete
+
+
+class Distillation(pl.LightningModule):
+    """A student learning a teacher's features on the normals of a task.
+
+    The teacher is called, never owned: it is no submodule, so that neither mode, device, state
+    dict nor optimiser of this module reaches it.
+    """
+
+    def __init__(self, student: nn.Module, teacher: Teacher, task: Task | Fold, recipe: Recipe, seed: int):
+        super().__init__()
+        self.student, self.teacher, self.task, self.recipe, self.seed = student, teacher, task, recipe, seed
+        self.validated: list[tuple[Tensor, Tensor]] = []
+
+    def train_dataloader(self):
+        return loop.shuffled(self._dataset(self.task.train), self.recipe.batch_size, self.seed)
+
+    def val_dataloader(self):
+        held_out = self.task.validation
+        return loop.in_order(self._dataset(held_out.images, held_out.anomalous), VALIDATION_BATCH)
+
+    def _dataset(self, *columns: Tensor) -> TensorDataset:
+        device = self.trainer.strategy.root_device
+        return TensorDataset(*(column.to(device) for column in columns))
+
+    def training_step(self, batch, _):
+        pixels = self.teacher.preprocessing.augmented(batch[0], self.recipe.flip, self.recipe.random_crop)
+        loss = distillation_loss(layer_errors(self.student(pixels), self.teacher(pixels)), self.recipe.mse_weight)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(pixels))
+        return loss
+
+    def validation_step(self, batch, _):
+        images, anomalous = batch
+        pixels = self.teacher.preprocessing(images)
+        self.validated.append((layer_errors(self.student(pixels), self.teacher(pixels)), anomalous))
+
+    def on_validation_epoch_end(self):
+        errors, anomalous = (torch.cat(part).cpu() for part in zip(*self.validated, strict=True))
+        self.validated.clear()
+        self.log("val_loss", distillation_loss(errors[~anomalous], self.recipe.mse_weight))
+        if anomalous.any() and errors.isfinite().all():
+            self.log("val_auroc", metrics.auroc(last_layer_score(errors).numpy(), anomalous.numpy()))
+
+    def configure_optimizers(self):
+        optimizer = OPTIMIZERS[self.recipe.optimizer](self.student.parameters(), lr=self.recipe.learning_rate)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = SCHEDULES[self.recipe.schedule](optimizer, self.recipe, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def train_student(
+    task: Task,
+    teacher: Teacher,
+    out: Path,
+    *,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    logger: str | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+) -> Path:
+    """Train, calibrate and save one student; returns its folder `<out>/<data set>/<teacher>/<class>/`.
+
+    An interrupted run continues from its last epoch when called again with the same arguments,
+    and a finished one that was not evaluated yet is returned as it is.
+
+    Raises:
+        UserError: a complete student, or an unfinished one of other settings, is already there.
+        WorkFailed: the loss became NaN, or memory ran out.
+    """
+    device = accelerator(device)
+    loop.check_logger(logger)
+    if not len(task.train) or not len(task.calibration):  # also reads the data before a folder is made
+        raise UserError(f"{task.dataset} holds too few images of {task.normal_class} to train and calibrate on")
+    architecture, _ = preset(teacher)
+    recipe = recipe or recipe_for(teacher, len(task.train))
+    config = StudentConfig.describe(task, teacher, architecture, recipe, seed, hardware(device))
+    folder = student_folder.folder_of(out, config)
+    if not overwrite and _awaits_evaluation(folder, config):
+        return folder
+    _claim(folder, config, overwrite)
+    options: dict[str, Any] = {"device": device, "logger": logger, "callbacks": callbacks}
+    teacher = remember(teacher.to(device), views(task, recipe, device))
+    student = _distilled(task, teacher, config, folder, **options)
+    held_out = _cross_fitted(task, teacher, config, folder, device) or [(student, task.calibration)]
+    finish(folder, config, student, teacher, held_out, task.train)
+    return folder
+
+
+def views(task: Task, recipe: Recipe, device: str) -> list[Tensor]:
+    """Every image that a student of `task` will be taught and watched by, in batches, to pay for the teacher once.
+
+    None where random crops make new ones in every epoch.
+    """
+    if recipe.random_crop:
+        return []
+    mirrored = [task.train.flip(-1)] if recipe.flip else []
+    shown = [task.train, *mirrored, task.validation.images]
+    return [batch.to(device) for images in shown for batch in in_batches(images)]
+
+
+def finish(
+    folder: Path, config: StudentConfig, student: nn.Module, teacher: Teacher, held_out: HeldOut, train: Tensor
+) -> None:
+    """Calibrate a student as `kdad.detection.calibration.calibrate` does, and complete its folder."""
+    save_calibration(folder, calibrate(student, teacher, held_out, train, config.score, config.tile))
+    student_folder.save_student(folder, config, student)
+    (folder / loop.CHECKPOINT).unlink(missing_ok=True)
+    shutil.rmtree(folder / FOLDS, ignore_errors=True)
+
+
+def _distilled(
+    task: Task | Fold, teacher: Teacher, config: StudentConfig, folder: Path, device: str, **options: Any
+) -> nn.Module:
+    """A student trained in `folder`, rounded to what a reload will see, on the device and in eval mode."""
+    torch.manual_seed(config.seed)
+    student = build_student(config.architecture)
+    module = Distillation(student, teacher, task, config.recipe, config.seed)
+    loop.fit(module, folder, epochs=config.recipe.epochs, seed=config.seed, device=device, **options)
+    student_folder.round_to_half(student)
+    return student.to(device).eval()
+
+
+def _cross_fitted(task: Task, teacher: Teacher, config: StudentConfig, folder: Path, device: str) -> HeldOut:
+    """Where normals are few: for each fold of them, a student that never saw it, and its images."""
+    return [
+        (_distilled(fold, teacher, config, folder / FOLDS / str(index), device), fold.left_out)
+        for index, fold in enumerate(task.folds)
+    ]
+
+
+def _awaits_evaluation(folder: Path, config: StudentConfig) -> bool:
+    """Whether a run of `config` was interrupted between its last epoch and its evaluation."""
+    finished = student_folder.is_complete(folder) and not (folder / layout.EVALUATION).is_file()
+    return finished and student_folder.load_config(folder).same_run(config)
+
+
+def _claim(folder: Path, config: StudentConfig, overwrite: bool) -> None:
+    """Make `folder` ours: new, emptied, or an unfinished run of just these settings.
+
+    The latter is continued even when overwriting: the result is the same, and an interrupted
+    `--overwrite` goes on where it stopped.
+    """
+    obstacle = _obstacle(folder, config)
+    if obstacle and not overwrite:
+        raise UserError(f"{folder} holds {obstacle}; use --overwrite to train anew, or another --out")
+    if obstacle:
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    student_folder.save_config(folder, config)
+
+
+def _obstacle(folder: Path, config: StudentConfig) -> str | None:
+    """What in `folder` is in the way of a run of `config`, or None."""
+    if student_folder.is_complete(folder):
+        return "a complete student"
+    try:
+        ours = not (folder / layout.CONFIG).is_file() or student_folder.load_config(folder).same_run(config)
+    except UserError:  # a damaged configuration
+        ours = False
+    return None if ours else "an unfinished run of other settings"

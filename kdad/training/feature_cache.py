@@ -1,0 +1,102 @@
+"""Paying for the frozen teacher once: its features, remembered by the content of the pixels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import Tensor
+
+from kdad.networks.teachers import Teacher
+
+SHARE_OF_FREE_MEMORY = 0.5
+
+
+def fingerprint(pixels: Tensor) -> Tensor:
+    """A 64-bit key (B,) of each image (B, C, H, W) of float32 pixels: a random linear hash of its bits."""
+    bits = pixels.float().contiguous().flatten(1).view(torch.int32).long()
+    weights = torch.randint(-(2**62), 2**62, bits.shape[1:], generator=torch.Generator().manual_seed(0))
+    return (bits * weights.to(bits.device)).sum(1)
+
+
+@dataclass(frozen=True)
+class FeatureMemory:
+    """A teacher's features of N images: `keys` (N,), sorted, the `rows` they belong to, and `layers` (N, T, D)."""
+
+    keys: Tensor
+    rows: Tensor
+    layers: list[Tensor]
+
+    @classmethod
+    def of(cls, teacher: Teacher, batches: Sequence[Tensor]) -> "FeatureMemory":
+        """The features of uint8 images, in batches (B, 3, H, W)."""
+        total = sum(len(batch) for batch in batches)
+        layers = [layer.new_empty(total, *layer.shape[1:]) for layer in teacher(teacher.preprocessing(batches[0][:1]))]
+        keys, start = [], 0
+        for batch in batches:
+            pixels = teacher.preprocessing(batch)
+            keys.append(fingerprint(pixels))
+            for memory, layer in zip(layers, teacher(pixels), strict=True):
+                memory[start : start + len(batch)] = layer
+            start += len(batch)
+        ordered, rows = torch.cat(keys).sort()
+        return cls(ordered, rows, layers)
+
+    def recall(self, wanted: Tensor) -> list[Tensor] | None:
+        """The features of the images with these keys (B,), or None unless all of them are remembered."""
+        place = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)
+        if not torch.equal(self.keys[place], wanted):
+            return None
+        return [layer[self.rows[place]] for layer in self.layers]
+
+    def to(self, device: str | torch.device) -> "FeatureMemory":
+        """The same on another device."""
+        return FeatureMemory(self.keys.to(device), self.rows.to(device), [layer.to(device) for layer in self.layers])
+
+
+@dataclass(frozen=True)
+class RememberingTeacher(Teacher):
+    """A teacher whose features of some images come from memory; of others, from its network."""
+
+    memories: tuple[FeatureMemory, ...]
+
+    def __call__(self, pixels: Tensor) -> list[Tensor]:
+        """As `Teacher.__call__`."""
+        recalled = self._recall(pixels)
+        return super().__call__(pixels) if recalled is None else recalled
+
+    def knows(self, images: Tensor) -> bool:
+        """Whether the features of all of these uint8 images (B, 3, H, W) come from memory."""
+        return self._recall(self.preprocessing(images)) is not None
+
+    def to(self, device: str | torch.device) -> "RememberingTeacher":
+        """As `Teacher.to`; what is remembered moves too."""
+        super().to(device)
+        return RememberingTeacher(**_fields(self), memories=tuple(memory.to(device) for memory in self.memories))
+
+    def _recall(self, pixels: Tensor) -> list[Tensor] | None:
+        wanted = fingerprint(pixels)
+        return next((found for memory in self.memories if (found := memory.recall(wanted)) is not None), None)
+
+
+def remember(teacher: Teacher, batches: Sequence[Tensor]) -> Teacher:
+    """The teacher with the features of `batches` in memory, or as it is where they would take too much of it."""
+    memories: tuple[FeatureMemory, ...] = ()
+    if isinstance(teacher, RememberingTeacher):
+        memories, batches = teacher.memories, [batch for batch in batches if not teacher.knows(batch)]
+    if not batches:
+        return teacher
+    features = teacher(teacher.preprocessing(batches[0][:1]))
+    needed = sum(layer.nbytes for layer in features) * sum(len(batch) for batch in batches)
+    if needed > SHARE_OF_FREE_MEMORY * _free_bytes(batches[0].device):
+        return teacher
+    return RememberingTeacher(**_fields(teacher), memories=(*memories, FeatureMemory.of(teacher, batches)))
+
+
+def _fields(teacher: Teacher) -> dict:
+    """What every teacher has."""
+    return {name: getattr(teacher, name) for name in Teacher.__dataclass_fields__}
+
+
+def _free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -1,0 +1,272 @@
+"""Running a Lightning module epoch by epoch: resume, history, progress, and stopping on NaN.
+
+Students and teachers train through the same `fit`. An
+interrupted run continues from its last finished epoch and ends as an unbroken one would, because
+all randomness of an epoch derives from (seed, epoch).
+"""
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
+
+from kdad.errors import UserError, WorkFailed, one_of
+from kdad.files import write_atomically
+from kdad.storage.history import read_history, write_history
+
+CHECKPOINT = "resume.ckpt"
+STEPS_BETWEEN_NAN_CHECKS = 16
+SECONDS_BETWEEN_REPORTS = 1.0
+LOGGERS = ("tensorboard", "wandb")  # also the names of their packages
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """One number for (seed, epoch), distinct for all epochs below a million."""
+    return seed * 1_000_000 + epoch
+
+
+class EpochBatches(Sampler):
+    """Batches of shuffled indices; the order depends on (seed, epoch) alone.
+
+    Lightning calls `set_epoch` before every epoch, also the first one after a resume.
+    Iteration is lazy because after a resume the iterator is made before `set_epoch` is called.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int):
+        self.n, self.batch_size, self.seed, self.epoch = n, min(batch_size, n), seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
+        batches = torch.randperm(self.n, generator=generator).split(self.batch_size)
+        # A lone image in the last batch would have no batch statistics.
+        yield from batches if len(batches[-1]) > 1 or len(batches) == 1 else batches[:-1]
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.n, self.batch_size)
+        return whole + (rest > 1)
+
+
+def shuffled(dataset: Dataset, batch_size: int, seed: int) -> DataLoader:
+    """A loader of whole batches in an order that depends on (seed, epoch) alone."""
+    # Every new iterator draws one number: from a generator of its own, not from the one of dropout and augmentation.
+    sampler, generator = EpochBatches(len(dataset), batch_size, seed), torch.Generator()
+    return DataLoader(dataset, sampler=sampler, batch_size=None, generator=generator)
+
+
+def in_order(dataset: Dataset, batch_size: int) -> DataLoader:
+    """A loader of whole batches in the order of the data."""
+    return DataLoader(dataset, sampler=torch.arange(len(dataset)).split(batch_size), batch_size=None)
+
+
+class EpochSeed(Callback):
+    """Reseeds dropout and augmentation at the start of every epoch."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer, module):
+        torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch))
+
+
+class StopOnNaN(Callback):
+    """Ends the run as soon as a loss is not finite; the checkpoint of the last good epoch stays.
+
+    The validation loss counts too: it alone shows that the last step of an epoch broke the weights.
+    """
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx % STEPS_BETWEEN_NAN_CHECKS == 0:
+            self._check(outputs["loss"], trainer)
+
+    def on_train_epoch_end(self, trainer, module):
+        for name in ("train_loss", "val_loss"):
+            self._check(trainer.callback_metrics[name], trainer)
+
+    def _check(self, loss, trainer):
+        if torch.isfinite(loss):
+            return
+        kept = f"epoch {trainer.current_epoch} is kept" if trainer.current_epoch else "no epoch was finished"
+        raise WorkFailed(f"the loss became NaN or infinite in epoch {trainer.current_epoch + 1}; {kept}")
+
+
+class EpochRecord(Callback):
+    """After each epoch rewrites `history.csv`, then the checkpoint; both whole or not at all."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.rows: list[dict] = []
+
+    def on_train_start(self, trainer, module):
+        self.rows = [row for row in read_history(self.folder) if row["epoch"] <= trainer.current_epoch]
+
+    def on_train_epoch_start(self, trainer, module):
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer, module):
+        metrics = trainer.callback_metrics
+        shared = {"epoch": trainer.current_epoch + 1, "seconds": round(time.perf_counter() - self.started, 2)}
+        for split, prefix in (("train", "train"), ("validation", "val")):
+            if f"{prefix}_loss" in metrics:
+                values = {name: _rounded(metrics.get(f"{prefix}_{name}")) for name in ("loss", "auroc")}
+                self.rows.append({**shared, "split": split, **values})
+        write_history(self.folder, self.rows)
+        write_atomically(self.folder / CHECKPOINT, trainer.save_checkpoint)
+
+
+def _rounded(value) -> float | str:
+    return "" if value is None else round(float(value), 6)
+
+
+class ProgressBar(Callback):
+    """One bar for the whole run: loss, validation AUROC (or accuracy) and time left."""
+
+    def on_train_start(self, trainer, module):
+        steps = trainer.num_training_batches
+        self.bar = tqdm(
+            total=trainer.max_epochs * steps, initial=trainer.current_epoch * steps, unit="step", dynamic_ncols=True
+        )
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.bar.update()
+        if batch_idx % STEPS_BETWEEN_NAN_CHECKS == 0:
+            self._describe(trainer, loss=float(outputs["loss"]))
+
+    def on_train_epoch_end(self, trainer, module):
+        self._describe(trainer, loss=float(trainer.callback_metrics["train_loss"]))
+
+    def on_train_end(self, trainer, module):
+        self.bar.close()
+
+    def on_exception(self, trainer, module, exception):
+        if hasattr(self, "bar"):
+            self.bar.close()
+
+    def _describe(self, trainer, loss: float) -> None:
+        shown = {"loss": f"{loss:.4f}"}
+        for name in ("val_auroc", "val_accuracy"):
+            if name in trainer.callback_metrics:
+                shown[name] = f"{float(trainer.callback_metrics[name]):.4f}"
+        self.bar.set_description(f"epoch {min(trainer.current_epoch + 1, trainer.max_epochs)}/{trainer.max_epochs}")
+        self.bar.set_postfix(shown)
+
+
+class Progress(Callback):
+    """Hands position, loss, validation AUROC and time left to a function, about once a second."""
+
+    def __init__(self, report: Callable[[dict], None]):
+        self.report = report
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if not hasattr(self, "started"):  # not before: until then, the teacher's features are computed
+            self.started, self.first = time.monotonic(), trainer.current_epoch
+            self.report({"phase": "training", "epochs": trainer.max_epochs})
+            self.reported = self.started
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if time.monotonic() - self.reported >= SECONDS_BETWEEN_REPORTS:
+            self.reported = time.monotonic()
+            part = (batch_idx + 1) / trainer.num_training_batches
+            self._report(trainer, trainer.current_epoch + part, loss=float(outputs["loss"]))
+
+    def on_train_epoch_end(self, trainer, module):
+        auroc = trainer.callback_metrics.get("val_auroc")
+        values = {} if auroc is None else {"auroc": float(auroc)}
+        self._report(trainer, trainer.current_epoch + 1, **values)
+
+    def on_train_end(self, trainer, module):
+        self.report({"phase": "testing", "seconds_left": None})
+
+    def _report(self, trainer, position: float, **values: float) -> None:
+        pace = (time.monotonic() - self.started) / (position - self.first)
+        epoch = min(int(position) + 1, trainer.max_epochs)
+        left = pace * (trainer.max_epochs - position)
+        self.report({"epoch": epoch, "position": position, "seconds_left": left, **values})
+
+
+def half_precision(device: str) -> bool:
+    """Whether bfloat16 matrix products are quick on this device."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+def fit(
+    module: pl.LightningModule,
+    folder: Path,
+    *,
+    epochs: int,
+    seed: int,
+    device: str,
+    logger: str | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Train `module` up to `epochs` in `folder`, from its checkpoint if there is one; `callbacks` may watch.
+
+    Raises:
+        WorkFailed: the loss became NaN, or memory ran out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(epoch_seed(seed, 0))
+    _quiet_lightning()
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator=device,
+        devices=1,
+        precision="bf16-mixed" if half_precision(device) else "32-true",
+        callbacks=[EpochSeed(seed), StopOnNaN(), ProgressBar(), EpochRecord(folder), *callbacks],
+        logger=_logger(logger, folder),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=20,
+    )
+    checkpoint = folder / CHECKPOINT
+    try:
+        trainer.fit(module, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C, after its own clean-up
+        raise KeyboardInterrupt from None
+    except RuntimeError as error:
+        # torch has a type for a full GPU, and only a message for full main memory.
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise WorkFailed(f"{device} ran out of memory; use a smaller --batch-size") from None
+
+
+def check_logger(name: str | None) -> None:
+    """Raise a `UserError` unless `name` is None or a logger of `LOGGERS` whose package is installed."""
+    if name is not None and find_spec(one_of("logger", name, LOGGERS)) is None:
+        raise UserError(f"--logger {name} needs an extra package: pip install 'kdad[{name}]'")
+
+
+def _logger(name: str | None, folder: Path):
+    """Lightning's logger `tensorboard` or `wandb`, writing to `<folder>/logs`; False for None."""
+    if name is None:
+        return False
+    from pytorch_lightning import loggers
+
+    if name == "wandb":
+        return loggers.WandbLogger(project="kdad", name="/".join(folder.parts[-3:]), save_dir=_made(folder / "logs"))
+    return loggers.TensorBoardLogger(folder, name="logs", version="")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _quiet_lightning() -> None:
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")

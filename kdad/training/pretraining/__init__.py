@@ -1,0 +1,1 @@
+"""Making the compact teachers from labelled images."""

@@ -1,0 +1,245 @@
+"""Making the compact teachers: backbones, their recipes, and a folder with weights and card out of one run."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kdad.data.preprocessing import Preprocessing
+from kdad.data.sources import Source, load_source
+from kdad.devices import accelerator, hardware
+from kdad.errors import UserError, one_of
+from kdad.files import write_json, write_text
+from kdad.networks.recipes import with_overrides
+from kdad.networks.registry import CARD_FILE, WEIGHTS_FILE
+from kdad.networks.teacher_cards import teacher_card
+from kdad.networks.teachers import load_teacher, teacher_folder
+from kdad.networks.vgg import CompactVGG
+from kdad.networks.vit import CompactViT
+from kdad.storage.history import read_history
+from kdad.storage.student_folder import round_to_half
+from kdad.training import loop
+from kdad.training.pretraining.classification import (
+    EVALUATION_BATCH,
+    PREPROCESSING,
+    SIDE,
+    Classification,
+    GuidedClassification,
+    PretrainRecipe,
+)
+
+LICENCE = {
+    "cifar10": "CIFAR-10 (Krizhevsky 2009) is free for research",
+    "tiny-imagenet-32": "Tiny-ImageNet, from ImageNet, is free for non-commercial research",
+    "patterns": "the procedural data set is part of kdad (MIT)",
+}
+SETTINGS = "unfinished.json"
+INITIALISATION_IMAGES = 5000
+SMALLEST_SIDE = 16  # a VGG pools four times; its last tap keeps 2×2 places
+HEAD_TENSORS = 2  # weight and bias of the classifier, which may have another number of classes
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A compact architecture: how to build it, how to start it and how to teach it."""
+
+    build: Callable[[int, PretrainRecipe], nn.Module]  # number of classes, recipe -> classifier
+    start: Callable[[nn.Module, Tensor], None]  # initialise from normalised training pixels
+    recipe: PretrainRecipe
+    tuned: PretrainRecipe  # from another teacher's weights
+    guided: PretrainRecipe  # with an older teacher to copy
+
+
+@torch.no_grad()
+def whiten_and_pass_through(model: CompactVGG, pixels: Tensor) -> None:
+    """Start a VGG with a whitening first layer and identity-like others.
+
+    Source: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498), section 3.
+    """
+    first, *others = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    patches = nn.functional.unfold(pixels, 3).transpose(1, 2).reshape(-1, 27)
+    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    filters = (vectors / (values + 5e-4).sqrt()).T.flip(0)[: first.out_channels // 2].reshape(-1, 3, 3, 3)
+    first.weight.copy_(torch.cat([filters, -filters]))
+    for conv in others:
+        nn.init.dirac_(conv.weight[: conv.in_channels])
+
+
+def _keep_initialisation(model: nn.Module, pixels: Tensor) -> None:
+    """A transformer starts as its library makes it."""
+
+
+VGG = PretrainRecipe(24, 256, "nesterov", 0.25, 5e-4)
+# After 24 epochs a VGG knows CIFAR-10 by heart: more of them help only with images that change more.
+TUNED_VGG = PretrainRecipe(27, 256, "nesterov", 0.1, 5e-4, warm_up=0.1, shift=4, operations=1, mix_until=0.6)
+VIT = PretrainRecipe(
+    250,
+    512,
+    "adamw",
+    1e-3,
+    0.05,
+    warm_up=0.04,
+    shift=4,
+    operations=2,
+    erase=0.25,
+    mix_until=0.6,
+    drop_path=0.1,
+    average=0.9995,
+)
+GUIDED_VIT = PretrainRecipe(12, 128, "adamw", 1e-3, 0.05, warm_up=0.1, shift=0, squares=6, all_squares_from=0.9)
+BACKBONES = {
+    "vgg": Backbone(lambda classes, _: CompactVGG(classes), whiten_and_pass_through, VGG, TUNED_VGG, VGG),
+    "vit": Backbone(
+        lambda classes, recipe: CompactViT(classes, recipe.drop_path), _keep_initialisation, VIT, VIT, GUIDED_VIT
+    ),
+}
+
+
+def train_teacher(
+    backbone: str,
+    dataset: str,
+    out: Path,
+    *,
+    start_from: str | None = None,
+    distil_from: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    sides: Sequence[int] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> dict:
+    """Train a compact teacher into the folder `out`; returns its card. Interrupted runs continue.
+
+    The recipe is the backbone's `guided` with `distil_from`, else its `tuned` with `start_from`, else its plain one.
+
+    Args:
+        start_from: a teacher of the same backbone whose weights to tune; its head is kept if it fits.
+        distil_from: a teacher whose features the new one copies beside learning the labels.
+        sides: of the square training images, in pixels, each for an equal share of the epochs.
+
+    Raises:
+        UserError: `out` holds a teacher already, or an unfinished run of other settings, the backbone cannot
+            be taught at `sides`, or the teachers named do not fit.
+        WorkFailed: the loss became NaN, or memory ran out.
+    """
+    chosen = BACKBONES[one_of("backbone", backbone, BACKBONES)]
+    source = load_source(one_of("data set", dataset, PREPROCESSING))
+    preset = chosen.guided if distil_from else chosen.tuned if start_from else chosen.recipe
+    recipe = with_overrides(preset, epochs=epochs, batch_size=batch_size, sides=_sides(sides, backbone))
+    device = accelerator(device)
+    settings = {
+        "backbone": backbone,
+        "recipe": {**asdict(recipe), "sides": list(recipe.sides)},
+        "start_from": start_from,
+        "distil_from": distil_from,
+        "seed": seed,
+    }
+    torch.manual_seed(seed)
+    model = chosen.build(len(source.classes), recipe)
+    module = _lesson(model, source, recipe, seed, distil_from)
+    _start(module, chosen, start_from)
+    trained_on = sorted({dataset, *_heritage(start_from), *_heritage(distil_from)})
+    _claim(out, {**settings, "dataset": dataset}, overwrite)
+    loop.fit(module, out, epochs=recipe.epochs, seed=seed, device=device)
+    card = _card(module, out, settings, trained_on, device)
+    write_json(out / CARD_FILE, card)
+    write_text(out / "README.md", teacher_card(card))
+    module.taught.save(out, module.preprocessing)
+    for name in (loop.CHECKPOINT, SETTINGS):
+        (out / name).unlink(missing_ok=True)
+    return card
+
+
+def _card(module: Classification, out: Path, settings: dict, trained_on: list[str], device: str) -> dict:
+    """What a finished teacher is, and how good; reads the test part."""
+    source = module.source
+    return {
+        "name": out.name,
+        "trained_on": trained_on,
+        "classes": list(source.classes),
+        "held_out": "the last 10 % of torch.randperm(n) with seed 42 of the training images",
+        "preprocessing": module.preprocessing.as_dict(),
+        **settings,
+        "seconds": round(sum(row["seconds"] for row in read_history(out) if row["split"] == "train")),
+        "hardware": hardware(device),
+        "licence": "; ".join(LICENCE.get(name, f"{name}: see there") for name in trained_on),
+        "accuracy": _accuracies(module, source, device),
+    }
+
+
+def _sides(sides: Sequence[int] | None, backbone: str) -> tuple[int, ...] | None:
+    if sides is None:
+        return None
+    if backbone != "vgg":
+        raise UserError(
+            f"a {backbone} has one place embedding per patch and is taught at {SIDE} pixels; leave out --sides"
+        )
+    if not all(SMALLEST_SIDE <= side <= SIDE for side in sides) or sides[-1] != SIDE:
+        raise UserError(f"--sides must lie in {SMALLEST_SIDE} to {SIDE} pixels and end with {SIDE}")
+    return tuple(sides)
+
+
+def _claim(out: Path, settings: dict, overwrite: bool) -> None:
+    """Make `out` ours: without a teacher, and with no unfinished run but one of just these settings."""
+    obstacle = _obstacle(out, settings)
+    if obstacle and not overwrite:
+        raise UserError(f"{out} holds {obstacle}; use --overwrite to train anew, or another --out")
+    if obstacle:
+        for name in (WEIGHTS_FILE, loop.CHECKPOINT):
+            (out / name).unlink(missing_ok=True)
+    write_json(out / SETTINGS, settings)
+
+
+def _obstacle(out: Path, settings: dict) -> str | None:
+    """What in `out` is in the way of a run of `settings`, or None."""
+    if (out / WEIGHTS_FILE).is_file():
+        return "a teacher already"
+    unfinished = out / SETTINGS
+    if unfinished.is_file() and json.loads(unfinished.read_text()) != settings:
+        return "an unfinished run of other settings"
+    return None
+
+
+def _lesson(model: nn.Module, source: Source, recipe: PretrainRecipe, seed: int, distil_from: str | None):
+    if distil_from is None:
+        return Classification(model, source, recipe, seed)
+    return GuidedClassification(model, source, recipe, seed, load_teacher(distil_from))
+
+
+def _start(module: Classification, chosen: Backbone, start_from: str | None) -> None:
+    """Initialise from data, or from another teacher's weights."""
+    if start_from is None:
+        pixels = module.preprocessing(module.source.images("train", module.kept[:INITIALISATION_IMAGES]))
+        chosen.start(module.model, pixels)
+        return
+    weights = type(module.model).load(teacher_folder(start_from)).state_dict()
+    own = module.model.state_dict()
+    fitting = {name: t for name, t in weights.items() if name in own and own[name].shape == t.shape}
+    if len(fitting) < len(own) - HEAD_TENSORS:
+        raise UserError(f"teacher {start_from!r} is of another architecture; start from one of the same backbone")
+    module.model.load_state_dict(fitting, strict=False)
+
+
+def _heritage(name: str | None) -> tuple[str, ...]:
+    return () if name is None else load_teacher(name).trained_on
+
+
+@torch.inference_mode()
+def _accuracies(module: Classification, source: Source, device: str) -> dict[str, float]:
+    """Accuracy of the weights as they will be saved, on the held-out images and, once, on the test part."""
+    model = module.taught.to(device).eval()
+    round_to_half(model)
+    parts = {"validation": ("train", module.held_out), "test": ("test", torch.arange(len(source.labels("test"))))}
+    return {split: _accuracy(model, module.preprocessing, source, *part, device) for split, part in parts.items()}
+
+
+def _accuracy(model, preprocessing: Preprocessing, source: Source, part: str, indices: Tensor, device: str) -> float:
+    correct = 0
+    for chunk in indices.split(EVALUATION_BATCH):
+        logits = model(preprocessing(source.images(part, chunk).to(device)))
+        correct += int((logits.argmax(1).cpu() == source.labels(part)[chunk]).sum())
+    return round(correct / len(indices), 4)

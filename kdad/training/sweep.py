@@ -1,0 +1,187 @@
+"""All classes of a data set over several seeds: the numbers of a results table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdad.data.datasets import FOLDER, class_names, dataset_slug, folder_path, is_folder
+from kdad.data.folders import GOOD, categories
+from kdad.data.images import in_batches
+from kdad.data.loading import load_task
+from kdad.data.sources import image_format
+from kdad.detection.detector import Detector
+from kdad.devices import accelerator
+from kdad.errors import one_of
+from kdad.evaluation.evaluate import evaluate
+from kdad.evaluation.results_file import AUROCS, Figure
+from kdad.networks.students import recipe_for
+from kdad.networks.teachers import Teacher, load_teacher
+from kdad.storage import layout, student_folder
+from kdad.storage.history import read_history
+from kdad.training.distillation import train_student, views
+from kdad.training.feature_cache import remember
+
+LOCALISATION = {
+    "pixel_auroc": "pixel AUROC",
+    "pixel_auroc_without_good": "pixel AUROC, no good images",
+    "pro": "PRO",
+    "pro_without_good": "PRO, no good images",
+    "pixel_ap": "pixel AP",
+}
+
+
+def run_sweep(
+    dataset: str,
+    teacher_name: str,
+    normal_class: str,
+    *,
+    seeds: int,
+    out: Path,
+    device: str,
+    overrides: dict[str, Any],
+    tile: int | None = None,
+) -> dict[str, Any]:
+    """Train and evaluate what is missing, and return per-class and mean figures over seeds.
+
+    Students that are evaluated are kept with their figures and unfinished ones resumed, so an interrupted
+    sweep continues. Of a folder that holds folders in the layout of MVTec AD, each is a class.
+    """
+    wanted = _tasks(dataset, normal_class)
+    device = accelerator(device)
+    teacher = load_teacher(teacher_name).to(device)
+    folders = {
+        name: [layout.student_folder(out, source, teacher.name, normal, seed) for seed in range(seeds)]
+        for name, (source, normal) in wanted.items()
+    }
+    missing = {
+        name: {seed: folder for seed, folder in enumerate(of_class) if not _is_judged(folder, teacher)}
+        for name, of_class in folders.items()
+    }
+    if any(missing.values()):
+        teacher = _remembering(teacher, next(iter(wanted.values())), device)
+    for name, of_class in missing.items():
+        if of_class:
+            _complete(*wanted[name], of_class, teacher, out, device, overrides, tile)
+    runs = {name: [_figures(folder) for folder in of_class] for name, of_class in folders.items()}
+    every = [run for of_class in runs.values() for run in of_class]
+    shown = [score for score in (*AUROCS, *LOCALISATION) if all(score in run for run in every)]
+    per_class = {name: _summary(of_class, shown) for name, of_class in runs.items()}
+    means = {score: np.mean([figures[score]["values"] for figures in per_class.values()], 0) for score in shown}
+    return {
+        "dataset": dataset,
+        "image_format": image_format(dataset),
+        "teacher": teacher.name,
+        "teacher_sha256": teacher.sha256,
+        "family": every[0]["family"],
+        "label_overlap": every[0]["label_overlap"],
+        "split": "test",
+        "score": every[0]["score"],
+        "seeds": seeds,
+        "classes": per_class,
+        "mean": {score: float(values.mean()) for score, values in means.items()},
+        "mean_deviation": {score: _deviation(values) for score, values in means.items()},
+        **_cost(every),
+    }
+
+
+def _tasks(dataset: str, normal_class: str) -> dict[str, tuple[str, str]]:
+    """Data set and normal class of what to train, by the name that its figures go under."""
+    if is_folder(dataset) and (found := categories(folder_path(dataset))):
+        names = {folder.name: (f"{FOLDER}{folder}", GOOD) for folder in found}
+    elif is_folder(dataset):
+        names = {dataset_slug(dataset): (dataset, GOOD)}
+    else:
+        names = {name: (dataset, name) for name in class_names(dataset)}
+    if normal_class == "all":
+        return names
+    return {normal_class: names[one_of(f"class of {dataset}", normal_class, names)]}
+
+
+def _remembering(teacher: Teacher, any_task: tuple[str, str], device: str) -> Teacher:
+    """The teacher with the features of what students of every class are judged on, if that is the same, in memory."""
+    task = load_task(*any_task)
+    if task.same_images:
+        for part in filter(None, (task.test, task.validation)):
+            teacher = remember(teacher, [batch.to(device) for batch in in_batches(part.images)])
+    return teacher
+
+
+def _complete(
+    dataset: str,
+    normal_class: str,
+    folders: dict[int, Path],
+    teacher: Teacher,
+    out: Path,
+    device: str,
+    overrides: dict[str, Any],
+    tile: int | None,
+) -> None:
+    """Train and evaluate the students of one class, each seed in its folder; what seeds share is paid for once."""
+    task = load_task(dataset, normal_class, teacher.preprocessing.resize, tile)
+    recipe = recipe_for(teacher, len(task.train), **overrides)
+    teacher = remember(teacher, views(task, recipe, device))
+    for seed, folder in folders.items():
+        if not student_folder.is_complete(folder):
+            train_student(task, teacher, out, recipe=recipe, seed=seed, device=device)
+        evaluate(folder, task, Detector.load(folder, teacher=teacher, device=device))
+
+
+def _figures(folder: Path) -> dict[str, Any]:
+    """The figures of one student, and what it took."""
+    config = student_folder.load_config(folder)
+    return {
+        **student_folder.load_evaluation(folder),
+        "family": config.architecture["kind"].split("-")[-1],
+        "hardware": config.hardware,
+        "seconds": sum(row["seconds"] for row in read_history(folder) if row["split"] == "train"),
+    }
+
+
+def _is_judged(folder: Path, teacher: Teacher) -> bool:
+    """Whether there is a student of just this teacher that has its figures: the test part is read once."""
+    evaluated = student_folder.is_complete(folder) and (folder / layout.EVALUATION).is_file()
+    return evaluated and student_folder.load_config(folder).teacher_sha256 == teacher.sha256
+
+
+def _cost(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean training time of a student whose history is known, and the hardware of all."""
+    seconds = [run["seconds"] for run in runs if run["seconds"]]
+    return {
+        "seconds_per_student": round(float(np.mean(seconds)), 1) if seconds else None,
+        "hardware": sorted({run["hardware"] for run in runs}),
+    }
+
+
+def _summary(runs: list[dict[str, Any]], scores: list[str]) -> dict[str, Any]:
+    """Mean and, over several seeds, sample deviation of each score."""
+    summary = {}
+    for score in scores:
+        values = [run[score] for run in runs]
+        summary[score] = {"mean": float(np.mean(values)), "deviation": _deviation(values), "values": values}
+    return summary
+
+
+def _deviation(values: Sequence[float] | np.ndarray) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def render(results: dict[str, Any]) -> str:
+    """The figures as a Markdown table, in per cent."""
+    scores = list(results["mean"])
+    headings = {name: f"AUROC, {words}" for name, words in AUROCS.items()} | LOCALISATION
+    lines = [f"| class | {' | '.join(headings[score] for score in scores)} |", "|---" * (len(scores) + 1) + "|"]
+    for name, figures in results["classes"].items():
+        lines.append(f"| {name} | {' | '.join(_percent(figures[score]) for score in scores)} |")
+    means = (str(Figure(results["mean"][score], results["mean_deviation"][score])) for score in scores)
+    lines.append(f"| **mean** | {' | '.join(means)} |")
+    caption = (
+        f"{results['dataset']}, {results['split']} split, {results['seeds']} seed(s), teacher {results['teacher']}, "
+        f"label overlap: {results['label_overlap']}"
+    )
+    return "\n".join([*lines, "", caption])
+
+
+def _percent(figures: dict[str, Any]) -> str:
+    return str(Figure(figures["mean"], figures["deviation"]))

@@ -1,0 +1,165 @@
+"""The README's tables come from the results file, between two markers, and nowhere else."""
+
+import json
+
+import pytest
+
+from benchmarks.tables import between_markers, headline, main, markers, render
+from kdad.evaluation.results_file import merge_entry
+from kdad.networks.registry import WEIGHTS_FOLDER, shipped
+
+BEGIN, END = markers("results")
+WHERE_BEGIN, WHERE_END = markers("localisation")
+
+
+@pytest.fixture
+def files(tmp_path, entry):
+    """A results file with one entry and a README with markers, as arguments."""
+    merge_entry(
+        tmp_path / "one_vs_rest.json", entry(baselines={"nearest neighbours": {"classes": {"cat": 0.8}, "mean": 0.8}})
+    )
+    first, then = markers("headline")
+    taught = "\n".join(markers("teachers"))
+    (tmp_path / "README.md").write_text(
+        f"# before\n\n{first}\nold\n{then}\n\n{taught}\n\n{BEGIN}\nold 12.34\n{END}\n\nafter\n"
+    )
+    return ["--measured", str(tmp_path), "--readme", str(tmp_path / "README.md")]
+
+
+def test_the_marked_part_of_the_readme_is_rewritten_and_the_rest_kept(files, tmp_path, capsys):
+    main(files)
+    text = (tmp_path / "README.md").read_text()
+    first, _ = markers("headline")
+    assert text.startswith(f"# before\n\n{first}\nMean test AUROC on CIFAR-10 one-vs-rest")
+    assert f"\n{BEGIN}\n| students of |" in text
+    assert text.endswith(f"{END}\n\nafter\n")
+    assert "old 12.34" not in text
+    assert text.split(BEGIN)[1].split(END)[0].strip() in capsys.readouterr().out
+    main(files)
+    assert (tmp_path / "README.md").read_text() == text
+
+
+def test_localisation_has_a_place_of_its_own(files, tmp_path):
+    names = ("auroc", "pixel_auroc", "pixel_auroc_without_good", "pro", "pro_without_good", "pixel_ap")
+    row = {"teacher": "vgg-cifar10", "method": "patch", **dict.fromkeys(names, 0.9754), "images": 400, "ms": 2.14}
+    measured = {
+        "dataset": "patterns-defects", "texture": "bricks", "seed": 0,
+        "hardware": "a CPU", "rows": [row],
+    }  # fmt: skip
+    (tmp_path / "localisation.json").write_text(json.dumps(measured))
+    with open(tmp_path / "README.md", "a") as readme:
+        readme.write(f"{WHERE_BEGIN}\nold\n{WHERE_END}\nlast\n")
+    main(files)
+    text = (tmp_path / "README.md").read_text()
+    assert "| vgg-cifar10 | patch | 97.5 | 97.5 | 97.5 | 97.5 | 97.5 | 97.5 | 400 | 2.1 |" in text
+    assert "test split, half of the images with a defect, seed 0, a CPU" in text
+    assert text.endswith(f"{WHERE_END}\nlast\n") and "old" not in text.split(WHERE_BEGIN)[1]
+
+
+def test_large_images_too(files, tmp_path):
+    row = {"tile": 128, "auroc": 1.0, "pixel_auroc": 0.9998, "pro": 0.999, "pixel_ap": 0.9, "train_s": 68.4}
+    counts = {"side": 1024, "defect": 20, "train_images": 24, "test_images": 20, "memory_gb": 3.21}
+    measured = {
+        "teacher": "vgg-cifar10", "seed": 0, "hardware": "a CPU", **counts,
+        "rows": [{**row, "ms_an_image": 1100.0}],
+    }  # fmt: skip
+    (tmp_path / "large_images.json").write_text(json.dumps(measured))
+    begin, end = markers("large_images")
+    with open(tmp_path / "README.md", "a") as readme:
+        readme.write(f"{begin}\n{end}\n")
+    main(files)
+    text = (tmp_path / "README.md").read_text()
+    assert "| tiles of 128 px | 100.0 | 100.0 | 99.9 | 90.0 | 68 | 1100 |" in text
+    assert "Defects of 20 px in images of 1024 px, 24 normal images to train on, 20 to test" in text
+
+
+def test_how_well_each_shipped_teacher_classifies_comes_from_its_card(files, tmp_path):
+    main(files)
+    begin, end = markers("teachers")
+    table = (tmp_path / "README.md").read_text().split(begin)[1].split(end)[0]
+    for name in shipped():
+        card = json.loads((WEIGHTS_FOLDER / name / "teacher.json").read_text())
+        validation, test = (f"{100 * card['accuracy'][split]:.1f}" for split in ("validation", "test"))
+        assert f"| `{name}` | {validation} | {test} | {card['recipe']['epochs']} |" in table
+
+
+def rows(tables: str, part: int) -> dict[str, dict[str, str]]:
+    """The cells of each row of one of the tables, by its first cell and the column's head."""
+    table = [part for part in tables.split("\n\n") if part.startswith("|")][part]
+    heads, _, *lines = (line[2:-2].split(" | ") for line in table.splitlines())
+    return {first: dict(zip(heads[1:], rest, strict=True)) for first, *rest in lines}
+
+
+SUMMARY, SQUARE, CLASSES = range(3)
+
+
+def test_every_figure_has_its_provenance(entry):
+    text = render({"cifar10/vgg-cifar10": entry("vgg-cifar10", 0.951)})
+    ours, published = (rows(text, SUMMARY)[name] for name in ("vgg-cifar10", "VGG-16, published"))
+    scores = ("default score", "last layer alone", "published score")
+    assert ours["labels of the anomalies"] == "seen (same)"
+    assert [ours[score] for score in scores] == ["95.10 ± 0.40", "94.10 ± 0.40", "93.10 ± 0.40"]
+    assert ours["selection"].startswith("test split; mean of seeds 0 to 2; last epoch")
+    assert ours["one student"] == "61 s (cpu, x86_64, 2 threads)"
+    assert published["labels of the anomalies"] == "not seen (related)"
+    assert [published[score] for score in scores] == ["–", "–", "87.18"]
+    assert published["selection"] == "test split; checked on the test set during training"
+    for system, cat, mean in (
+        ("vgg-cifar10", "95.10 ± 1.00", "**95.10 ± 0.40**"),
+        ("VGG-16, published", "77.02", "**87.18**"),
+        ("ViT-B/16, published", "93.55", "**96.83**"),
+    ):
+        row = rows(text, CLASSES)[system]
+        assert (row["cat"], row["mean"]) == (cat, mean)
+
+
+def test_baselines_stand_beside_ours(entry):
+    baselines = {"nearest neighbours": {"classes": {"cat": 0.93}, "mean": 0.931}}
+    text = render({"a": entry(baselines=baselines)})
+    row = rows(text, SUMMARY)["nearest neighbours on vgg-cifar10"]
+    assert [row[name] for name in ("default score", "last layer alone", "published score")] == ["93.10", "–", "–"]
+    row = rows(text, CLASSES)["nearest neighbours on vgg-cifar10"]
+    assert (row["cat"], row["dog"]) == ("93.00", "–")
+
+
+def test_the_square_says_what_is_not_measured(entry):
+    found = rows(render({"cifar10/vit-cifar10": entry("vit-cifar10", 0.9)}), SQUARE)
+    assert list(found["VGG"].values()) == ["not measured (vgg-tinyimagenet)", "not measured (vgg-cifar10)"]
+    assert list(found["ViT"].values()) == ["not measured (vit-tinyimagenet)", "90.00 ± 0.40 (vit-cifar10)"]
+
+
+def test_the_headline_keeps_seen_and_unseen_labels_apart(entry):
+    entries = {
+        f"cifar10/{name}": entry(name, auroc) for name, auroc in (("vgg-cifar10", 0.985), ("vgg-tinyimagenet", 0.871))
+    }
+    text = headline(entries)
+    assert "**98.5 %** with a teacher that was taught CIFAR-10 *with the labels" in text
+    assert "**87.1 %** with one that never saw a label of CIFAR-10 (`vgg-tinyimagenet`, mean of seeds 0 to 2)" in text
+    assert "VGG-16, published: 87.18 %, labels not seen" in text
+
+
+def test_what_each_side_of_the_square_changes(entry):
+    entries = {
+        f"cifar10/{name}": entry(name, auroc) for name, auroc in (("vgg-cifar10", 0.985), ("vgg-tinyimagenet", 0.871))
+    }
+    assert "- having seen the labels changes a VGG teacher's students by +11.40 points" in render(entries)
+    assert "Like for like" not in render({"cifar10/vgg-cifar10": entry()})
+
+
+def test_without_results_the_command_that_makes_them_is_named():
+    assert "`python -m kdad sweep --dataset cifar10" in render({})
+
+
+@pytest.mark.parametrize("text", ["no marker", f"{END}\n{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}", BEGIN])
+def test_a_readme_without_its_markers_is_refused(refusal, text):
+    assert "the README needs" in refusal(between_markers, text, "tables", "results")
+
+
+def test_a_mistake_leaves_the_readme_alone(files, tmp_path, capsys):
+    readme = (tmp_path / "README.md").read_text()
+    (tmp_path / "one_vs_rest.json").write_text("{")
+    with pytest.raises(SystemExit) as caught:
+        main(files)
+    assert caught.value.code == 2
+    assert "is no results file" in capsys.readouterr().err
+    assert (tmp_path / "README.md").read_text() == readme

@@ -1,0 +1,98 @@
+"""The app in a real browser: cold links, uploads, clicks, downloads, and a quiet console."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from helpers.browser import DESKTOP, PHONE, expect, marks, settled
+from PIL import Image
+
+DOTS, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/stripes"
+
+
+def picture(kind: str) -> bytes:
+    content = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(content, kind)
+    return content.getvalue()
+
+
+def test_home_leads_to_the_inspect_page(visit):
+    with visit("/") as page:
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        expect(page.get_by_text("Device: CPU").or_(page.get_by_text("Device: NVIDIA"))).to_be_visible()
+        page.get_by_role("link", name="Inspect images").click()
+        expect(page.get_by_role("heading", name="Inspect images")).to_be_visible()
+        expect(page.get_by_text("Anomaly score", exact=True)).to_be_visible()
+
+
+def test_a_cold_deep_link_chooses_the_student(visit):
+    with visit(f"/Inspect?student={STRIPES}&compare={DOTS}") as page:
+        expect(page.get_by_text("Anomaly score", exact=True)).to_have_count(2)
+        expect(page.get_by_text("normal stripes images")).to_be_visible()
+
+
+def test_a_link_to_nobody_says_so(visit):
+    with visit("/Inspect?student=nobody") as page:
+        expect(page.get_by_text("a student that is not here: nobody")).to_be_visible()
+        expect(page.get_by_text("Anomaly score", exact=True)).to_be_visible()
+
+
+def test_uploads_good_broken_and_oversized(visit, tmp_path):
+    contents = {
+        "good.png": picture("PNG"),
+        "good.jpg": picture("JPEG"),
+        "broken.png": b"no image at all",
+        "huge.png": bytes(21 * 2**20),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    with visit(f"/Inspect?student={DOTS}") as page:
+        page.get_by_text("Upload", exact=True).click()
+        expect(page.get_by_text("Drop one or more images")).to_be_visible()
+        page.locator("input[type=file]").set_input_files([tmp_path / name for name in contents])
+        expect(page.get_by_text("broken.png: not an image")).to_be_visible()
+        expect(page.get_by_text("huge.png: above 20 MB")).to_be_visible()
+        for name in ("good.png", "good.jpg"):
+            expect(page.get_by_role("button", name=name, exact=True)).to_be_visible()
+        expect(page.get_by_test_id("stMetricValue")).to_have_text(re.compile(r"^-?\d+\.\d{3}$"))
+        expect(marks(page).nth(1)).to_be_visible()
+
+
+def test_a_patch_says_its_value_and_a_click_moves_the_square(visit):
+    with visit(f"/Inspect?student={DOTS}") as page:
+        page.get_by_text("Erase", exact=True).click()
+        expect(page.get_by_text("with a square erased")).to_be_visible()
+        settled(page)
+        picture, heatmap = page.locator(".st-key-picture .marks"), marks(page).nth(1)
+        side = min(picture.bounding_box()[length] for length in ("width", "height"))
+        picture.click(position={"x": side * 7.5 / 8, "y": side * 1.5 / 8})
+        expect(page.get_by_role("slider", name="Row")).to_have_value("2")
+        expect(page.get_by_role("slider", name="Column")).to_have_value("8")
+        settled(page)
+        heatmap.hover(position={"x": side / 2, "y": side / 2})
+        expect(page.locator("#vg-tooltip-element")).to_contain_text("σ above normal")
+
+
+def test_scores_and_heatmaps_can_be_downloaded(visit):
+    with visit(f"/Inspect?student={DOTS}") as page:
+        with page.expect_download() as table:
+            page.get_by_role("button", name="Scores (CSV)").click()
+        lines = table.value.path().read_text().splitlines()
+        assert lines[0].startswith("image,student,score,p_value,is_anomaly,false_positive_rate,layer1")
+        assert len(lines) == 10
+        with page.expect_download() as archive:
+            page.get_by_role("button", name="Heatmaps (PNG)").click()
+        assert archive.value.path().read_bytes()[:2] == b"PK"
+
+
+@pytest.mark.parametrize("path", ["/", "/Inspect"])
+@pytest.mark.parametrize(("size", "scheme"), [(PHONE, "dark"), (DESKTOP, "light")], ids=["phone", "desktop"])
+def test_nothing_is_wider_than_the_screen(visit, path, size, scheme):
+    with visit(path, size, scheme) as page:
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        settled(page)
+        width = page.get_by_test_id("stMain").evaluate("main => main.scrollWidth - main.clientWidth")
+        assert width <= 0
+        assert page.locator("img:not([alt])").count() == 0

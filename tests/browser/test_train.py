@@ -1,0 +1,142 @@
+"""Training through the page in a real browser: to the end, over a reload, and with a stop and a resume."""
+
+import io
+import re
+import shutil
+import zipfile
+
+import pytest
+from helpers.browser import DESKTOP, PHONE, expect, settled
+from PIL import Image
+
+from kdad.data import patterns
+from kdad.jobs import manager
+
+PAGE = "/Train_or_load"
+TRAINED = "patterns-defects/vgg-cifar10"
+TO_THE_END = 100_000  # milliseconds
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, students_root):
+    """A place for students that the server may fill; what still trains at the end is stopped."""
+    root = tmp_path_factory.mktemp("trained") / "root"
+    shutil.copytree(students_root, root)
+    yield root
+    for job in manager.find_all(root / ".jobs"):
+        manager.stop(job, grace=1)
+
+
+@pytest.fixture(scope="module")
+def app_environment(root):
+    return {"KDAD_STUDENTS": str(root), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def choose(page, label: str, option: str) -> None:
+    box = page.get_by_role("combobox", name=label)
+    box.click()
+    box.fill(option)
+    page.get_by_role("option", name=option, exact=True).click()
+    settled(page)
+
+
+def ask_for(page, normal_class: str, epochs: int) -> None:
+    """Fill the form for a student of `patterns-defects`, and start."""
+    choose(page, "Data set", "patterns-defects")
+    choose(page, "Normal class", normal_class)
+    start(page, epochs)
+
+
+def start(page, epochs: int) -> None:
+    number = page.get_by_role("spinbutton", name="Epochs")
+    number.fill(str(epochs))
+    number.press("Tab")
+    settled(page)
+    page.get_by_role("button", name="Start training").click()
+
+
+def card(page, title: str | re.Pattern):
+    return page.locator("[class*=st-key-job-]").filter(has_text=title)
+
+
+def zip_of_patterns() -> bytes:
+    """Dots as normals, and dots and stripes to test on, in one folder of a zip file, as people pack them."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for place, kind, count in (("train/good", "dots", 12), ("test/good", "dots", 4), ("test/odd", "stripes", 4)):
+            for index, pixels in enumerate(patterns.normals(kind, count, seed=len(place))):
+                encoded = io.BytesIO()
+                Image.fromarray(pixels.transpose(1, 2, 0)).save(encoded, "PNG")
+                archive.writestr(f"mugs/{place}/{index}.png", encoded.getvalue())
+    return content.getvalue()
+
+
+def badge(card):
+    return card.get_by_test_id("stMarkdown").filter(has=card.page.locator(".stMarkdownBadge"))
+
+
+def test_a_student_is_trained_to_the_end_over_a_reload_and_a_stop(visit, root):
+    with visit(PAGE) as page:
+        ask_for(page, "bricks", 40)
+        bricks = card(page, "bricks · patterns-defects")
+        expect(bricks.get_by_text(re.compile(r"Epoch \d+ of 40 · .* left"))).to_be_visible(timeout=TO_THE_END)
+        ask_for(page, "rings", 1)
+        expect(card(page, "rings · patterns-defects").get_by_text("Waits until")).to_be_visible()
+        page.reload()
+        expect(bricks.get_by_text(re.compile(r"Epoch \d+ of 40"))).to_be_visible()
+        expect(bricks.locator(".marks")).to_be_visible(timeout=TO_THE_END)
+        bricks.get_by_role("button", name="Stop").click()
+        expect(badge(bricks)).to_contain_text("stopped")
+        rings = card(page, "rings · patterns-defects")
+        expect(rings.get_by_text("Test AUROC")).to_be_visible(timeout=TO_THE_END)
+        assert (root / TRAINED / "rings" / "evaluation.json").is_file()
+        assert not (root / TRAINED / "bricks" / "model.safetensors").exists()
+        bricks.get_by_role("button", name="Resume").click()
+        expect(bricks.get_by_text(re.compile(r"Epoch ([2-9]|\d\d) of 40"))).to_be_visible(timeout=TO_THE_END)
+        bricks.get_by_role("button", name="Stop").click()
+        expect(badge(bricks)).to_contain_text("stopped")
+        rings.get_by_role("link", name="Inspect images").click()
+        expect(page.get_by_text("Anomaly score", exact=True)).to_be_visible()
+        expect(page.get_by_text("normal rings images")).to_be_visible()
+
+
+def test_a_zip_file_of_images_is_trained_on_to_the_end(visit, root):
+    with visit(PAGE) as page:
+        choose(page, "Data set", "my own images")
+        page.get_by_text("Zip file", exact=True).click()
+        mugs = {"name": "mugs.zip", "mimeType": "application/zip", "buffer": zip_of_patterns()}
+        page.locator("input[type=file]").set_input_files(mugs)
+        expect(page.get_by_text("mugs.zip")).to_be_visible()
+        settled(page)
+        start(page, epochs=1)
+        trained = card(page, re.compile(r"mugs-\w{8}"))
+        # Its own progress first: a new card may for a moment still show what the one in its place did.
+        expect(trained.get_by_text(re.compile("Loading|Epoch|Calibrating"))).to_be_visible(timeout=TO_THE_END)
+        expect(trained.get_by_text("Test AUROC")).to_be_visible(timeout=TO_THE_END)
+        (folder,) = root.glob("mugs-*/vgg-cifar10/good")
+        assert (folder / "evaluation.json").is_file()
+        trained.get_by_role("link", name="Inspect images").click()
+        expect(page.get_by_text("Anomaly score", exact=True)).to_be_visible()
+
+
+def test_a_student_is_deleted_only_after_the_second_question(visit, root):
+    with visit(f"{PAGE}?view=Load") as page:
+        stripes = root / "patterns" / "tiny-vgg" / "stripes"
+        settled(page)
+        row = page.locator("[class*=st-key-student-patterns]").filter(has_text="stripes")
+        row.get_by_role("button", name="Delete").click()
+        expect(page.get_by_text("This cannot be undone")).to_be_visible()
+        assert stripes.exists()
+        page.get_by_role("button", name="Delete for good").click()
+        expect(page.get_by_text("This cannot be undone")).to_have_count(0)
+        expect(row).to_have_count(0)
+        assert not stripes.exists()
+
+
+@pytest.mark.parametrize("path", [PAGE, f"{PAGE}?view=Load"])
+@pytest.mark.parametrize(("size", "scheme"), [(PHONE, "dark"), (DESKTOP, "light")], ids=["phone", "desktop"])
+def test_nothing_is_wider_than_the_screen(visit, path, size, scheme):
+    with visit(path, size, scheme) as page:
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        settled(page)
+        assert page.get_by_test_id("stMain").evaluate("main => main.scrollWidth - main.clientWidth") <= 0

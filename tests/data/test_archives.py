@@ -1,0 +1,85 @@
+import io
+import zipfile
+
+import pytest
+from PIL import Image
+
+from kdad.data import archives
+from kdad.data.archives import unpack_images
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(file, format="PNG")
+    return file.getvalue()
+
+
+def zipped(files: dict[str, bytes]) -> io.BytesIO:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    file.seek(0)
+    return file
+
+
+def below(folder) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_images_are_unpacked_and_nothing_else(tmp_path):
+    names = ["a.png", "deep/er/b.JPG", "notes.txt", "run.sh", "__MACOSX/a.png", "deep/.hidden.png"]
+    assert unpack_images(zipped(dict.fromkeys(names, png())), tmp_path / "own") == 2
+    assert below(tmp_path / "own") == {"a.png", "deep/er/b.JPG"}
+
+
+def test_one_folder_around_everything_is_peeled_off(tmp_path):
+    unpack_images(zipped({"bottle/train/good/0.png": png(), "bottle/test/good/0.png": png()}), tmp_path / "own")
+    assert below(tmp_path / "own") == {"train/good/0.png", "test/good/0.png"}
+
+
+def test_the_training_part_of_the_mvtec_layout_stays(tmp_path):
+    unpack_images(zipped({"train/good/0.png": png()}), tmp_path / "own")
+    assert below(tmp_path / "own") == {"train/good/0.png"}
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "/etc/evil.png", "a/../../evil.png", "..\\evil.png", "C:\\evil.png"])
+def test_no_name_leads_out_of_the_folder(name, tmp_path, refusal):
+    said = refusal(unpack_images, zipped({"good.png": png(), name: png()}), tmp_path / "in" / "own")
+    assert "leads out of its folder" in said
+    assert not (tmp_path / "in").exists() or not list((tmp_path / "in").iterdir())
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_a_bomb_is_counted_as_it_unpacks(tmp_path, refusal, monkeypatch):
+    monkeypatch.setattr(archives, "MOST_BYTES", 5_000_000)
+    bomb = zipped({f"{i}.png": bytes(1_000_000) for i in range(10)})
+    assert len(bomb.getvalue()) < 100_000
+    assert "unpacks to more than" in refusal(unpack_images, bomb, tmp_path / "own")
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_many_images_are_refused(tmp_path, refusal, monkeypatch):
+    monkeypatch.setattr(archives, "MOST_FILES", 3)
+    assert "holds 4 images; 3 are the most" in refusal(
+        unpack_images, zipped({f"{i}.png": png() for i in range(4)}), tmp_path / "own"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 nonsense", b"no zip at all"])
+def test_what_is_no_zip_file_is_refused(content, tmp_path, refusal):
+    assert "no zip file" in refusal(unpack_images, io.BytesIO(content), tmp_path / "own")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_archive_leaves_nothing(tmp_path, refusal):
+    content = bytearray(zipped({f"{i}.png": png() for i in range(3)}).getvalue())
+    content[40] ^= 0xFF  # inside the first image
+    assert "can be read" in refusal(unpack_images, io.BytesIO(bytes(content)), tmp_path / "own")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_archive_without_images_and_a_taken_name_are_refused(tmp_path, refusal):
+    assert "holds no image" in refusal(unpack_images, zipped({"a.txt": b"words"}), tmp_path / "own")
+    (tmp_path / "own").mkdir()
+    assert "exists already" in refusal(unpack_images, zipped({"a.png": png()}), tmp_path / "own")

@@ -1,0 +1,244 @@
+"""Folders of one's own images, from how they are read to a student that finds a small defect in a large image."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kdad.cli import main
+from kdad.data import folders
+from kdad.data.folders import FolderTask, ImageFiles, categories
+from kdad.data.loading import load_task
+from kdad.data.protocol import FEWEST_NORMALS, FOLDS
+from kdad.detection.calibration import load_calibration
+from kdad.detection.detector import Detector
+from kdad.errors import UserError
+from kdad.networks.recipes import Recipe
+from kdad.storage import layout
+from kdad.storage import student_folder as store
+from kdad.training.distillation import train_student
+
+QUICK = Recipe(epochs=1, batch_size=8)
+
+
+def picture(rng, height=40, width=40) -> Image.Image:
+    return Image.fromarray(rng.integers(60, 120, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def mvtec(tmp_path):
+    """A category in the layout of MVTec AD: twelve good images to train on, tests of two kinds, and masks."""
+    root, rng = tmp_path / "bottle", np.random.default_rng(0)
+    for place, count in (("train/good", 12), ("test/good", 4), ("test/crack", 3), ("test/stain", 2)):
+        (root / place).mkdir(parents=True)
+        for index in range(count):
+            picture(rng).save(root / place / f"{index:03d}.png")
+    (root / "ground_truth" / "crack").mkdir(parents=True)
+    for index in range(3):
+        mask = np.zeros((40, 40), np.uint8)
+        mask[10:20, 5:15] = 255
+        Image.fromarray(mask).save(root / "ground_truth" / "crack" / f"{index:03d}_mask.png")
+    return root
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A plain folder: nested, mixed sizes, formats and modes, and two files that are no images."""
+    root, rng = tmp_path / "mugs", np.random.default_rng(0)
+    (root / "deep" / "er").mkdir(parents=True)
+    for index, suffix in enumerate(["jpg", "png", "webp", "bmp", "tif", "JPG"] * 2):
+        image = picture(rng, 30 + index, 50 - index).convert("L" if index % 3 == 0 else "RGB")
+        image.save((root / "deep" / "er" if index % 2 else root) / f"{index}.{suffix}")
+    (root / "broken.png").write_bytes(b"no image")
+    (root / "empty.jpg").touch()
+    (root / "notes.txt").write_text("not to be read")
+    return root
+
+
+def test_the_mvtec_layout(mvtec):
+    task = FolderTask(mvtec, side=32)
+    assert task.train.shape == (11, 3, 32, 32) and task.train.dtype == torch.uint8
+    assert [tuple(image.shape) for image in task.calibration] == [(3, 40, 40)]
+    assert task.kinds == ("good", "crack", "stain")
+    assert task.test.labels.tolist() == [0] * 4 + [1] * 3 + [2] * 2
+    assert task.test.anomalous.tolist() == [False] * 4 + [True] * 5
+    assert not task.test.masks[0].any()
+    assert np.argwhere(task.test.masks[5]).min(0).tolist() == [10, 5]
+    assert task.test.masks[7] is None  # nobody marked the stains
+
+
+def test_a_plain_folder_skips_what_is_no_image_and_says_so(plain, capsys):
+    task = FolderTask(plain, side=32)
+    assert len(task.train) + len(task.calibration) == 12
+    assert task.test is None
+    said = capsys.readouterr().err
+    assert said.count("skipped") == 2 and "broken.png" in said and "empty.jpg" in said
+
+
+def test_no_image_is_in_two_parts(plain):
+    task = FolderTask(plain, side=32)
+    train, held_out = ({task._normals[i] for i in part} for part in task._split)
+    assert not train & held_out
+    assert len(train | held_out) == 12
+
+
+@pytest.mark.parametrize("kinds", [["good"], ["crack"], []])
+def test_without_both_kinds_there_is_no_test(mvtec, kinds):
+    import shutil
+
+    for folder in list((mvtec / "test").iterdir()):
+        if folder.name not in kinds:
+            shutil.rmtree(folder)
+    assert FolderTask(mvtec, side=32).test is None
+
+
+def test_test_images_are_no_normals_of_a_plain_folder(plain, mvtec):
+    (mvtec / "test").rename(plain / "test")
+    (mvtec / "ground_truth").rename(plain / "ground_truth")
+    task = FolderTask(plain, side=32)
+    assert len(task.train) + len(task.calibration) == 12
+    assert len(task.test.images) == 9
+
+
+def test_too_few_images_are_refused(tmp_path, refusal):
+    rng = np.random.default_rng(0)
+    for index in range(FEWEST_NORMALS - 1):
+        picture(rng).save(tmp_path / f"{index}.png")
+    assert f"holds {FEWEST_NORMALS - 1} readable images" in refusal(lambda: FolderTask(tmp_path, side=32).train)
+    assert "no such folder" in refusal(FolderTask, tmp_path / "nowhere", 32)
+
+
+def test_a_mask_of_another_size_is_named(mvtec):
+    Image.new("L", (20, 40)).save(mvtec / "ground_truth" / "crack" / "001_mask.png")
+    with pytest.raises(UserError, match=r"001_mask\.png: a mask of \(20, 40\)"):
+        FolderTask(mvtec, side=32).test.masks[5]
+
+
+def test_large_images_are_tiled_for_a_small_teacher_only(tmp_path):
+    rng = np.random.default_rng(0)
+    for index in range(FEWEST_NORMALS):
+        picture(rng, 300, 320).save(tmp_path / f"{index}.png")
+    small = FolderTask(tmp_path, side=32)
+    assert small.tile == 128
+    assert small.train.shape[1:] == (3, 32, 32)
+    assert FolderTask(tmp_path, side=128).tile == 0
+    assert FolderTask(tmp_path, side=32, tile=0).tile == 0
+    assert FolderTask(tmp_path, side=32, tile=400).train.shape[1:] == (3, 32, 32)  # enlarged to one tile
+
+
+def test_folds_leave_every_normal_out_once_and_never_train_on_it(plain):
+    task = FolderTask(plain, side=32)
+    left_out = [set(fold.left_out.files) for fold in task.folds]
+    assert len(left_out) == FOLDS
+    assert sorted(file for part in left_out for file in part) == sorted(task._normals)
+    for fold, part in zip(task.folds, left_out, strict=True):
+        assert len(fold.train) == 12 - len(part)
+
+
+def test_the_name_of_a_folder_is_its_slug(mvtec, tmp_path):
+    place = layout.student_folder(tmp_path, f"folder:{mvtec}", "vgg-cifar10", "good", 0)
+    assert place == tmp_path / "bottle" / "vgg-cifar10" / "good"
+
+
+def test_few_normals_are_calibrated_on_all_of_them(mvtec, vgg_teacher, tmp_path):
+    task = load_task(f"folder:{mvtec}", "good", 32)
+    folder = train_student(task, vgg_teacher, tmp_path / "out", recipe=QUICK, device="cpu")
+    assert len(load_calibration(folder, store.load_config(folder).score)) == 12
+    assert not (folder / "folds").exists()
+
+
+def test_cross_fitting_judges_each_normal_by_a_student_that_never_saw_it(mvtec, vgg_teacher, tmp_path):
+    """The final student has seen nine tenths of the images: its own scores of them are not what is kept."""
+    task = load_task(f"folder:{mvtec}", "good", 32)
+    recipe = Recipe(epochs=6, batch_size=4, learning_rate=3e-3)
+    folder = train_student(task, vgg_teacher, tmp_path / "out", recipe=recipe, device="cpu")
+    detector = Detector.load(folder, teacher=vgg_teacher, device="cpu")
+    every = ImageFiles(task._normals)
+    own = np.concatenate([prediction.layer_errors[:, -1, 0] for prediction in detector.predict_each(every)])
+    assert detector.calibration.layer_errors[:, -1, 0].mean() > own.mean()
+
+
+def test_an_interrupted_cross_fit_ends_as_an_unbroken_one(mvtec, vgg_teacher, tmp_path, monkeypatch):
+    from kdad.training import distillation
+
+    task = load_task(f"folder:{mvtec}", "good", 32)
+    whole = train_student(task, vgg_teacher, tmp_path / "whole", recipe=QUICK, device="cpu")
+    usual, calls = distillation.loop.fit, []
+
+    def interrupted(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        usual(*arguments, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(distillation.loop, "fit", interrupted)
+        train_student(task, vgg_teacher, tmp_path / "broken", recipe=QUICK, device="cpu")
+    broken = train_student(task, vgg_teacher, tmp_path / "broken", recipe=QUICK, device="cpu")
+    for name in (layout.WEIGHTS, layout.CALIBRATION):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_from_the_command_line(mvtec, vgg_folder, tmp_path, capsys):
+    arguments = ["train", "--dataset", f"folder:{mvtec}", "--teacher", str(vgg_folder), "--epochs", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    said = capsys.readouterr()
+    assert "only 12 calibration images" in said.err
+    folder = tmp_path / "out" / "bottle" / vgg_folder.name / "good"
+    assert main(["evaluate", str(folder), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["kinds"] == ["good", "crack", "stain"]
+    assert {"pixel_auroc", "pro", "pro_without_good"} <= figures.keys()
+    assert figures["label_overlap"] == "unknown"
+
+
+def test_a_plain_folder_is_calibrated_and_not_evaluated(plain, vgg_folder, tmp_path, capsys):
+    arguments = ["train", "--dataset", f"folder:{plain}", "--teacher", str(vgg_folder), "--epochs", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    assert "calibrated, and not evaluated" in capsys.readouterr().out
+    folder = tmp_path / "out" / "mugs" / vgg_folder.name / "good"
+    assert load_calibration(folder, store.load_config(folder).score) is not None
+    assert main(["evaluate", str(folder)]) == 2
+    assert "test/good" in capsys.readouterr().err
+
+
+def test_a_sweep_takes_each_category_of_a_folder(mvtec, vgg_folder, tmp_path, capsys):
+    assert categories(mvtec.parent) == [mvtec]
+    arguments = [
+        "sweep",
+        "--dataset",
+        f"folder:{mvtec.parent}",
+        "--teacher",
+        str(vgg_folder),
+        "--epochs",
+        "1",
+        "--json",
+    ]
+    assert main([*arguments, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["classes"].keys() == {"bottle"}
+    assert {"auroc", "auroc_mkd", "pixel_auroc", "pro"} <= results["mean"].keys()
+
+
+def test_a_large_image_is_judged_tile_by_tile(tmp_path, vgg_teacher, monkeypatch):
+    """A spot of 20 pixels in 320 is one of the two pixels that a 32-pixel teacher would see of it."""
+    monkeypatch.setattr(folders, "TRAINING_TILES", 32)
+    rng = np.random.default_rng(0)
+    for index in range(FEWEST_NORMALS):
+        picture(rng, 320, 288).save(tmp_path / f"{index}.png")
+    task = FolderTask(tmp_path, side=32)
+    folder = train_student(task, vgg_teacher, tmp_path / "out", recipe=QUICK, device="cpu")
+    detector = Detector.load(folder, teacher=vgg_teacher, device="cpu")
+    normal = torch.from_numpy(np.array(picture(rng, 320, 288))).permute(2, 0, 1)
+    odd = normal.clone()
+    odd[:, 200:220, 40:60] = 255
+    prediction = detector.predict(torch.stack([normal, odd]))
+    assert prediction.heatmap.shape == (2, 320, 288)
+    difference = np.abs(prediction.heatmap[1] - prediction.heatmap[0])
+    row, column = np.unravel_index(difference.argmax(), difference.shape)
+    assert 180 <= row <= 240 and 20 <= column <= 80
+    assert difference[:100].max() < 1e-3  # tiles far away do not notice
+    features = detector.teacher_features(normal[None])
+    np.testing.assert_allclose(detector.judge(features, normal[None]).score, prediction.score[:1], rtol=1e-4)

@@ -1,0 +1,265 @@
+import io
+import struct
+import time
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFile
+
+from kdad.data.images import MOST_PIXELS, SUFFIXES, batches_of_one_size, find_images, read_image
+from kdad.errors import UserError
+
+RED, GREEN, WHITE = [255, 0, 0], [0, 255, 0], [255, 255, 255]
+
+
+def two_colours(left, right, mode: str = "RGB") -> Image.Image:
+    """20×10 pixels, the left half of one colour and the right half of another."""
+    image = Image.new(mode, (20, 10), left)
+    image.paste(right, (10, 0, 20, 10))
+    return image
+
+
+def halves(pixels: torch.Tensor) -> tuple[list[int], list[int]]:
+    """The colours in the middle of the left and of the right half of a 20×10 image."""
+    assert pixels.shape == (3, 10, 20)
+    assert pixels.dtype == torch.uint8
+    return pixels[:, 5, 4].tolist(), pixels[:, 5, 15].tolist()
+
+
+def close_to(colour):
+    return pytest.approx(colour, abs=4)
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES - {".gif", ".jpg", ".jpeg", ".webp"}))
+def test_lossless_formats_keep_every_value(tmp_path, suffix):
+    values = np.random.default_rng(0).integers(0, 256, (10, 20, 3), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / f"image{suffix}")
+    assert np.array_equal(read_image(tmp_path / f"image{suffix}").permute(1, 2, 0).numpy(), values)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_lossy_formats_are_read(tmp_path, suffix):
+    two_colours("red", "white").save(tmp_path / f"image{suffix}", quality=95, subsampling=0)
+    left, right = halves(read_image(tmp_path / f"image{suffix}"))
+    assert left == close_to(RED)
+    assert right == close_to(WHITE)
+
+
+def test_an_open_file_is_read_like_its_path(tmp_path):
+    two_colours("red", "lime").save(tmp_path / "image.png")
+    content = io.BytesIO((tmp_path / "image.png").read_bytes())
+    assert torch.equal(read_image(content), read_image(str(tmp_path / "image.png")))
+
+
+def test_cmyk(tmp_path):
+    two_colours((0, 255, 255, 0), (0, 0, 0, 0), "CMYK").save(tmp_path / "image.jpg", quality=95)
+    left, right = halves(read_image(tmp_path / "image.jpg"))
+    assert left == close_to(RED)
+    assert right == close_to(WHITE)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path, suffix):
+    values = np.full((10, 20), 65535, np.uint16)
+    values[:, :10] = 0x4040
+    Image.fromarray(values).save(tmp_path / f"image{suffix}")
+    assert halves(read_image(tmp_path / f"image{suffix}")) == ([0x40] * 3, WHITE)
+
+
+def test_big_endian_sixteen_bit_grey(tmp_path):
+    image = Image.new("I;16B", (20, 10), 0x4040)
+    image.save(tmp_path / "image.tif")
+    assert halves(read_image(tmp_path / "image.tif"))[0] == [0x40] * 3
+
+
+@pytest.mark.parametrize(("mode", "black", "white"), [("L", 0, 255), ("1", 0, 1), ("LA", (0, 255), (255, 255))])
+def test_grey_modes(tmp_path, mode, black, white):
+    two_colours(black, white, mode).save(tmp_path / "image.png")
+    assert halves(read_image(tmp_path / "image.png")) == ([0, 0, 0], WHITE)
+
+
+def test_palette(tmp_path):
+    image = two_colours(0, 1, "P")
+    image.putpalette([*RED, *GREEN])
+    image.save(tmp_path / "image.png")
+    assert halves(read_image(tmp_path / "image.png")) == (RED, GREEN)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif"])
+def test_palette_with_a_transparent_colour_lies_over_white(tmp_path, suffix):
+    image = two_colours(0, 1, "P")
+    image.putpalette([*RED, *GREEN])
+    image.save(tmp_path / f"image{suffix}", transparency=1)
+    assert halves(read_image(tmp_path / f"image{suffix}")) == (RED, WHITE)
+
+
+def test_transparency_lies_over_white(tmp_path):
+    two_colours((255, 0, 0, 255), (0, 0, 0, 51), "RGBA").save(tmp_path / "image.png")
+    left, right = halves(read_image(tmp_path / "image.png"))
+    assert left == RED
+    assert right == close_to([204, 204, 204])
+
+
+def test_rgb_with_a_transparent_colour_lies_over_white(tmp_path):
+    two_colours("red", "lime").save(tmp_path / "image.png", transparency=tuple(GREEN))
+    assert halves(read_image(tmp_path / "image.png")) == (RED, WHITE)
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    first, second = two_colours("red", "lime"), two_colours("blue", "blue")
+    first.save(tmp_path / "image.gif", save_all=True, append_images=[second, second])
+    assert Image.open(tmp_path / "image.gif").n_frames > 1
+    assert halves(read_image(tmp_path / "image.gif")) == (RED, GREEN)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    """An image stored in each of the eight orientations is seen upright: red to the left."""
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    upright = two_colours("red", "lime")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = upright.transpose(undo[orientation]) if orientation in undo else upright
+    stored.save(tmp_path / "image.png", exif=exif)
+    assert halves(read_image(tmp_path / "image.png")) == (RED, GREEN)
+
+
+def test_one_pixel(tmp_path):
+    Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "image.png")
+    assert read_image(tmp_path / "image.png").flatten().tolist() == [1, 2, 3]
+
+
+def png_bytes(size: int = 64) -> bytes:
+    values = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(values).save(content, "PNG")
+    return content.getvalue()
+
+
+BAD_FILES = {
+    "zero-byte": b"",
+    "text": b"no image at all\n" * 40,
+    "truncated": png_bytes()[:3000],
+    "only a header": png_bytes()[:33],
+    "flipped bytes": png_bytes()[:200] + b"\x00" * 500 + png_bytes()[700:],
+}
+
+
+@pytest.mark.parametrize("content", BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_a_bad_file_is_one_line_with_its_name(tmp_path, content):
+    file = tmp_path / "broken.png"
+    file.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_image(file)
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_a_directory_are_errors(tmp_path):
+    with pytest.raises(UserError, match=r"nothing\.png: no such file"):
+        read_image(tmp_path / "nothing.png")
+    with pytest.raises(UserError, match=tmp_path.name):
+        read_image(tmp_path)
+
+
+def test_an_error_names_the_image_as_the_caller_does():
+    with pytest.raises(UserError, match=r"^upload 3: "):
+        read_image(io.BytesIO(b""), name="upload 3")
+
+
+def png_claiming(side: int) -> bytes:
+    """A tiny 1-bit PNG whose header claims side×side pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("side", [8_001, 12_000, 20_000])
+def test_a_decompression_bomb_is_refused_undecoded(tmp_path, monkeypatch, side):
+    def decode(self):
+        raise AssertionError("the image was decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decode)
+    (tmp_path / "bomb.png").write_bytes(png_claiming(side))
+    started = time.perf_counter()
+    with warnings.catch_warnings(record=True) as raised, pytest.raises(UserError, match="64 million pixels"):
+        warnings.simplefilter("always")
+        read_image(tmp_path / "bomb.png")
+    assert not raised, "a warning would be a second line"
+    assert time.perf_counter() - started < 1
+
+
+def test_the_largest_allowed_image_is_not_refused_for_its_size(tmp_path):
+    (tmp_path / "large.png").write_bytes(png_claiming(int(MOST_PIXELS**0.5)))
+    with pytest.raises(UserError) as error:
+        read_image(tmp_path / "large.png")
+    assert "million" not in str(error.value)
+
+
+def touch(*files: Path) -> list[Path]:
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return list(files)
+
+
+def test_find_images_looks_into_nested_directories_in_order(tmp_path):
+    images = touch(
+        tmp_path / "a.png",
+        tmp_path / "b" / "c" / "deep.JPG",
+        tmp_path / "b" / "x.webp",
+        tmp_path / "z.tiff",
+    )
+    touch(tmp_path / "notes.txt", tmp_path / "b" / "table.csv")
+    (tmp_path / "folder.png").mkdir()
+    assert find_images([tmp_path]) == images
+
+
+def test_find_images_keeps_the_order_of_its_arguments(tmp_path):
+    first, second, other = touch(tmp_path / "z.png", tmp_path / "a" / "a.png", tmp_path / "strange.ending")
+    assert find_images([str(first), tmp_path / "a", other]) == [first, second, other]
+
+
+def test_find_images_reports_what_is_missing(tmp_path):
+    with pytest.raises(UserError, match="nowhere: no such file or directory"):
+        find_images([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match=r"no image found.*\.png"):
+        find_images([tmp_path])
+
+
+def test_find_images_survives_a_dangling_link(tmp_path):
+    (image,) = touch(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    assert find_images([tmp_path]) == [image]
+
+
+def test_batches_hold_images_of_one_size_in_order():
+    sizes = [8, 8, 8, 9, 8, 8]
+    images = [(str(i), torch.full((3, size, size), i, dtype=torch.uint8)) for i, size in enumerate(sizes)]
+    batches = list(batches_of_one_size(iter(images), most=2))
+    assert [names for names, _ in batches] == [["0", "1"], ["2"], ["3"], ["4", "5"]]
+    assert [tuple(batch.shape) for _, batch in batches] == [(2, 3, 8, 8), (1, 3, 8, 8), (1, 3, 9, 9), (2, 3, 8, 8)]
+    assert [int(name) for names, _ in batches for name in names] == [
+        int(i[0, 0, 0]) for _, batch in batches for i in batch
+    ]
+
+
+def test_no_images_make_no_batches():
+    assert list(batches_of_one_size([])) == []

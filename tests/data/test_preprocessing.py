@@ -1,0 +1,208 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kdad.data.preprocessing import (
+    Preprocessing,
+    random_mirror,
+    random_shift,
+    resample,
+    resize_matrix,
+)
+from kdad.networks.registry import IMAGENET_MEAN, IMAGENET_STD
+
+PIL_FILTERS = {"lanczos": Image.LANCZOS, "bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}
+PLAIN = Preprocessing(8, 8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def noise_image(height: int, width: int) -> np.ndarray:
+    """Noise and saturated hard edges: the worst case for a kernel that overshoots."""
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image[: height // 2, : width // 2] = 255
+    image[height // 2 :, : width // 3] = 0
+    return image
+
+
+def to_batch(*images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+def random_batch(n: int, size: int = 8) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("size", [12, 32, 100], ids=["down", "near", "up"])
+@pytest.mark.parametrize("kernel", PIL_FILTERS)
+def test_resize_equals_pil_within_two_grey_levels(kernel, size):
+    image = noise_image(40, 56)
+    ours = replace(PLAIN, resize=size, crop=size, kernel=kernel)(to_batch(image)) * 255
+    pil = np.asarray(Image.fromarray(image).resize((size, size), PIL_FILTERS[kernel]), np.float32)
+    assert np.abs(ours[0].permute(1, 2, 0).numpy() - pil).max() < 2
+
+
+def test_the_full_size_preset_equals_its_pil_pipeline():
+    image = noise_image(32, 32)
+    ours = Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD)(to_batch(image))
+    resized = Image.fromarray(image).resize((256, 256), Image.LANCZOS).crop((16, 16, 240, 240))
+    pil = (np.asarray(resized, np.float32) / 255 - IMAGENET_MEAN) / IMAGENET_STD
+    assert ours.shape == (1, 3, 224, 224)
+    assert ours.dtype == torch.float32
+    assert np.abs(ours[0].permute(1, 2, 0).numpy() - pil).max() < 2 / 255 / min(IMAGENET_STD)
+
+
+def test_an_image_of_the_right_size_is_only_scaled_and_normalised():
+    images = random_batch(2)
+    pixels = replace(PLAIN, mean=(0.5, 0.25, 0.0), std=(0.5, 2.0, 1.0))(images)
+    scaled = images.double() / 255
+    expected = torch.stack([(scaled[:, 0] - 0.5) / 0.5, (scaled[:, 1] - 0.25) / 2, scaled[:, 2]], 1)
+    torch.testing.assert_close(pixels.double(), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_a_one_pixel_image_becomes_one_colour():
+    pixels = PLAIN(torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1))
+    expected = torch.tensor([10.0, 20.0, 30.0]).view(3, 1, 1).expand(3, 8, 8) / 255
+    torch.testing.assert_close(pixels[0], expected)
+
+
+def test_the_centre_is_cropped():
+    images = random_batch(2, size=12)
+    expected = images[:, :, 2:10, 2:10].float() / 255
+    torch.testing.assert_close(replace(PLAIN, resize=12)(images), expected)
+
+
+def test_images_keep_their_order_in_a_batch():
+    images = random_batch(3, size=20)
+    preprocessing = replace(PLAIN, resize=12)
+    torch.testing.assert_close(preprocessing(images)[2:], preprocessing(images[2:]))
+
+
+@pytest.mark.parametrize("kernel", PIL_FILTERS)
+@pytest.mark.parametrize(("size_in", "size_out"), [(7, 7), (5, 13), (224, 32), (1, 4), (4, 1)])
+def test_resize_rows_sum_to_one(kernel, size_in, size_out):
+    matrix = resize_matrix(size_in, size_out, kernel)
+    assert matrix.shape == (size_out, size_in)
+    torch.testing.assert_close(matrix.sum(1), torch.ones(size_out))
+
+
+@pytest.mark.parametrize("kernel", PIL_FILTERS)
+def test_resampling_to_the_same_size_changes_nothing(kernel):
+    images = torch.rand(2, 3, 9, 6)
+    torch.testing.assert_close(resample(images, 9, 6, kernel), images, atol=1e-6, rtol=1e-5)
+
+
+def test_augmentation_without_choices_equals_the_plain_call():
+    images, preprocessing = random_batch(4, size=20), replace(PLAIN, resize=12)
+    augmented = preprocessing.augmented(images, flip=False, random_crop=False)
+    torch.testing.assert_close(augmented, preprocessing(images))
+
+
+def test_random_crops_lie_within_the_image_and_differ_between_images():
+    torch.manual_seed(0)
+    size, crop = 12, 8
+    # Every pixel tells its own position: red is the row, green the column.
+    rows = torch.arange(size, dtype=torch.uint8)[:, None].expand(size, size)
+    image = torch.stack([rows, rows.T, torch.zeros_like(rows)])
+    cropped = replace(PLAIN, resize=size).augmented(image.expand(200, -1, -1, -1), flip=False, random_crop=True) * 255
+    assert cropped.shape == (200, 3, crop, crop)
+    corners = cropped[:, :2, 0, 0].round().int()
+    assert {tuple(corner) for corner in corners.tolist()} == {(r, c) for r in range(5) for c in range(5)}
+    steps = torch.arange(crop)
+    assert torch.equal(
+        cropped[:, 0].round().int(), (corners[:, :1, None] + steps[:, None]).expand(-1, crop, crop).int()
+    )
+    assert torch.equal(cropped[:, 1].round().int(), (corners[:, 1:, None] + steps).expand(-1, crop, crop).int())
+
+
+def test_random_flips_mirror_some_images_and_keep_the_others():
+    torch.manual_seed(0)
+    images = random_batch(64)
+    pixels = PLAIN.augmented(images, flip=True, random_crop=False) * 255
+    kept = (pixels - images).abs().amax((1, 2, 3)) < 0.01
+    mirrored = (pixels - images.flip(3)).abs().amax((1, 2, 3)) < 0.01
+    assert torch.equal(kept, ~mirrored)
+    assert 16 < kept.sum() < 48
+
+
+def test_random_mirror_keeps_shape_and_type():
+    images = random_batch(5)
+    assert random_mirror(images).shape == images.shape
+    assert random_mirror(images).dtype == torch.uint8
+
+
+def test_random_shift_moves_each_image_by_its_own_whole_pixels():
+    torch.manual_seed(0)
+    image = random_batch(1, size=16)
+    shifted = random_shift(image.expand(100, -1, -1, -1), 4)
+    assert shifted.shape == (100, 3, 16, 16)
+    assert shifted.dtype == torch.uint8
+    # A shift by at most 4 leaves the inner 8×8 somewhere within 4 pixels of its place.
+    inner = shifted[:, :, 4:12, 4:12]
+    windows = image[0].unfold(1, 8, 1).unfold(2, 8, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    found = (inner[:, None] == windows[None]).flatten(2).all(2)
+    assert (found.sum(1) == 1).all()
+    assert len(set(found.int().argmax(1).tolist())) > 40
+
+
+def test_randomness_follows_the_torch_seed():
+    images, preprocessing = random_batch(16, size=12), replace(PLAIN, resize=12)
+
+    def drawn(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return preprocessing.augmented(images, flip=True, random_crop=True)
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+
+
+def centre_of_mass(heatmap: torch.Tensor) -> tuple[float, float]:
+    rows, columns = torch.arange(heatmap.shape[0]) + 0.5, torch.arange(heatmap.shape[1]) + 0.5
+    total = heatmap.sum()
+    return ((heatmap.sum(1) * rows).sum() / total).item(), ((heatmap.sum(0) * columns).sum() / total).item()
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (60, 60), (24, 90), (500, 40)])
+@pytest.mark.parametrize(("resize", "crop"), [(32, 32), (40, 32), (41, 32)], ids=["whole", "cropped", "odd border"])
+def test_a_peak_over_the_crop_lands_where_the_pixels_came_from(resize, crop, height, width):
+    preprocessing = Preprocessing(resize, crop, PLAIN.mean, PLAIN.std)
+    heatmap = torch.zeros(1, crop, crop)
+    heatmap[0, 20, 9] = 1
+    placed = preprocessing.to_input(heatmap, height, width)
+    assert placed.shape == (1, height, width)
+    before = (resize - crop) // 2
+    expected = ((20.5 + before) * height / resize, (9.5 + before) * width / resize)
+    row, column = centre_of_mass(placed[0])
+    assert row == pytest.approx(expected[0], abs=0.05 * height / resize + 0.1)
+    assert column == pytest.approx(expected[1], abs=0.05 * width / resize + 0.1)
+
+
+def test_a_bright_spot_is_found_again_through_preprocessing_and_back():
+    preprocessing = Preprocessing(40, 32, PLAIN.mean, PLAIN.std)
+    image = torch.zeros(1, 3, 60, 120, dtype=torch.uint8)
+    image[:, :, 21:27, 78:90] = 255
+    seen = preprocessing(image).mean(1)
+    back = preprocessing.to_input(seen, 60, 120)[0]
+    assert centre_of_mass(back) == pytest.approx((24, 84), abs=0.5)
+    assert torch.unravel_index(back.argmax(), back.shape)[0] in range(21, 27)
+
+
+def test_a_heatmap_is_zero_where_the_crop_never_looked():
+    placed = Preprocessing(40, 32, PLAIN.mean, PLAIN.std).to_input(torch.ones(2, 32, 32), 80, 80)
+    assert placed[:, 20:60, 20:60].min() == pytest.approx(1)
+    assert placed[:, :6].max() == placed[:, :, -6:].max() == 0
+
+
+def test_a_coarse_map_is_stretched_over_the_whole_input():
+    placed = PLAIN.to_input(torch.tensor([[[1.0, 3.0], [1.0, 3.0]]]), 20, 20)[0]
+    assert placed[:, 0].tolist() == pytest.approx([1.0] * 20)
+    assert placed[:, -1].tolist() == pytest.approx([3.0] * 20)
+    assert (placed.diff(dim=1) >= -1e-6).all()
+
+
+def test_preprocessing_survives_json():
+    import json
+
+    preprocessing = Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD, "bicubic")
+    assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.as_dict()))) == preprocessing

@@ -1,0 +1,185 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from kdad.detection.discrepancy import (
+    SCORES,
+    distant_error,
+    distillation_loss,
+    layer_errors,
+    layer_scores,
+    mkd_score,
+    patch_errors,
+)
+from kdad.networks.vgg import tokens
+
+
+def random_features(shapes, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+def float64_errors(student, teacher) -> np.ndarray:
+    """The error table straight from its definition, image by image, in float64."""
+    table = np.empty((len(student[0]), len(student), 2))
+    for layer, (s, t) in enumerate(zip(student, teacher, strict=True)):
+        for image in range(len(s)):
+            a, b = s[image].double().numpy().ravel(), t[image].double().numpy().ravel()
+            cosine = a @ b / math.sqrt((a @ a) * (b @ b))
+            table[image, layer] = 1 - cosine, np.mean((a - b) ** 2)
+    return table
+
+
+VGG_SHAPES = [(3, 64, 8), (3, 16, 16), (3, 4, 32), (3, 1, 32)]
+VIT_SHAPES = [(3, 2 + 16, 12)] * 4
+
+
+def test_vgg_maps_give_hand_computed_errors():
+    """Two 2×2 maps of one channel, as the tokens a VGG hands out: (1,0,0,0) against (3,4,0,0)."""
+    student = tokens(torch.tensor([1.0, 0.0, 0.0, 0.0]).view(1, 1, 2, 2))
+    teacher = tokens(torch.tensor([3.0, 4.0, 0.0, 0.0]).view(1, 1, 2, 2))
+    errors = layer_errors([student], [teacher])
+    assert errors.shape == (1, 1, 2)
+    # cos = 3/5; MSE = ((1−3)² + 4²)/4 = 5
+    assert errors[0, 0].tolist() == pytest.approx([0.4, 5.0])
+
+
+def test_vit_tokens_give_hand_computed_errors_with_the_prefix_counted():
+    student = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    teacher = torch.tensor([[[0.0, 0.0], [0.0, 1.0]]])
+    # cos = 1/√2 over both tokens, although the patch alone is copied perfectly; MSE = 1/4
+    assert layer_errors([student], [teacher])[0, 0].tolist() == pytest.approx([1 - 1 / math.sqrt(2), 0.25])
+    assert patch_errors([student], [teacher], prefix=1, grids=[(1, 1)])[0].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_errors_of_a_good_copy_are_exact_where_training_is_in_half_precision():
+    teacher = random_features(VGG_SHAPES)
+    student = [layer + 0.03 * noise for layer, noise in zip(teacher, random_features(VGG_SHAPES, 1), strict=True)]
+    with torch.autocast("cpu", torch.bfloat16):
+        errors = layer_errors(student, teacher)
+    np.testing.assert_allclose(errors, float64_errors(student, teacher), rtol=0.01)
+
+
+def test_opposite_features_have_a_cosine_error_of_two():
+    features = [torch.ones(1, 4, 3)]
+    assert layer_errors([-features[0]], features)[0, 0].tolist() == pytest.approx([2.0, 4.0])
+
+
+@pytest.mark.parametrize("shapes", [VGG_SHAPES, VIT_SHAPES], ids=["vgg", "vit"])
+def test_errors_equal_the_float64_formula(shapes):
+    student, teacher = random_features(shapes, seed=0), random_features(shapes, seed=1)
+    np.testing.assert_allclose(layer_errors(student, teacher).numpy(), float64_errors(student, teacher), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_features_accumulate_in_float32(dtype):
+    """70,000 values per map: summed in half precision they would overflow or lose all digits."""
+    student = random_features([(2, 700, 100)], seed=0, dtype=dtype)
+    teacher = [student[0] + random_features([(2, 700, 100)], seed=1, dtype=dtype)[0] * 0.25]
+    errors = layer_errors(student, teacher)
+    assert errors.dtype == torch.float32
+    np.testing.assert_allclose(errors.numpy(), float64_errors(student, teacher), atol=2e-5)
+    assert patch_errors(student, teacher, 0, [(70, 10)])[0].dtype == torch.float32
+
+
+def test_images_of_a_batch_do_not_influence_each_other():
+    student, teacher = random_features(VIT_SHAPES, seed=0), random_features(VIT_SHAPES, seed=1)
+    alone = layer_errors([s[1:2] for s in student], [t[1:2] for t in teacher])
+    torch.testing.assert_close(layer_errors(student, teacher)[1:2], alone)
+
+
+ERRORS = torch.tensor(
+    [[[0.1, 10.0], [0.2, 20.0], [0.3, 30.0], [0.4, 40.0]], [[0.0, 0.0], [0.5, 0.0], [0.0, 2.0], [1.0, 1.0]]]
+)
+
+
+def test_layer_scores_weigh_the_mse():
+    expected = torch.tensor([[0.2, 0.4, 0.6, 0.8], [0.0, 0.5, 0.02, 1.01]])
+    torch.testing.assert_close(layer_scores(ERRORS, 0.01), expected)
+
+
+def test_loss_sums_all_layers_and_averages_the_batch():
+    assert distillation_loss(ERRORS, 0.01).item() == pytest.approx((2.0 + 1.53) / 2)
+
+
+def test_mkd_sums_the_last_three_layers():
+    assert mkd_score(ERRORS, 0.01).tolist() == pytest.approx([1.8, 1.53])
+
+
+def test_scores_by_name():
+    seen = {"layer_errors": ERRORS.numpy(), "distances": np.array([0.5, 2.0]), "peaks": np.array([3.0, 5.0])}
+    read = {name: score(seen, 0.01).tolist() for name, score in SCORES.items()}
+    assert read["distant-error"] == pytest.approx(np.log([0.4 * 0.5, 1.0 * 2]))
+    assert read["last-layer"] == pytest.approx([0.4, 1.0])
+    assert read["mkd"] == pytest.approx([1.8, 1.53])
+    assert read["peak"] == [3, 5]
+
+
+def test_a_perfect_copy_still_has_a_score():
+    assert np.isfinite(distant_error(np.zeros((1, 4, 2)), np.ones(1)))
+
+
+def test_patch_errors_drop_the_prefix_and_keep_the_grid():
+    """Only the patch in row 1, column 2 of a 2×3 grid differs; the two prefix tokens differ as well."""
+    teacher = torch.ones(1, 2 + 6, 4)
+    student = teacher.clone()
+    student[:, :2] = -1
+    student[:, 2 + 1 * 3 + 2] = -1
+    (errors,) = patch_errors([student], [teacher], prefix=2, grids=[(2, 3)])
+    expected = torch.zeros(1, 2, 3)
+    expected[0, 1, 2] = 2
+    torch.testing.assert_close(errors, expected, atol=1e-6, rtol=0)
+
+
+def test_patch_errors_of_a_map_lie_where_the_map_differs():
+    teacher = torch.rand(2, 5, 4, 6) + 0.1
+    student = teacher.clone()
+    student[1, :, 3, 0] *= -1
+    (errors,) = patch_errors([tokens(student)], [tokens(teacher)], prefix=0, grids=[(4, 6)])
+    assert errors.shape == (2, 4, 6)
+    assert errors[1, 3, 0].item() == pytest.approx(2)
+    assert errors.sum().item() == pytest.approx(2, abs=1e-4)
+
+
+def test_patch_errors_have_one_map_per_layer():
+    student, teacher = random_features(VGG_SHAPES, seed=0), random_features(VGG_SHAPES, seed=1)
+    grids = [(8, 8), (4, 4), (2, 2), (1, 1)]
+    maps = patch_errors(student, teacher, 0, grids)
+    assert [tuple(m.shape) for m in maps] == [(3, *grid) for grid in grids]
+    s, t = student[1][2, 5].double(), teacher[1][2, 5].double()
+    assert maps[1][2, 1, 1].item() == pytest.approx(1 - (s @ t / (s.norm() * t.norm())).item(), abs=1e-5)
+
+
+def test_gradients_reach_every_student_layer_and_no_teacher_layer():
+    student = [s.requires_grad_() for s in random_features(VIT_SHAPES, seed=0)]
+    teacher = random_features(VIT_SHAPES, seed=1)
+    distillation_loss(layer_errors(student, teacher), 0.01).backward()
+    assert all(s.grad.abs().sum() > 0 and torch.isfinite(s.grad).all() for s in student)
+    assert all(t.grad is None for t in teacher)
+
+
+def test_a_gradient_step_lowers_the_loss():
+    student = [s.requires_grad_() for s in random_features(VGG_SHAPES, seed=0)]
+    teacher = random_features(VGG_SHAPES, seed=1)
+    before = distillation_loss(layer_errors(student, teacher), 0.01)
+    before.backward()
+    stepped = [(s - s.grad).detach() for s in student]
+    assert distillation_loss(layer_errors(stepped, teacher), 0.01) < before
+
+
+def test_a_dead_student_gives_finite_errors_and_gradients():
+    """All-zero features, as ReLUs can give, have no direction."""
+    student, teacher = torch.zeros(1, 4, 3, requires_grad=True), torch.ones(1, 4, 3)
+    errors = layer_errors([student], [teacher])
+    assert errors[0, 0].tolist() == pytest.approx([1.0, 1.0])
+    distillation_loss(errors, 0.01).backward()
+    assert torch.isfinite(student.grad).all()
+
+
+def test_features_that_do_not_fit_raise():
+    with pytest.raises(ValueError, match="do not match"):
+        layer_errors([torch.ones(1, 4, 3)], [torch.ones(1, 4, 5)])
+    with pytest.raises(ValueError):
+        layer_errors([torch.ones(1, 4, 3)] * 3, [torch.ones(1, 4, 3)] * 4)

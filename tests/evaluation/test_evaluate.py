@@ -1,0 +1,121 @@
+"""The figures of a finished student, and what evaluating leaves on disk."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas
+import pytest
+from helpers.miniatures import SmallDefectsTask
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from kdad.detection.detector import Detector
+from kdad.evaluation import metrics
+from kdad.evaluation.evaluate import evaluate
+from kdad.networks.recipes import Recipe
+from kdad.storage import layout
+from kdad.training.distillation import train_student
+
+
+@pytest.fixture
+def folder(tmp_path, student_folder):
+    """A copy of the finished student, free to be written to."""
+    return shutil.copytree(student_folder, tmp_path / "student")
+
+
+@pytest.fixture
+def detector(folder, vgg_teacher):
+    return Detector.load(folder, teacher=vgg_teacher, device="cpu")
+
+
+def contents(folder) -> dict:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_figures_follow_from_the_saved_scores(folder, detector, tiny_task):
+    figures = evaluate(folder, tiny_task, detector)
+    table = pandas.read_parquet(folder / layout.SCORES_TABLE)
+    assert table["index"].tolist() == list(range(40))
+    assert table["label"].tolist() == tiny_task.test.labels.tolist()
+    errors = table.filter(like="layer").astype("float64")
+    published = sum(errors[f"layer{i}_cosine"] + 0.01 * errors[f"layer{i}_mse"] for i in (2, 3, 4))
+    assert figures["auroc"] == pytest.approx(roc_auc_score(table["anomalous"], table["score"]), abs=1e-6)
+    assert figures["auroc_mkd"] == pytest.approx(roc_auc_score(table["anomalous"], table["score_mkd"]), abs=1e-6)
+    exact = detector.predict(tiny_task.test.images)
+    last_layer = roc_auc_score(table["anomalous"], exact.layer_errors[:, -1, 0])
+    assert figures["auroc_last_layer"] == pytest.approx(last_layer, abs=1e-6)
+    half = 2**-10  # what scores are read from is kept in half precision
+    product = errors["layer4_cosine"] * table["distance"].astype("float64")
+    np.testing.assert_allclose(table["score"], np.log(product), atol=2 * half)
+    np.testing.assert_allclose(table["score_mkd"], published, rtol=half)
+    np.testing.assert_array_equal(table["score"], exact.score)
+
+
+def test_figures_come_first_and_say_where_they_come_from(folder, detector, tiny_task, vgg_teacher):
+    figures = evaluate(folder, tiny_task, detector)
+    assert list(figures)[:3] == ["auroc", "auroc_mkd", "auroc_last_layer"]
+    stated = {name: figures[name] for name in list(figures)[3:]}
+    assert stated == {
+        "score": "distant-error",
+        "split": "test",
+        "dataset": "patterns",
+        "normal_class": "dots",
+        "kinds": list(tiny_task.kinds),
+        "seed": 0,
+        "teacher": vgg_teacher.name,
+        "label_overlap": "none",
+        "n_normal": 20,
+        "n_anomalous": 20,
+        "n_calibration": 20,
+    }
+    assert json.loads((folder / layout.EVALUATION).read_text()) == figures
+    assert f"{figures['auroc']:.4f}" in (folder / layout.CARD).read_text()
+
+
+def test_evaluating_twice_gives_the_same_files(folder, detector, tiny_task, vgg_teacher):
+    evaluate(folder, tiny_task, detector)
+    before = contents(folder)
+    evaluate(folder, tiny_task, Detector.load(folder, teacher=vgg_teacher, device="cpu"))
+    assert contents(folder) == before
+
+
+def test_masks_give_pixel_figures(tmp_path, vgg_teacher):
+    task = SmallDefectsTask("dots")
+    folder = train_student(task, vgg_teacher, tmp_path, recipe=Recipe(epochs=1, batch_size=8), device="cpu")
+    detector = Detector.load(folder, teacher=vgg_teacher, device="cpu")
+    figures = evaluate(folder, task, detector)
+    assert list(figures)[:5] == ["auroc", "auroc_mkd", "pixel_auroc", "pro", "pixel_ap"]
+    heatmap, masks = detector.predict(task.test.images).heatmap, task.test.masks
+    assert figures["pixel_auroc"] == pytest.approx(roc_auc_score(masks.ravel(), heatmap.ravel()), abs=1e-6)
+    assert figures["pro"] == pytest.approx(metrics.pro(heatmap, masks), abs=1e-6)
+    assert figures["pixel_ap"] == pytest.approx(average_precision_score(masks.ravel(), heatmap.ravel()), abs=1e-6)
+    defects = heatmap[12:], masks[12:]
+    assert figures["pixel_auroc_without_good"] == pytest.approx(metrics.pixel_auroc(*defects), abs=1e-6)
+    assert figures["pro_without_good"] == pytest.approx(metrics.pro(*defects), abs=1e-6)
+    curves = pandas.read_csv(folder / layout.PIXEL_CURVES)
+    area = np.trapezoid(curves["found"], curves["false_alarms"])
+    assert area == pytest.approx(figures["pixel_auroc"], abs=5e-3)
+    assert (figures["n_normal"], figures["n_anomalous"]) == (12, 16)
+
+
+def test_another_data_set_leaves_the_students_own_evaluation_alone(folder, detector, tiny_task):
+    evaluate(folder, tiny_task, detector)
+    before = contents(folder)
+    figures = evaluate(folder, SmallDefectsTask("dots"), detector)
+    assert figures["dataset"] == "patterns-defects"
+    assert contents(folder) == before
+
+
+def test_a_student_that_was_never_calibrated_is_calibrated_first(folder, tiny_task, vgg_teacher):
+    calibration = (folder / layout.CALIBRATION).read_bytes()
+    (folder / layout.CALIBRATION).unlink()
+    figures = evaluate(folder, tiny_task, Detector.load(folder, teacher=vgg_teacher, device="cpu"))
+    assert figures["n_calibration"] == 20
+    assert (folder / layout.CALIBRATION).read_bytes() == calibration
+
+
+def test_another_data_set_never_calibrates_the_student(folder, vgg_teacher):
+    (folder / layout.CALIBRATION).unlink()
+    figures = evaluate(folder, SmallDefectsTask("dots"), Detector.load(folder, teacher=vgg_teacher, device="cpu"))
+    assert figures["n_calibration"] == 0
+    assert not (folder / layout.CALIBRATION).exists()

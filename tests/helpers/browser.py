@@ -1,0 +1,93 @@
+"""What the tests in a real browser share: a running server, Chromium, and a visit that must end without complaint."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking"]
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+
+if CHROMIUM is None:
+    pytest.skip("no Chromium on this machine (apt-get install chromium)", allow_module_level=True)
+sync_api = pytest.importorskip("playwright.sync_api")
+expect = sync_api.expect
+expect.set_options(timeout=60_000)
+
+
+@contextmanager
+def serving_app(**environment: str):
+    """The address of a running server with these environment variables; at its end, it has printed no traceback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}", "--server.headless=true"]
+    server = subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        _wait_until_healthy(f"http://127.0.0.1:{port}/_stcore/health", server)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        output = server.communicate(timeout=20)[0]
+    assert "Traceback" not in output, output
+
+
+def _wait_until_healthy(health: str, server: subprocess.Popen, seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and server.poll() is None:
+        try:
+            urllib.request.urlopen(health, timeout=2).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the server did not start")
+
+
+@contextmanager
+def running_chromium():
+    """Chromium, driven by Playwright."""
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@contextmanager
+def visiting(chromium, address: str, path: str, size: dict = DESKTOP, scheme: str = "light"):
+    """A page opened cold; at its end, nothing has complained or left the machine."""
+    page = chromium.new_page(viewport=size, color_scheme=scheme)
+    complaints, requests = [], []
+    page.on("console", lambda message: complaints.append(message) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(error))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(address + path)
+    yield page
+    assert not [complaint for complaint in complaints if not _is_streamlit_s_search_for_its_root(complaint)]
+    assert not [url for url in requests if not url.startswith((address, "data:", "blob:"))]
+    page.close()
+
+
+def _is_streamlit_s_search_for_its_root(complaint) -> bool:
+    """A page opened by its own address first asks for /Page/_stcore/…, is told 404, and then asks at the root."""
+    return hasattr(complaint, "location") and "/_stcore/" in complaint.location["url"]
+
+
+def settled(page) -> None:
+    """Wait until the script has run to its end."""
+    page.wait_for_function("document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'")
+
+
+def marks(page):
+    """The drawings of the charts: the image, the heatmap, then the evidence."""
+    return page.locator("[data-testid=stVegaLiteChart] .marks")

@@ -1,0 +1,69 @@
+"""Tiny tasks and teachers, a crash, and patience."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from kdad.data import patterns
+from kdad.data.pattern_defects import PatternDefectsTask
+from kdad.data.preprocessing import Preprocessing
+from kdad.data.task import Labelled
+from kdad.networks.vgg import CompactVGG
+
+ROOT = Path(__file__).parent.parent.parent
+PREPROCESSING = Preprocessing(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+class TinyTask:
+    """A handful of images in every part: `patterns` in miniature."""
+
+    tile, folds, same_images, local_anomalies = 0, (), True, False
+
+    def __init__(self, normal_class: str = "dots"):
+        self.dataset, self.normal_class, self.classes = "patterns", normal_class, patterns.CLASSES
+        self.kinds = patterns.CLASSES
+        self.normal_index = self.classes.index(normal_class)
+        self.train, self.calibration = self._normals(24, seed=10), self._normals(20, seed=11)
+        self.validation, self.test = self._labelled(seed=11), self._labelled(seed=12)
+
+    def _normals(self, n: int, seed: int) -> torch.Tensor:
+        return torch.from_numpy(patterns.normals(self.normal_class, n, seed))
+
+    def _labelled(self, seed: int) -> Labelled:
+        other = torch.from_numpy(patterns.normals("stripes", 20, seed))
+        labels = torch.tensor([self.normal_index] * 20 + [patterns.CLASSES.index("stripes")] * 20)
+        return Labelled(torch.cat([self._normals(20, seed), other]), labels, labels != self.normal_index)
+
+
+class SmallDefectsTask(PatternDefectsTask):
+    """`patterns-defects` in miniature."""
+
+    counts = {"train": 24, "calibration": 20, "test": 12, "defects": 4}
+
+
+class Crash(Exception):
+    """What stops a run in the tests of resuming."""
+
+
+def crash(*_, **__):
+    raise Crash
+
+
+def eventually(condition, seconds: float = 30) -> None:
+    """Wait for what another process does."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def save_vgg_teacher(folder, seed: int = 0):
+    """A compact VGG teacher with random weights in `folder`."""
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    CompactVGG(10).save(folder, PREPROCESSING)
+    card = {"trained_on": ["cifar10"], "preprocessing": PREPROCESSING.as_dict()}
+    (folder / "teacher.json").write_text(json.dumps(card))
+    return folder

@@ -1,0 +1,274 @@
+"""Background jobs: most of them a small script that reports as `kdad train --job` does, some the real thing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers.miniatures import ROOT, SmallDefectsTask, TinyTask, eventually
+
+from kdad import cli
+from kdad.errors import UserError
+from kdad.jobs import manager, reporting, status
+from kdad.networks.recipes import Recipe
+from kdad.storage import layout
+from kdad.storage import student_folder as store
+from kdad.storage.history import read_history
+from kdad.training.distillation import train_student
+from kdad.training.loop import Progress
+
+# It trains until there is a file `go` beside the job folders; its first argument says how it ends.
+SCRIPT = """
+import signal, sys, time
+from pathlib import Path
+from kdad.jobs.reporting import reporting
+how, folder = sys.argv[1], Path(sys.argv[-1])
+if how == "refuse":
+    sys.exit("kdad: no such class")
+with reporting(folder) as reporter:
+    turns = open(folder.parent / "turns", "a", buffering=1)
+    turns.write(f"took {folder.name}\\n")
+    if how == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    reporter.progress({"phase": "training", "epoch": 2, "epochs": 4, "position": 1.5, "loss": 0.25})
+    print("10%", "20%", sep="\\r", flush=True)
+    while not (folder.parent / "go").exists():
+        time.sleep(0.02)
+    if how == "fail":
+        raise RuntimeError("the loss became NaN")
+    turns.write(f"left {folder.name}\\n")
+"""
+
+
+@pytest.fixture(autouse=True)
+def quick_heartbeat(monkeypatch):
+    monkeypatch.setattr(reporting, "HEARTBEAT_SECONDS", 0.05)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A jobs root; what is still alive at the end of a test is stopped."""
+    root = tmp_path / "jobs"
+    yield root
+    for job in manager.find_all(root):
+        manager.stop(job, grace=0.1)
+
+
+@pytest.fixture
+def command(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    return [sys.executable, str(script)]
+
+
+@pytest.fixture
+def start(root, command):
+    return lambda how="finish": manager.start(root, [how], root / "student", command)
+
+
+def wait_for(job, *states: str, seconds: float = 30):
+    until = time.monotonic() + seconds
+    while (job := manager.find(job.folder)).state not in states:
+        assert time.monotonic() < until, f"still {job.state}: {manager.log_tail(job.folder, 20)}"
+        time.sleep(0.02)
+    return job
+
+
+def go(root):
+    (root / "go").touch()
+
+
+def wait_for_loss(job):
+    eventually(lambda: manager.find(job.folder).status.loss is not None)
+    return manager.find(job.folder)
+
+
+def test_a_job_runs_reports_and_finishes(start, root):
+    job = start()
+    assert job.active and job.status.pid != os.getpid()
+    job = wait_for_loss(job)
+    assert (job.state, job.status.epoch, job.status.epochs, job.status.loss) == ("running", 2, 4, 0.25)
+    go(root)
+    job = wait_for(job, "finished")
+    assert not job.active
+    assert manager.read_trace(job.folder) == [(1.5, 0.25)]
+    assert manager.log_tail(job.folder, 5) == "20%"
+
+
+def test_jobs_take_turns(start, root):
+    first = wait_for(start(), "running")
+    second, third = start(), start()
+    assert [job.state for job in manager.find_all(root)] == ["running", "queued", "queued"]
+    manager.stop(first)
+    go(root)
+    for job in (second, third):
+        wait_for(job, "finished")
+    turns = (root / "turns").read_text().split("\n")[1:-1]  # the first was stopped
+    assert [turns[0], turns[2]] == [turns[1].replace("left", "took"), turns[3].replace("left", "took")]
+    assert {turns[0], turns[2]} == {f"took {second.folder.name}", f"took {third.folder.name}"}
+
+
+def test_jobs_of_another_root_do_not_wait(start, tmp_path, command):
+    wait_for(start(), "running")
+    other = wait_for(manager.start(tmp_path / "other", ["finish"], tmp_path, command), "running")
+    manager.stop(other)
+
+
+@pytest.mark.parametrize("state", ["running", "queued"])
+def test_a_stopped_job_is_gone_and_says_so(start, state):
+    ahead = wait_for(start(), "running")
+    job = ahead if state == "running" else start()
+    assert job.state == state
+    stopped = manager.stop(job)
+    assert stopped.state == "stopped"
+    assert status.process_started(job.status.pid) is None
+    assert manager.find(ahead.folder).state == ("stopped" if job is ahead else "running")
+
+
+def test_a_process_that_does_not_listen_is_killed_after_the_grace(start):
+    job = wait_for_loss(start("deaf"))
+    assert manager.stop(job, grace=0.2).state == "stopped"
+    assert status.process_started(job.status.pid) is None
+
+
+def test_a_killed_process_is_shown_as_such_and_the_next_one_goes_on(start):
+    job = wait_for(start(), "running")
+    following = start()
+    os.kill(job.status.pid, signal.SIGKILL)
+    assert wait_for(job, "killed").status.state == "running"
+    wait_for(following, "running")
+    assert manager.stop(job).state == "killed"
+
+
+def test_a_process_without_a_heartbeat_is_silent_and_can_be_stopped(start, monkeypatch):
+    job = wait_for(start(), "running")
+    os.kill(job.status.pid, signal.SIGSTOP)
+    monkeypatch.setattr(manager, "SILENT_AFTER_SECONDS", 0.5)
+    assert wait_for(job, "silent").active
+    assert manager.stop(job, grace=0.2).state == "stopped"
+
+
+def test_another_process_with_the_same_number_is_not_the_job(start):
+    job = wait_for(start(), "running")
+    os.kill(job.status.pid, signal.SIGKILL)
+    wait_for(job, "killed")
+    impostor = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    status.write_status(job.folder, replace(job.status, pid=impostor.pid, heartbeat=time.time()))
+    assert manager.find(job.folder).state == "killed"
+    assert manager.stop(job).state == "killed"
+    assert impostor.poll() is None
+    impostor.kill()
+    impostor.wait()
+
+
+def test_a_failure_leaves_its_reason(start, root):
+    root.mkdir()
+    go(root)
+    assert wait_for(start("fail"), "failed").status.message == "the loss became NaN"
+
+
+def test_a_command_that_is_refused_has_failed_at_once(start):
+    job = start("refuse")
+    assert (job.state, job.status.message) == ("failed", "kdad: no such class")
+
+
+def test_an_ended_job_is_resumed_under_the_same_name(start, root, command):
+    job = manager.stop(wait_for_loss(start()))
+    again = wait_for(manager.resume(job, command), "running")
+    assert again.folder == job.folder
+    assert again.status.pid != job.status.pid
+    with pytest.raises(UserError, match="not at an end"):
+        manager.resume(job, command)
+    go(root)
+    wait_for(job, "finished")
+
+
+def test_only_an_ended_job_is_removed(start):
+    job = wait_for(start(), "running")
+    with pytest.raises(UserError, match="stop this job"):
+        manager.remove(job)
+    manager.remove(manager.stop(job))
+    assert not job.folder.exists()
+
+
+def test_a_job_outlives_whoever_started_it(root, command):
+    starter = (
+        "from kdad.jobs import manager\nfrom pathlib import Path\n"
+        f"manager.start(Path({str(root)!r}), ['finish'], Path('student'), {command!r})"
+    )
+    subprocess.run([sys.executable, "-c", starter], cwd=ROOT, check=True)
+    (job,) = manager.find_all(root)
+    assert wait_for_loss(job).state == "running"
+    assert manager.stop(job).state == "stopped"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"arguments": 1}'])
+def test_a_damaged_request_is_no_job(root, content):
+    (root / "a").mkdir(parents=True)
+    (root / "a" / status.REQUEST).write_text(content)
+    assert manager.find_all(root) == []
+
+
+def test_a_trace_forgets_what_a_resumed_run_repeats(tmp_path):
+    (tmp_path / status.TRACE).write_text("0.5,4\n1,3\n1.5,2.9\n1.25,2.8\n1.5,2\n")
+    assert manager.read_trace(tmp_path) == [(0.5, 4), (1, 3), (1.25, 2.8), (1.5, 2)]
+    assert manager.read_trace(tmp_path / "none") == []
+
+
+def test_progress_is_handed_over_with_the_time_left(tmp_path, vgg_teacher):
+    said = []
+    recipe = Recipe(epochs=3, batch_size=8)
+    folder = train_student(
+        TinyTask(), vgg_teacher, tmp_path, recipe=recipe, device="cpu", callbacks=[Progress(said.append)]
+    )
+    assert said[0] == {"phase": "training", "epochs": 3}
+    assert said[-1]["phase"] == "testing"
+    epochs = [values for values in said if "position" in values]
+    ends = [values["position"] for values in epochs if values["position"] % 1 == 0]
+    assert list(dict.fromkeys(ends)) == [1, 2, 3]  # twice, where an epoch's last batch was reported too
+    left = [values["seconds_left"] for values in epochs]
+    assert left[0] > left[-1] == 0
+    validation = [row["auroc"] for row in read_history(folder) if row["split"] == "validation"]
+    assert epochs[-1]["auroc"] == pytest.approx(validation[-1], abs=1e-6)
+    assert all(status.Status(**values) for values in said)
+
+
+# `python -m kdad` on a handful of images.
+SMALL_KDAD = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from helpers.miniatures import SmallDefectsTask
+import kdad.data.loading
+kdad.data.loading.load_task = lambda dataset, normal_class, *sizes: SmallDefectsTask(normal_class)
+from kdad.storage import layout
+from kdad.cli import main
+sys.exit(main())
+"""
+
+
+def test_a_real_run_that_was_stopped_resumes_to_an_equal_end(root, tmp_path, vgg_folder, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    monkeypatch.setattr("kdad.data.loading.load_task", lambda _, normal_class, *sizes: SmallDefectsTask(normal_class))
+    task, command = f"--dataset=patterns-defects --normal-class=dots --teacher={vgg_folder}", [sys.executable, "-c"]
+    request = ["train", *task.split(), "--epochs=15", "--batch-size=8", "--device=cpu"]
+    broken, whole = (
+        layout.student_folder(tmp_path / name, "patterns-defects", str(vgg_folder), "dots", 0)
+        for name in ("broken", "whole")
+    )
+    job = manager.start(root, [*request, f"--out={tmp_path / 'broken'}"], broken, [*command, SMALL_KDAD])
+    while not read_history(broken):
+        assert manager.find(job.folder).active, manager.log_tail(job.folder, 20)
+        time.sleep(0.02)
+    job = manager.stop(job)
+    assert job.state == "stopped"
+    assert "the same command continues" in manager.log_tail(job.folder, 1)
+    assert not store.is_complete(broken)
+    job = wait_for(manager.resume(job, [*command, SMALL_KDAD]), "finished", seconds=120)
+    assert (job.status.epoch, job.status.phase) == (15, "testing")
+    assert cli.main([*request, f"--out={tmp_path / 'whole'}"]) == 0
+    for name in (layout.WEIGHTS, layout.CALIBRATION, layout.EVALUATION):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes(), name

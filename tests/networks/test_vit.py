@@ -1,0 +1,272 @@
+import pytest
+import torch
+from helpers.miniatures import PREPROCESSING
+from safetensors.torch import load_file, save_file
+
+from kdad.errors import UserError
+from kdad.networks.students import build_student
+from kdad.networks.vgg import CompactVGG
+from kdad.networks.vit import CompactViT, ViTFeatures, ViTStudent
+
+WIDTH = 32
+SMALL = {"hidden_size": WIDTH, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
+SIZES = {"image_size": 32, "patch_size": 8}
+
+
+def tiny_model(kind: str, **options):
+    """A random model of one family member, its embeddings and norms far from their trivial initial values."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**{**SMALL, **SIZES, **options})
+    model = getattr(transformers, f"{kind}Model")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def blocks_of(model) -> torch.nn.ModuleList:
+    return model.layers if hasattr(model, "layers") else model.encoder.layer
+
+
+@torch.no_grad()
+def residual_stream(model, pixels: torch.Tensor) -> list[torch.Tensor]:
+    """The embeddings and what every block hands to the next, by a manual forward pass."""
+    states = [model.embeddings(pixels)]
+    for block in blocks_of(model):
+        states.append(block(states[-1]))
+    return states
+
+
+FAMILY_MEMBERS = {
+    "ViT": 1,
+    "DeiT": 2,
+    "Dinov2": 1,
+    "Dinov2WithRegisters": 1 + 4,
+    "ViTMSN": 1,
+}
+
+
+@pytest.mark.parametrize(("kind", "prefix"), FAMILY_MEMBERS.items(), ids=FAMILY_MEMBERS.keys())
+def test_features_are_the_residual_stream_with_the_right_prefix_and_grid(kind, prefix):
+    pixels = torch.randn(2, 3, 32, 32)
+    expected = residual_stream(tiny_model(kind), pixels)[1:]
+    extractor = ViTFeatures(tiny_model(kind), 32)
+    with torch.no_grad():
+        features = extractor(pixels)
+    assert extractor.prefix == prefix
+    assert extractor.grids(32, 32) == [(4, 4)] * 4
+    assert [tuple(f.shape) for f in features] == [(2, prefix + 16, WIDTH)] * 4
+    for read, state in zip(features, expected, strict=True):
+        torch.testing.assert_close(read, state)
+
+
+def test_a_deeper_model_is_read_after_every_quarter_of_its_blocks():
+    pixels = torch.randn(1, 3, 32, 32)
+    expected = residual_stream(tiny_model("ViT", num_hidden_layers=12), pixels)
+    extractor = ViTFeatures(tiny_model("ViT", num_hidden_layers=12), 32)
+    assert extractor.taps == (3, 6, 9, 12)
+    with torch.no_grad():
+        for read, tap in zip(extractor(pixels), (3, 6, 9, 12), strict=True):
+            torch.testing.assert_close(read, expected[tap])
+
+
+@pytest.mark.parametrize(("kind", "prefix"), FAMILY_MEMBERS.items(), ids=FAMILY_MEMBERS.keys())
+def test_an_input_of_another_size_than_trained_is_interpolated(kind, prefix):
+    extractor = ViTFeatures(tiny_model(kind), 48)
+    with torch.no_grad():
+        features = extractor(torch.randn(1, 3, 48, 48))
+    assert extractor.prefix == prefix
+    assert extractor.grids(48, 48) == [(6, 6)] * 4
+    assert all(f.shape == (1, prefix + 36, WIDTH) for f in features)
+
+
+def test_patches_follow_the_prefix_in_reading_order():
+    """A change in the second row and third column of patches moves that token most."""
+    extractor = ViTFeatures(tiny_model("Dinov2WithRegisters"), 32)
+    blank = torch.zeros(1, 3, 32, 32)
+    changed = blank.clone()
+    changed[..., 8:16, 16:24] = 3
+    with torch.no_grad():
+        moved = (extractor(changed)[0] - extractor(blank)[0]).norm(dim=2)[0, extractor.prefix :]
+    assert moved.argmax().item() == 1 * 4 + 2
+
+
+def test_unknown_model_type_lists_the_known_ones():
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(hidden_size=8, num_hidden_layers=4, num_attention_heads=2, intermediate_size=8, vocab_size=9)
+    with pytest.raises(UserError, match=r"'bert'.*vit, deit, dinov2"):
+        ViTFeatures(BertModel(config), 32)
+
+
+def test_depth_must_be_a_multiple_of_four():
+    with pytest.raises(UserError, match="has 6"):
+        ViTFeatures(tiny_model("ViT", num_hidden_layers=6), 32)
+
+
+def student_of(extractor: ViTFeatures, size: int, width: int) -> ViTStudent:
+    torch.manual_seed(0)
+    architecture = {
+        "kind": "vit",
+        "size": size,
+        "patch": extractor.patch,
+        "prefix": extractor.prefix,
+        "width": width,
+        "hidden": 48,
+        "heads": 4,
+        "dropout": 0.0,
+        "teacher_width": extractor.width,
+    }
+    return build_student(architecture).eval()
+
+
+@pytest.mark.parametrize("width", [WIDTH, 16], ids=["as wide", "narrow"])
+@pytest.mark.parametrize("kind", ["ViT", "DeiT", "Dinov2WithRegisters"])
+def test_student_shapes_equal_its_teachers(kind, width):
+    extractor = ViTFeatures(tiny_model(kind), 32)
+    student, pixels = student_of(extractor, 32, width), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert [s.shape for s in student(pixels)] == [t.shape for t in extractor(pixels)]
+    assert student.grids(32, 32) == extractor.grids(32, 32)
+    assert student.prefix == extractor.prefix
+
+
+def test_only_a_narrow_student_has_projections():
+    extractor = ViTFeatures(tiny_model("ViT"), 32)
+    projections = {width: list(student_of(extractor, 32, width).projections.parameters()) for width in (WIDTH, 16)}
+    assert not projections[WIDTH]
+    assert len(projections[16]) == 2 * 4
+
+
+def test_student_tells_prefix_from_patches_and_positions_apart():
+    """All patches of a blank image look alike: only positions can make their tokens differ."""
+    student = student_of(ViTFeatures(tiny_model("DeiT"), 32), 32, 16)
+    with torch.no_grad():
+        first = student(torch.zeros(1, 3, 32, 32))[0][0]
+    assert torch.pdist(first).min() > 1e-3
+
+
+def test_student_reads_the_same_while_it_learns_as_when_it_judges():
+    extractor = ViTFeatures(tiny_model("ViT"), 32)
+    student = student_of(extractor, 32, 16)
+    pixels = torch.randn(2, 3, 32, 32)
+    for learning, judging in zip(student.train()(pixels), student.eval()(pixels), strict=True):
+        torch.testing.assert_close(learning, judging)
+
+
+def test_gradients_reach_every_parameter_of_the_student():
+    student = student_of(ViTFeatures(tiny_model("ViT"), 32), 32, 16)
+    # Squares: a plain sum would be blind through the last layer norm's centring.
+    sum(layer.square().sum() for layer in student(torch.randn(2, 3, 32, 32))).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
+
+
+@pytest.fixture(scope="module")
+def compact_vit():
+    torch.manual_seed(0)
+    return CompactViT(5).eval()
+
+
+@pytest.fixture(scope="module")
+def compact_folder(compact_vit, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compact-vit")
+    compact_vit.save(folder, PREPROCESSING)
+    return folder
+
+
+def test_saved_compact_vit_loads_equal_to_half_precision(compact_vit, compact_folder):
+    loaded = CompactViT.load(compact_folder)
+    assert not loaded.training
+    for name, tensor in compact_vit.state_dict().items():
+        assert tensor.dtype == torch.float32, "saving must not change the model in memory"
+        assert torch.equal(loaded.state_dict()[name], tensor.half().float()), name
+
+
+def test_saved_compact_vit_is_a_plain_transformers_folder(compact_vit, compact_folder):
+    from transformers import ViTForImageClassification, ViTImageProcessor
+
+    plain = ViTForImageClassification.from_pretrained(compact_folder).float().eval()
+    pixels = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(pixels).logits, compact_vit(pixels), atol=5e-3, rtol=5e-3)
+    processor = ViTImageProcessor.from_pretrained(compact_folder)
+    assert tuple(processor.image_mean) == PREPROCESSING.mean
+    assert (processor.size["height"], processor.size["width"]) == (32, 32)
+    assert {file.name for file in compact_folder.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
+
+
+def test_compact_vit_fits_the_budget_and_is_twelve_blocks_at_patch_four(compact_vit):
+    assert sum(p.numel() for p in compact_vit.parameters()) <= 4_000_000
+    config = compact_vit.model.config
+    assert (config.num_hidden_layers, config.patch_size, config.image_size) == (12, 4, 32)
+
+
+def test_compact_vit_hands_out_its_maps_and_its_logits(compact_vit):
+    with torch.no_grad():
+        pixels = torch.randn(2, 3, 32, 32)
+        maps, logits = compact_vit.maps_and_logits(pixels, torch.arange(16).expand(2, -1))
+        assert [patches.shape for patches in maps] == [(2, 64, 192), (2, 16, 192)]
+        states = compact_vit.model(pixel_values=pixels, output_hidden_states=True).hidden_states
+        corner = states[-1][:, [1, 2, 9, 10]].mean(1)  # the 2×2 patches in the upper left
+        torch.testing.assert_close(maps[1][:, 0], corner)
+        torch.testing.assert_close(logits, compact_vit(pixels))
+
+
+def test_squares_that_are_not_kept_are_not_looked_at(compact_vit):
+    kept, pixels = torch.tensor([[5, 2]]), torch.randn(1, 3, 32, 32)
+    other = torch.randn_like(pixels)
+    for row, column in ((1, 1), (0, 2)):  # squares 5 and 2 of 4×4, eight pixels a side
+        place = (..., slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8))
+        other[place] = pixels[place]
+    with torch.no_grad():
+        (patches, squares), logits = compact_vit.maps_and_logits(pixels, kept)
+        again = compact_vit.maps_and_logits(other, kept)
+    assert patches.shape == (1, 8, 192) and squares.shape == (1, 2, 192)
+    torch.testing.assert_close(([patches, squares], logits), again)
+
+
+def truncate(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def drop_the_head(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("classifier.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+DAMAGE = {
+    "truncated weights": truncate,
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "a missing tensor": drop_the_head,
+    "no config": lambda folder: (folder / "config.json").unlink(),
+    "another architecture": lambda folder: CompactVGG(5).save(folder, PREPROCESSING),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_damaged_compact_vit_is_one_clear_line(damage, compact_folder, tmp_path):
+    for file in compact_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    damage(tmp_path)
+    with pytest.raises(UserError, match="no compact ViT") as error:
+        CompactViT.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_compact_vit_skips_branches_of_some_images_in_training_alone():
+    model = CompactViT(2, drop_path=0.9)
+    image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).expand(8, -1, -1, -1)
+    torch.manual_seed(0)
+    trained, judged = model.train()(image), model.eval()(image)
+    assert (trained - trained[0]).abs().max() > 1e-3
+    torch.testing.assert_close(judged, judged[:1].expand(8, -1))
+    plain = CompactViT(2).train()(image)
+    torch.testing.assert_close(plain, plain[:1].expand(8, -1))

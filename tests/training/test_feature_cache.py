@@ -1,0 +1,103 @@
+"""A teacher that remembers answers as the teacher itself, and asks it no second time."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from kdad.training import feature_cache
+from kdad.training.feature_cache import RememberingTeacher, fingerprint, remember
+
+
+class Counting(nn.Module):
+    """A network that counts the images it was shown."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.prefix, self.grids, self.shown = network, network.prefix, network.grids, 0
+
+    def forward(self, pixels):
+        self.shown += len(pixels)
+        return self.network(pixels)
+
+
+@pytest.fixture
+def counted(vgg_teacher):
+    return replace(vgg_teacher, network=Counting(vgg_teacher.network))
+
+
+def some_images(n, seed=0):
+    return torch.randint(0, 256, (n, 3, 32, 32), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def test_remembered_features_equal_the_teachers_in_any_order(vgg_teacher):
+    images = some_images(10)
+    cached = remember(vgg_teacher, images.split(4))
+    order = torch.tensor([7, 0, 7, 3])
+    pixels = vgg_teacher.preprocessing(images[order])
+    for remembered, direct in zip(cached(pixels), vgg_teacher(pixels), strict=True):
+        torch.testing.assert_close(remembered, direct)
+
+
+def test_seen_images_cost_the_teacher_nothing_and_new_ones_are_computed(counted):
+    images = some_images(6)
+    cached = remember(counted, images.split(3))
+    counted.network.shown = 0
+    cached(counted.preprocessing(images[:4]))
+    assert counted.network.shown == 0
+    mixed = counted.preprocessing(torch.cat([images[:1], some_images(2, seed=1)]))
+    torch.testing.assert_close(cached(mixed), counted(mixed))
+    assert counted.network.shown > 0
+
+
+def test_a_cache_stands_in_for_its_teacher(vgg_teacher):
+    cached = remember(vgg_teacher, [some_images(3)])
+    for name in ("name", "sha256", "trained_on", "preprocessing", "prefix", "grids", "network"):
+        assert getattr(cached, name) == getattr(vgg_teacher, name)
+    torch.testing.assert_close(
+        cached.to("cpu")(cached.preprocessing(some_images(3))), cached(cached.preprocessing(some_images(3)))
+    )
+
+
+def test_memories_add_up(counted):
+    first, second = some_images(4), some_images(4, seed=1)
+    cached = remember(remember(counted, [first]), [second])
+    counted.network.shown = 0
+    for images in (first, second):
+        torch.testing.assert_close(
+            cached(counted.preprocessing(images)), counted.network.network(counted.preprocessing(images))
+        )
+    assert counted.network.shown == 0
+
+
+def test_nothing_is_remembered_twice(vgg_teacher):
+    first, second = some_images(4), some_images(4, seed=1)
+    cached = remember(remember(vgg_teacher, [first]), [first, second])
+    assert [len(memory.keys) for memory in cached.memories] == [len(first), len(second)]
+    assert cached.knows(first) and cached.knows(second) and not cached.knows(torch.cat([first, some_images(1, seed=2)]))
+    assert remember(cached, [second, first]) is cached
+
+
+def test_one_grey_level_changes_the_fingerprint(vgg_teacher):
+    image = some_images(1)
+    changed = image.clone()
+    changed[0, 0, 0, 0] ^= 1
+    assert fingerprint(vgg_teacher.preprocessing(image)) != fingerprint(vgg_teacher.preprocessing(changed))
+
+
+def test_too_little_memory_leaves_the_teacher_as_it_is(vgg_teacher, monkeypatch):
+    images = [some_images(4)]
+    assert isinstance(remember(vgg_teacher, images), RememberingTeacher)
+    monkeypatch.setattr(feature_cache, "_free_bytes", lambda device: 1000)
+    assert remember(vgg_teacher, images) is vgg_teacher
+
+
+def test_training_shows_each_view_to_the_teacher_once(counted, tiny_task, tmp_path):
+    from kdad.networks.recipes import Recipe
+    from kdad.training.distillation import train_student
+
+    train_student(tiny_task, counted, tmp_path, recipe=Recipe(epochs=5, batch_size=8, flip=True), device="cpu")
+    views = 2 * len(tiny_task.train) + len(tiny_task.validation.images)
+    pseudo_anomalies, probing = len(tiny_task.train), 2  # calibrating makes the former of training images
+    assert counted.network.shown == views + pseudo_anomalies + probing

@@ -1,0 +1,74 @@
+"""Which students the app finds, from JSON alone."""
+
+import json
+import shutil
+
+import pytest
+
+from kdad.storage import student_folder as store
+from ui.shared import student_index
+
+DOTS = "patterns/tiny-vgg/dots"
+
+
+@pytest.fixture
+def root(monkeypatch, students_root, tmp_path):
+    shutil.copytree(students_root, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("KDAD_STUDENTS", str(tmp_path))
+    return tmp_path
+
+
+def test_the_app_finds_what_the_command_line_finds(root):
+    found, damaged = student_index.find()
+    assert [student.folder for student in found.values()] == store.find_students(root)
+    assert list(found) == [DOTS, "patterns/tiny-vgg/stripes"]
+    assert not damaged
+
+
+def test_a_student_is_what_its_config_says(root):
+    student = student_index.find()[0][DOTS]
+    config = store.load_config(student.folder)
+    for name in ("dataset", "normal_class", "teacher", "label_overlap", "seed"):
+        assert getattr(student, name) == getattr(config, name)
+    assert student.teacher_name == "tiny-vgg"
+    assert student.evaluation["auroc"] == 0.9
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", '"text"', '{"dataset": 1}', "\udce4"])
+def test_a_damaged_config_is_listed_as_such(root, text):
+    (root / DOTS / "config.json").write_bytes(text.encode(errors="surrogateescape"))
+    found, damaged = student_index.find()
+    assert damaged == [DOTS]
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("figures", ["{}", '{"auroc": null}', '{"auroc": "high"}', "[]"])
+def test_a_damaged_evaluation_is_listed_as_such(root, figures):
+    (root / DOTS / "evaluation.json").write_text(figures)
+    assert student_index.find()[1] == [DOTS]
+
+
+def test_an_unfinished_run_is_no_student(root):
+    (root / DOTS / "model.safetensors").unlink()
+    assert list(student_index.find()[0]) == ["patterns/tiny-vgg/stripes"]
+
+
+def test_a_family_shares_teacher_data_set_and_seed(root):
+    other = root / "patterns" / "tiny-vgg" / "dots-seed1"
+    shutil.copytree(root / DOTS, other)
+    config = json.loads((other / "config.json").read_text()) | {"seed": 1}
+    (other / "config.json").write_text(json.dumps(config))
+    found, _ = student_index.find()
+    family = student_index.same_family(found[DOTS], found)
+    assert [student.normal_class for student in family] == ["dots", "stripes"]
+
+
+def test_a_root_that_is_not_there_holds_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("KDAD_STUDENTS", str(tmp_path / "none"))
+    assert student_index.find() == ({}, [])
+
+
+def test_without_a_variable_students_are_beside_the_app(monkeypatch):
+    monkeypatch.delenv("KDAD_STUDENTS", raising=False)
+    assert student_index.root().name == "trained_students"
+    assert "--out" not in student_index.train_command()

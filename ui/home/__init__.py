@@ -1,0 +1,4 @@
+"""The home page.
+
+May import the core and `ui.shared`.
+"""

@@ -1,0 +1,177 @@
+"""Altair charts: heatmaps that can be hovered and clicked, and the small evidence beside them."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from ui.shared.palette import ACCENT, CALM, MUTED
+from ui.shared.pictures import data_url
+
+PICTURE_HEIGHT = 300
+CELL = "cell"  # the name of the selection that a click on a picture makes
+# A picture is square-ish in a box of any width: it keeps its shape and stays inside.
+FIT = "min(width / {w}, height / {h})"
+
+
+def picture(
+    pixels: np.ndarray, cells: pd.DataFrame, value_title: str, *, clickable: bool = False, box: tuple | None = None
+) -> alt.LayerChart:
+    """uint8 pixels (H, W, 3) under a grid of cells whose values show on hover.
+
+    Args:
+        cells: as `grid_cells` makes them.
+        value_title: what the tooltip calls a cell's value.
+        clickable: whether a click selects a cell, under the name `CELL`, by its row and column.
+        box: (top, bottom, left, right) in 0…1, drawn as an outline.
+    """
+    height, width = pixels.shape[:2]
+    fit = FIT.format(w=width, h=height)
+    x = alt.Scale(domain=[0, 1], range=[0, alt.expr(f"{fit} * {width}")], nice=False)
+    y = alt.Scale(domain=[0, 1], range=[0, alt.expr(f"{fit} * {height}")], nice=False)
+    where = alt.Chart(pd.DataFrame({"x": [0.5], "y": [0.5], "url": [data_url(pixels)]}))
+    image = where.mark_image(
+        width=alt.expr(f"{fit} * {width}"), height=alt.expr(f"{fit} * {height}"), aspect=False
+    ).encode(alt.X("x:Q", scale=x, axis=None), alt.Y("y:Q", scale=y, axis=None), url="url:N", tooltip=alt.value(None))
+    layers = [image, _cells(cells, value_title, clickable)]
+    if box:
+        layers.append(_outline(box))
+    box_height = round(PICTURE_HEIGHT * min(1, height / width))
+    return alt.layer(*layers).properties(height=box_height, padding=0).configure_view(stroke=None)
+
+
+def _cells(cells: pd.DataFrame, value_title: str, clickable: bool) -> alt.Chart:
+    place = ["row", "column"]
+    hover = alt.selection_point(name="hover", on="pointerover", clear="pointerout", fields=place, empty=False)
+    tooltip = [alt.Tooltip("row:Q"), alt.Tooltip("column:Q")]
+    if "value" in cells:
+        tooltip.append(alt.Tooltip("value:Q", title=value_title, format=".2f"))
+    chart = (
+        alt.Chart(cells)
+        .mark_rect(fill="white", fillOpacity=0, stroke="white", cursor="crosshair" if clickable else "default")
+        .encode(
+            alt.X("left:Q"), alt.X2("right:Q"), alt.Y("top:Q"), alt.Y2("bottom:Q"),
+            strokeWidth=alt.condition(hover, alt.value(2), alt.value(0.4 if clickable else 0)),
+            strokeOpacity=alt.condition(hover, alt.value(1), alt.value(0.35)),
+            tooltip=tooltip,
+        )
+        .add_params(hover)
+    )  # fmt: skip
+    if clickable:
+        chart = chart.add_params(alt.selection_point(name=CELL, on="click", fields=place, toggle=False))
+    return chart
+
+
+def _outline(box: tuple) -> alt.Chart:
+    edges = pd.DataFrame([dict(zip(("top", "bottom", "left", "right"), box, strict=True))])
+    return (
+        alt.Chart(edges)
+        .mark_rect(fillOpacity=0, stroke="white", strokeWidth=2, strokeDash=[4, 3], tooltip=None)
+        .encode(alt.X("left:Q"), alt.X2("right:Q"), alt.Y("top:Q"), alt.Y2("bottom:Q"))
+    )
+
+
+def grid_cells(rows: int, columns: int, values: np.ndarray | None = None, border: float = 0.0) -> pd.DataFrame:
+    """Cells of a picture, rows and columns counted from 1, their edges in 0…1 and, if given, values (rows, columns).
+
+    `border` is the share of each side that the grid leaves free.
+    """
+    row, column = (index.ravel() for index in np.mgrid[0:rows, 0:columns])
+    inner = 1 - 2 * border
+    frame = pd.DataFrame(
+        {
+            "row": row + 1,
+            "column": column + 1,
+            "top": border + inner * row / rows,
+            "bottom": border + inner * (row + 1) / rows,
+            "left": border + inner * column / columns,
+            "right": border + inner * (column + 1) / columns,
+        }
+    )
+    return frame if values is None else frame.assign(value=np.asarray(values, np.float64).ravel())
+
+
+def scale_bar(low: float, high: float, unit: str) -> None:
+    """The colour scale of a heatmap, with its ends."""
+    label = f"Colour scale from {low:.2f} to {high:.2f} {unit}"
+    st.html(
+        f'<div class="kdad-scale" role="img" aria-label="{label}"><span>{low:.2f}</span><i></i>'
+        f"<span>{high:.2f} {unit}</span></div>"
+    )
+
+
+def among_normals(normals: np.ndarray, score: float, threshold: float) -> alt.LayerChart:
+    """The histogram of held-out normals' scores (N,), with an image's score and the threshold."""
+    low, high = min(normals.min(), score), max(normals.max(), score, threshold)
+    edges = np.linspace(low, high, 31)
+    counts = np.histogram(normals, edges)[0]
+    bars = pd.DataFrame({"from": edges[:-1], "to": edges[1:], "images": counts})
+    x = alt.X("from:Q", bin="binned", title="score", axis=alt.Axis(tickCount=5, grid=False))
+    histogram = (
+        alt.Chart(bars)
+        .mark_bar(color=CALM, opacity=0.75, binSpacing=0.5, tooltip=True)
+        .encode(x, alt.X2("to:Q"), alt.Y("images:Q", title="normal images", axis=alt.Axis(tickCount=3)))
+    )
+    rules = pd.DataFrame({"score": [threshold, score], "what": ["threshold", "this image"]})
+    lines = (
+        alt.Chart(rules)
+        .mark_rule(strokeWidth=2.5)
+        .encode(
+            alt.X("score:Q"),
+            color=alt.Color(
+                "what:N",
+                scale=alt.Scale(domain=["this image", "threshold"], range=[ACCENT, MUTED]),
+                legend=alt.Legend(title=None, orient="top"),
+            ),
+            tooltip=["what:N", alt.Tooltip("score:Q", format=".4f")],
+        )
+    )
+    return alt.layer(histogram, lines).properties(height=220)
+
+
+def layers(parts: np.ndarray, normals: np.ndarray | None, names: list[str]) -> alt.LayerChart:
+    """Each critical layer's part of the published score (L,), beside the middle 90 % of normals (N, L)."""
+    frame = pd.DataFrame({"layer": names, "part": parts.astype(float)})
+    y = alt.Y("layer:N", sort=names, title=None, axis=alt.Axis(labelOverlap=False))
+    bars = (
+        alt.Chart(frame)
+        .mark_bar(color=ACCENT, height=12)
+        .encode(
+            alt.X("part:Q", title="error", axis=alt.Axis(tickCount=5)),
+            y,
+            tooltip=["layer:N", alt.Tooltip("part:Q", title="this image", format=".4f")],
+        )
+    )
+    if normals is None:
+        return alt.layer(bars).properties(height=190)
+    low, middle, high = np.quantile(normals, [0.05, 0.5, 0.95], axis=0)
+    band = pd.DataFrame({"layer": names, "low": low, "median": middle, "high": high})
+    tooltip = ["layer:N", *(alt.Tooltip(f"{name}:Q", format=".4f") for name in ("low", "median", "high"))]
+    ranges = (
+        alt.Chart(band)
+        .mark_bar(color=CALM, opacity=0.45, height=24)
+        .encode(alt.X("low:Q", title="error"), alt.X2("high:Q"), y, tooltip=tooltip)
+    )
+    medians = alt.Chart(band).mark_tick(color=CALM, thickness=2.5, size=24).encode(alt.X("median:Q"), y)
+    return alt.layer(ranges, bars, medians).properties(height=190)
+
+
+def ranking(rows: list[dict], chosen: str) -> alt.Chart:
+    """How unusual one image is for every student, as `ui.inspect.judges.rank` says; `chosen` is the one looked at."""
+    frame = pd.DataFrame(rows).assign(chosen=lambda frame: frame["key"] == chosen)
+    return (
+        alt.Chart(frame)
+        .mark_bar(height=14, cornerRadiusEnd=2)
+        .encode(
+            alt.X("deviations:Q", title="standard deviations above its own normals' mean score"),
+            alt.Y("normal_class:N", sort=None, title=None, axis=alt.Axis(labelOverlap=False)),
+            color=alt.condition("datum.chosen", alt.value(ACCENT), alt.value(CALM)),
+            tooltip=[
+                alt.Tooltip("normal_class:N", title="normal class"),
+                alt.Tooltip("deviations:Q", format=".2f"),
+                alt.Tooltip("score:Q", format=".4f"),
+                alt.Tooltip("p_value:Q", title="p-value", format=".4f"),
+            ],
+        )
+        .properties(height=70 + 24 * len(rows))
+    )

@@ -1,0 +1,97 @@
+"""The controls that choose which images to look at."""
+
+import streamlit as st
+
+from kdad.data import patterns
+from kdad.data.datasets import at_hand
+from kdad.errors import UserError
+from ui.shared.pictures import LARGEST_UPLOAD, TYPES, Picture, gallery, gallery_page, read_uploads, samples
+from ui.shared.student_index import Student
+from ui.shared.words import plain
+
+SAMPLES, UPLOAD, CAMERA, GALLERY = "Samples", "Upload", "Camera", "Data set"
+PER_PAGE = 12
+
+
+def choose_pictures(student: Student) -> list[Picture]:
+    """Draw the controls and return the pictures they choose; messages about unreadable ones are shown beside."""
+    source = st.segmented_control(
+        "Images from", [SAMPLES, UPLOAD, CAMERA, GALLERY], default=SAMPLES, required=True, key="source",
+        persist_state="session",
+    )  # fmt: skip
+    return {SAMPLES: _samples, UPLOAD: _uploads, CAMERA: _camera, GALLERY: _gallery}[source](student)
+
+
+def _samples(student: Student) -> list[Picture]:
+    own = student.normal_class if student.dataset.startswith("patterns") else None
+    left, right = st.columns([3, 1], vertical_alignment="bottom")
+    textures = list(patterns.CLASSES)
+    texture = left.selectbox(
+        "Texture", textures, index=textures.index(own) if own in textures else textures.index("bricks"),
+        key=f"texture-{own}", help="Made by this app from a seed: three normals, four kinds of defect, two others.",
+    )  # fmt: skip
+    draws = st.session_state.setdefault("draws", 0)
+    right.button("Draw others", on_click=_draw_again, width="stretch")
+    if texture != own:
+        st.info(
+            f"This student knows **{plain(student.normal_class)}** of {plain(student.dataset)} as normal, "
+            f"so textures of {texture} should all look unusual to it. Upload images of its own kind for a fair test.",
+            icon=":material/info:",
+        )
+    return samples(texture, draws)
+
+
+def _draw_again() -> None:
+    st.session_state["draws"] += 1
+
+
+def _uploads(student: Student) -> list[Picture]:
+    files = st.file_uploader(
+        f"Images to compare with normal {plain(student.normal_class)}: drop several here, or browse", TYPES,
+        accept_multiple_files=True, key="uploads",
+    )  # fmt: skip
+    pictures, problems = read_uploads(files)
+    for problem in problems:
+        st.error(plain(problem), icon=":material/broken_image:")
+    if not files:
+        st.info(f"Drop one or more images above: PNG, JPEG, WebP, BMP or TIFF, up to {LARGEST_UPLOAD} MB each.")
+    return pictures
+
+
+def _camera(student: Student) -> list[Picture]:
+    photo = st.camera_input(f"A photo to compare with normal {plain(student.normal_class)}", key="camera")
+    if photo is None:
+        st.info("Take a photo above; it stays on this machine.")
+        return []
+    pictures, problems = read_uploads([photo])
+    for problem in problems:
+        st.error(plain(problem), icon=":material/broken_image:")
+    return pictures
+
+
+def _gallery(student: Student) -> list[Picture]:
+    if not at_hand(student.dataset):
+        st.info(
+            f"The images of {plain(student.dataset)} are not on this machine. Put them below `$KDAD_DATA` and start "
+            "the app again, or train once with a network: the data set then stays in the Hugging Face cache.",
+            icon=":material/folder_off:",
+        )
+        return []
+    try:
+        kinds, labels, _ = gallery(student.dataset, student.normal_class)
+    except UserError as error:
+        st.error(plain(error))
+        return []
+    return _gallery_page(student, kinds, labels)
+
+
+def _gallery_page(student: Student, kinds: tuple[str, ...], labels) -> list[Picture]:
+    left, right = st.columns([1, 2], vertical_alignment="bottom")
+    # The kinds of defect have no class that equals the normal one: there, the first kind is "good".
+    first = kinds.index(student.normal_class) if student.normal_class in kinds else 0
+    kind = left.selectbox("Kind", kinds, index=first, key=f"kind-{student.dataset}-{student.normal_class}")
+    count = int((labels == kinds.index(kind)).sum())
+    with right:
+        page = st.pagination(max(1, -(-count // PER_PAGE)), key=f"gallery-{student.dataset}-{kind}")
+    st.caption(f"{count} test images; the student saw none of them in training.")
+    return gallery_page(student.dataset, student.normal_class, kind, page, PER_PAGE)

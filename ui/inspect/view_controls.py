@@ -1,0 +1,91 @@
+"""The inspect page's sidebar: how scores and heatmaps are read."""
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from kdad.detection import conformal
+from ui.inspect.judges import Judge
+from ui.shared.words import percent
+
+RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+PATCH = "patch"
+
+
+@dataclass(frozen=True)
+class View:
+    """How scores and heatmaps are read: see `choose_view`."""
+
+    fpr: float | None
+    method: str
+    layer: int | None
+    opacity: float
+    own_contrast: bool
+    outlines: bool
+
+
+def choose_view(judges: list[Judge]) -> View:
+    """The controls in the sidebar: false-positive rate, layer, opacity and contrast."""
+    with st.sidebar:
+        st.subheader("Verdict", anchor=False)
+        fpr = _choose_fpr(judges)
+        st.subheader("Heatmap", anchor=False)
+        method = _choose_method(judges)
+        grids = judges[0].detector.teacher.grids
+        layer = st.segmented_control(
+            "Critical layer", range(len(grids) + 1), default=0, required=True, key="layer", persist_state="session",
+            format_func=lambda layer: str(layer or "All"), disabled=method != PATCH,
+            help="All: the layers together, weighed by how well each finds what was pasted into normal images. Values "
+            "are standard deviations above a normal patch. Low numbers see "
+            "texture in fine patches, high ones see shapes in coarse patches.",
+        )  # fmt: skip
+        opacity = st.slider("Opacity, %", 0, 100, 50, 5, key="opacity", persist_state="session")
+        own = st.toggle(
+            "Per-image contrast", key="contrast", persist_state="session",
+            help="Off: one colour scale for all images, fixed from held-out normals, so that a normal image stays "
+            "dark. On: each image is stretched from its own lowest to its own highest value, so that even a "
+            "normal image glows somewhere; use it to see structure, not to compare.",
+        )  # fmt: skip
+        outlines = st.toggle(
+            "Outlines", key="outlines", persist_state="session",
+            help="White: what lies above 99 % of the patches of held-out normals, after a 3×3 opening. Green: where "
+            "the defect truly is, if that is known.",
+        )  # fmt: skip
+    return View(fpr, method, layer - 1 if layer and method == PATCH else None, opacity / 100, own, outlines)
+
+
+def _choose_method(judges: list[Judge]) -> str:
+    """How the place is found; only what all students shown side by side allow."""
+    from kdad.detection.localisation import METHODS, methods_for
+
+    allowed = set.intersection(*(set(methods_for(judge.detector)) for judge in judges))
+    options = [method for method in METHODS if method in allowed]
+    if st.session_state.get("method") not in options:
+        st.session_state["method"] = PATCH
+    return st.selectbox(
+        "Method", options, key="method", persist_state="session",
+        help="patch compares teacher and student patch by patch. gradients, smoothgrad and guided-backprop ask which "
+        "pixels would change the published score, as the paper does; they are slower and coarser. attention-rollout "
+        "shows where a ViT teacher looks, unusual or not. Only patch has a unit that compares between images; the "
+        "small pictures always show it.",
+    )  # fmt: skip
+
+
+def _choose_fpr(judges: list[Judge]) -> float | None:
+    calibrated = [len(judge.normals) for judge in judges if judge.normals is not None]
+    if not calibrated:
+        st.caption("This student was never calibrated: it gives scores, but no p-values and no verdicts.")
+        return None
+    normals = min(calibrated)
+    lowest = conformal.lowest_fpr(normals)
+    rates = sorted({lowest, *(rate for rate in RATES if rate > lowest)})
+    if st.session_state.get("fpr") not in rates:
+        st.session_state["fpr"] = min(rates, key=lambda rate: abs(rate - 0.05))
+    fpr = st.select_slider(
+        "False-positive rate", rates, key="fpr", format_func=percent, persist_state="session",
+        help="How many normal images may be called anomalous. The lowest rate is what the held-out normals allow: "
+        "one in their number plus one.",
+    )  # fmt: skip
+    low, high = conformal.realised_fpr(normals, fpr)
+    st.caption(f"Set on {normals} held-out normals, the true rate lies between {percent(low)} and {percent(high)}.")
+    return fpr

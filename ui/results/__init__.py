@@ -1,0 +1,4 @@
+"""The page of curves and results.
+
+May import the core and `ui.shared`.
+"""

@@ -1,0 +1,154 @@
+"""All classes of a data set: our students beside the published lines, and what is architecture, what labels."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from kdad.errors import UserError
+from kdad.evaluation import results_file as results
+from kdad.evaluation.results_file import DATASET, FAMILIES, SQUARE, Line
+from kdad.networks.registry import WEIGHTS_FILE, WEIGHTS_FOLDER
+from ui.results import charts
+from ui.shared.page import ROOT
+from ui.shared.words import overlap_badge, plain
+
+
+def results_path() -> Path:
+    """`$KDAD_RESULTS`, or the project's own `benchmarks/results/one_vs_rest.json`."""
+    return Path(os.environ.get("KDAD_RESULTS") or ROOT / results.RESULTS)
+
+
+def section() -> None:
+    """The table of all classes and the square."""
+    try:
+        entries = results.load_results(results_path())
+    except UserError as error:
+        st.error(plain(error), icon=":material/broken_image:")
+        entries = {}
+    left, right = st.columns(2)
+    datasets = sorted({DATASET, *(entry["dataset"] for entry in entries.values())})
+    dataset = left.selectbox(
+        "Data set", datasets, index=datasets.index(DATASET), key="dataset", persist_state="session"
+    )
+    score = right.segmented_control(
+        "Score of ours", list(results.AUROCS), default="auroc", required=True, key="of-sweeps",
+        format_func=lambda score: results.AUROCS[score].removesuffix(" score").capitalize(), persist_state="session",
+    )  # fmt: skip
+    lines = results.lines(entries, dataset, score)
+    if dataset == DATASET:
+        _square(entries, score)
+    _table(lines, dataset, score)
+    _provenance([entry for entry in entries.values() if entry["dataset"] == dataset], lines)
+    _downloads(lines, dataset)
+
+
+def _square(entries: dict, score: str) -> None:
+    st.subheader("Architecture, or labels seen?", anchor=False)
+    st.markdown(
+        "A teacher that was taught CIFAR-10 with labels has met the anomalies before. Rows change the architecture, "
+        "columns what the teacher was taught: its images, their labels, for how long. Mean AUROC over the ten classes:"
+    )
+    grid = st.grid(2, min_column_width=300, border=True)
+    for (family, seen), teacher in SQUARE.items():
+        with grid.cell():
+            st.markdown(f"**{FAMILIES[family]}**, labels {'seen' if seen else 'not seen'}")
+            found = results.cell(entries, DATASET, score, family, seen)
+            for line in found:
+                _cell_line(line)
+            if all(line.published for line in found):
+                _fill(teacher, family, seen)
+    if changes := results.effects(entries, score):
+        st.caption("Ours, like for like: " + "; ".join(changes) + ".")
+
+
+def _cell_line(line: Line) -> None:
+    if line.published:
+        st.caption(f"{plain(line.name)}: {line.mean} ({plain(line.provenance)})")
+    else:
+        st.metric(plain(line.name), str(line.mean), width="content", help=plain(line.provenance))
+
+
+def _fill(teacher: str, family: str, seen: bool) -> None:
+    """The commands that put a figure into an empty cell."""
+    commands = [results.sweep_command(DATASET, teacher)]
+    if not (WEIGHTS_FOLDER / teacher / WEIGHTS_FILE).is_file():
+        data = "cifar10" if seen else "tiny-imagenet-32"
+        commands.insert(0, f"python -m kdad pretrain --backbone {family} --dataset {data} --out kdad/weights/{teacher}")
+    st.caption(f"Our {plain(teacher)} is not measured yet. This fills the cell:")
+    st.code("\n".join(commands), language="bash", wrap_lines=True)
+
+
+def _table(lines: list[Line], dataset: str, score: str) -> None:
+    st.subheader(f"Every class of {plain(dataset)}", anchor=False)
+    if all(line.published for line in lines):
+        st.info("No sweep is in the results file yet; the published lines stand alone. This measures all classes:")
+        st.code(results.sweep_command(dataset, "vgg-cifar10"), language="bash", wrap_lines=True)
+    if not lines:
+        return
+    drawn = [line for line in lines if not line.baseline]
+    chart = charts.by_class(_long(drawn), [line.name for line in drawn])
+    st.altair_chart(chart, alt="AUROC of every student on every class; the table below has the same figures")
+    rows = [
+        {"system": line.name, "mean": str(line.mean), **{name: str(figure) for name, figure in line.classes.items()}}
+        for line in lines
+    ]
+    st.dataframe(
+        pd.DataFrame(rows), hide_index=True, height="content", alt="AUROC in per cent, one row per system",
+        column_config={"system": st.column_config.TextColumn(pinned=True)},
+    )  # fmt: skip
+    st.caption(
+        f"AUROC in per cent; ± is the sample deviation over seeds. Ours by the {results.AUROCS[score]}. Diamonds are "
+        "published figures. They and baselines, which are in the table alone, have one value per class and no spread."
+    )
+
+
+def _long(lines: list[Line]) -> pd.DataFrame:
+    """One row per class and system, for charts and downloads."""
+    return pd.DataFrame(
+        {
+            "class": name,
+            "system": line.name,
+            "score": line.score,
+            "label_overlap": line.label_overlap,
+            "auroc": figure.mean,
+            "deviation": figure.deviation,
+            "low": figure.mean - (figure.deviation or 0),
+            "high": figure.mean + (figure.deviation or 0),
+            "published": line.published,
+            "provenance": line.provenance,
+        }
+        for line in lines
+        for name, figure in line.classes.items()
+    )
+
+
+def _provenance(entries: list[dict], lines: list[Line]) -> None:
+    st.subheader("Where these figures come from", anchor=False)
+    costs = {Path(entry["teacher"]).name: results.cost_of(entry) for entry in entries}
+    grid = st.grid(2, min_column_width=300)
+    for line in lines:
+        with grid.cell():
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                st.markdown(f"**{plain(line.name)}**", width="content")
+                overlap_badge(line.label_overlap)
+            cost = f" One student: {plain(costs[line.name])}." if line.name in costs else ""
+            st.caption(f"{plain(line.provenance)}.{cost}")
+    for note in dict.fromkeys(map(results.images_of, entries)):
+        st.caption(plain(note))
+
+
+def _downloads(lines: list[Line], dataset: str) -> None:
+    with st.container(horizontal=True):
+        if lines:
+            frame = _long(lines).drop(columns=["low", "high"])
+            st.download_button(
+                "Figures (CSV)", lambda: frame.to_csv(index=False), f"{dataset}-results.csv", "text/csv",
+                icon=":material/table:", on_click="ignore",
+            )  # fmt: skip
+        if results_path().is_file():
+            st.download_button(
+                "Results file (JSON)", lambda: results_path().read_bytes(), "results.json", "application/json",
+                icon=":material/data_object:", on_click="ignore",
+            )  # fmt: skip

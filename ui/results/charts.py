@@ -1,0 +1,181 @@
+"""Altair charts of the results page."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from ui.shared.palette import ACCENT, CALM, MUTED
+
+POINT, KIND = "point", "kind"  # the names of the selections that a click makes
+SERIES = ("#c2416f", "#3c8f88", "#c9772b", "#6f6cb0", "#4f8fce", "#8a8f3a", "#b06fae", "#8d8898")
+KINDS = alt.Scale(domain=["normal", "anomalous"], range=[CALM, ACCENT])
+BINS = 40
+
+
+def over_epochs(history: pd.DataFrame, column: str, title: str, best: pd.DataFrame | None = None) -> alt.LayerChart:
+    """One line per run (`run`, `epoch`, `column`); a click in the legend singles a run out, hovering reads values.
+
+    `best` holds the points to ring, if any.
+    """
+    names = sorted(history["run"].unique())
+    colour = alt.Color(
+        "run:N",
+        scale=alt.Scale(domain=names, range=list(SERIES[: len(names)])),
+        legend=alt.Legend(title=None, orient="bottom", columns=1, labelLimit=320, symbolType="stroke"),
+    )
+    singled = alt.selection_point(name="run", fields=["run"], bind="legend")
+    hovered = alt.selection_point(
+        name="epoch", fields=["epoch"], on="pointerover", clear="pointerout", nearest=True, empty=False
+    )
+    x = alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d", grid=False))
+    y = alt.Y(f"{column}:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
+    shade = alt.condition(singled, alt.value(1), alt.value(0.15))
+    tooltip = ["run:N", alt.Tooltip("epoch:Q", format="d"), alt.Tooltip(f"{column}:Q", title=title, format=".4f")]
+    base = alt.Chart(history).encode(x, y, color=colour, opacity=shade)
+    lines = base.mark_line(strokeWidth=2.5).add_params(singled)
+    points = base.mark_point(filled=True).encode(
+        size=alt.condition(hovered, alt.value(90), alt.value(30)), tooltip=tooltip
+    )
+    layers = [lines, points.add_params(hovered)]
+    if best is not None:
+        ring = alt.Chart(best).mark_point(size=190, strokeWidth=2, filled=False)
+        layers.append(ring.encode(x, y, color=colour, opacity=shade, tooltip=tooltip))
+    return alt.layer(*layers).properties(height=330)
+
+
+def roc(curve: pd.DataFrame, at: tuple[float, float] | None) -> alt.LayerChart:
+    """The ROC curve and the operating point on it; a click on the curve selects `POINT` by its threshold."""
+    axis = alt.Axis(format="%", tickCount=5)
+    x = alt.X("false_alarms:Q", title="normal images called anomalous", axis=axis, scale=alt.Scale(domain=[0, 1]))
+    y = alt.Y("found:Q", title="anomalous images found", axis=axis, scale=alt.Scale(domain=[0, 1]))
+    tooltip = [
+        alt.Tooltip("false_alarms:Q", title="false alarms", format=".2%"),
+        alt.Tooltip("found:Q", format=".2%"),
+        alt.Tooltip("threshold:Q", format=".4f"),
+    ]
+    base = alt.Chart(curve).encode(x, y)
+    area = base.mark_area(color=ACCENT, opacity=0.1, interpolate="step-after", tooltip=None).encode(y=y.stack(None))
+    line = base.mark_line(color=ACCENT, strokeWidth=2.5, interpolate="step-after", tooltip=None)
+    ends = pd.DataFrame({"false_alarms": [0.0, 1.0], "found": [0.0, 1.0]})
+    chance = alt.Chart(ends).mark_line(color=MUTED, strokeDash=[4, 4], tooltip=None).encode(x, y)
+    layers = [chance, area, line]
+    if at is not None:
+        spot = pd.DataFrame([{"false_alarms": at[0], "found": at[1]}])
+        layers.append(alt.Chart(spot).mark_rule(color=MUTED, strokeDash=[2, 3], tooltip=None).encode(x))
+        layers.append(
+            alt.Chart(spot)
+            .mark_point(color=ACCENT, filled=True, size=150, stroke="white", strokeWidth=2, tooltip=None)
+            .encode(x, y)
+        )
+    click = alt.selection_point(name=POINT, on="click", fields=["threshold"], nearest=True, toggle=False, empty=False)
+    hover = alt.selection_point(
+        name="near", on="pointerover", clear="pointerout", fields=["threshold"], nearest=True, empty=False
+    )
+    dots = base.mark_point(filled=True, color=ACCENT, size=60, cursor="pointer")
+    dots = dots.encode(opacity=alt.condition(hover, alt.value(1), alt.value(0)), tooltip=tooltip)
+    return alt.layer(*layers, dots.add_params(click, hover)).properties(height=330)
+
+
+def pixel_curve(curves: pd.DataFrame, column: str, title: str, most: float) -> alt.LayerChart:
+    """`column` over the pixel false-positive rate up to `most`, and the area that counts below it."""
+    shown = curves[curves["false_alarms"] <= most]
+    axis = alt.Axis(format="%", tickCount=5)
+    x = alt.X(
+        "false_alarms:Q", title="good pixels called anomalous", axis=axis, scale=alt.Scale(domain=[0, most], nice=False)
+    )
+    y = alt.Y(f"{column}:Q", title=title, axis=axis, scale=alt.Scale(domain=[0, 1]))
+    tooltip = [
+        alt.Tooltip("false_alarms:Q", title="false alarms", format=".2%"),
+        alt.Tooltip(f"{column}:Q", title=title, format=".2%"),
+        alt.Tooltip("threshold:Q", title="σ above normal", format=".2f"),
+    ]
+    base = alt.Chart(shown).encode(x, y, tooltip=tooltip)
+    return alt.layer(
+        base.mark_area(color=CALM, opacity=0.12), base.mark_line(color=CALM, strokeWidth=2.5, point={"opacity": 0})
+    ).properties(height=260)
+
+
+def histogram(table: pd.DataFrame, threshold: float | None) -> alt.LayerChart:
+    """Scores of normal against anomalous images, each as shares of their own number, and the threshold."""
+    edges = np.linspace(table["score"].min(), table["score"].max(), BINS + 1)
+    rows = []
+    for truth, anomalous in (("normal", False), ("anomalous", True)):
+        counts = np.histogram(table.loc[table["anomalous"] == anomalous, "score"], edges)[0]
+        share = counts / max(1, counts.sum())
+        rows.append(
+            pd.DataFrame({"from": edges[:-1], "to": edges[1:], "images": counts, "share": share, "what": truth})
+        )
+    tooltip = [
+        "what:N", alt.Tooltip("images:Q"), alt.Tooltip("share:Q", format=".1%"),
+        alt.Tooltip("from:Q", format=".3f"), alt.Tooltip("to:Q", format=".3f"),
+    ]  # fmt: skip
+    bars = (
+        alt.Chart(pd.concat(rows))
+        .mark_bar(opacity=0.6, binSpacing=0.5)
+        .encode(
+            alt.X("from:Q", bin="binned", title="anomaly score", axis=alt.Axis(tickCount=6, grid=False)),
+            alt.X2("to:Q"),
+            alt.Y("share:Q", title="share of their kind", stack=None, axis=alt.Axis(format="%", tickCount=4)),
+            color=alt.Color("what:N", scale=KINDS, legend=alt.Legend(title=None, orient="top")),
+            tooltip=tooltip,
+        )
+    )
+    layers = [bars]
+    if threshold is not None:
+        where = alt.Chart(pd.DataFrame({"score": [threshold], "label": ["threshold"]})).encode(alt.X("score:Q"))
+        layers.append(
+            where.mark_rule(color=MUTED, strokeWidth=2.5).encode(tooltip=[alt.Tooltip("score:Q", format=".4f")])
+        )
+        layers.append(
+            where.mark_text(align="left", dx=6, dy=6, baseline="top", color=MUTED, fontWeight=600).encode(
+                y=alt.value(0), text="label:N"
+            )
+        )
+    return alt.layer(*layers).properties(height=280)
+
+
+def by_kind(rows: pd.DataFrame, chosen: str | None) -> alt.Chart:
+    """AUROC of the normals against each other kind; a click selects `KIND` by its name."""
+    low = max(0.0, min(0.5, float(rows["auroc"].min()) - 0.02))
+    rows = rows.assign(
+        chosen=rows["kind"] == chosen, low=low, label=[f"{row.kind}  {row.auroc:.1%}" for row in rows.itertuples()]
+    )
+    axis = alt.Axis(labelOverlap=False, domain=False, ticks=False)
+    return (
+        alt.Chart(rows)
+        .mark_bar(height=15, cornerRadiusEnd=2, cursor="pointer")
+        .encode(
+            alt.X("auroc:Q", title="AUROC", scale=alt.Scale(domain=[low, 1]), axis=alt.Axis(format="%", tickCount=5)),
+            alt.X2("low:Q"),
+            alt.Y("label:N", sort=rows["label"].tolist(), title=None, axis=axis),
+            tooltip=["kind:N", alt.Tooltip("auroc:Q", title="AUROC", format=".2%"), "images:Q"],
+            color=alt.condition("datum.chosen", alt.value(ACCENT), alt.value(CALM)),
+        )
+        .add_params(alt.selection_point(name=KIND, on="click", fields=["kind"]))
+        .properties(height=60 + 27 * len(rows))
+    )
+
+
+def by_class(figures: pd.DataFrame, systems: list[str]) -> alt.LayerChart:
+    """AUROC per class and system, with its spread from `low` to `high`; a click in the legend singles a system out."""
+    order = list(dict.fromkeys(figures["class"]))
+    colour = alt.Color(
+        "system:N",
+        scale=alt.Scale(domain=systems, range=[SERIES[i % len(SERIES)] for i in range(len(systems))]),
+        legend=alt.Legend(title=None, orient="bottom", columns=2, labelLimit=220),
+    )
+    singled = alt.selection_point(name="system", fields=["system"], bind="legend")
+    shade = alt.condition(singled, alt.value(1), alt.value(0.12))
+    y = alt.Y("class:N", sort=order, title=None, axis=alt.Axis(labelOverlap=False, grid=True, domain=False))
+    axis = alt.Axis(format="%", tickCount=6)
+    base = alt.Chart(figures)
+    spread = base.mark_rule(strokeWidth=2).encode(
+        alt.X("low:Q", title="AUROC, test", scale=alt.Scale(zero=False), axis=axis), alt.X2("high:Q"), y,
+        color=colour, opacity=shade,
+    )  # fmt: skip
+    dots = base.mark_point(filled=True, size=95).encode(
+        alt.X("auroc:Q"), y, color=colour, opacity=shade,
+        shape=alt.condition("datum.published", alt.value("diamond"), alt.value("circle")),
+        tooltip=["class:N", "system:N", alt.Tooltip("auroc:Q", title="AUROC", format=".2%"), "provenance:N"],
+    )  # fmt: skip
+    return alt.layer(spread, dots.add_params(singled)).properties(height=90 + 30 * len(order) + 12 * len(systems))

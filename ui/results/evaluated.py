@@ -1,0 +1,180 @@
+"""What the results page reads of students, from their files alone: no torch and no data set."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from kdad.detection.discrepancy import SCORES
+from kdad.errors import UserError
+from kdad.evaluation import metrics
+from kdad.storage.history import read_history
+from kdad.storage.layout import HISTORY
+from ui.shared.student_index import Student, root
+
+DEFAULT, PUBLISHED = "score", "score_mkd"  # columns of scores.parquet
+NEEDED = ["index", "label", "anomalous", DEFAULT, PUBLISHED]
+MOST_POINTS = 400  # of a ROC curve; more cannot be told apart on a screen
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One student's scores: of the test images, and of the held-out normals (n,) if it is calibrated.
+
+    `table` has the columns `index`, `kind` (class or defect), `anomalous` and `score`; `score` is the
+    score's name in `kdad.detection.discrepancy.SCORES`.
+    """
+
+    student: Student
+    score: str
+    table: pd.DataFrame
+    normals: np.ndarray | None
+
+    def against(self, kind: str | None) -> pd.DataFrame:
+        """The normal test images and those of one other kind, or all."""
+        return self.table if kind is None else self.table[~self.table["anomalous"] | (self.table["kind"] == kind)]
+
+
+def evidence_of(student: Student, column: str) -> Evidence | None:
+    """The evidence of a student by the score in `column`; None if it was never evaluated.
+
+    Raises:
+        UserError: a file of the student is damaged.
+    """
+    file = student.folder / "scores.parquet"
+    if student.evaluation is None or not file.is_file():
+        return None
+    try:
+        table = _table(str(file), file.stat().st_mtime_ns)
+        kinds = np.array(student.evaluation["kinds"])
+        shown = pd.DataFrame(
+            {
+                "index": table["index"],
+                "kind": kinds[table["label"].to_numpy()],
+                "anomalous": table["anomalous"].astype(bool),
+                "score": table[column].astype(np.float64),
+            }
+        )
+        score = "mkd" if column == PUBLISHED else student.evaluation["score"]
+        normals = _normals(student, score)
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise UserError(f"{student.key} is damaged ({type(error).__name__}); run evaluate on it again") from None
+    return Evidence(student, score, shown, normals)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _table(file: str, stamp: int) -> pd.DataFrame:
+    return pd.read_parquet(file, columns=NEEDED)
+
+
+def _normals(student: Student, score: str) -> np.ndarray | None:
+    """The score of every calibration normal (n,), as the detector reads it."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    read, file = SCORES[score], student.folder / "calibration.safetensors"
+    if not file.is_file():
+        return None
+    mse_weight = json.loads((student.folder / "config.json").read_text())["recipe"]["mse_weight"]
+    try:
+        calibration = load_file(file)
+        return read(calibration, mse_weight).astype(np.float64)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+
+
+def pixel_curves_of(student: Student) -> pd.DataFrame | None:
+    """Points of a student's pixel ROC and PRO curve, or None where its test images have no masks.
+
+    Columns `threshold`, `false_alarms`, `found` (share of defect pixels), `overlap` (of defect regions), in 0…1.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = student.folder / "pixel_curves.csv"
+    if not file.is_file():
+        return None
+    try:
+        curves = pd.read_csv(file)
+        return curves[["threshold", "false_alarms", "found", "overlap"]].astype(np.float64)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{student.key} is damaged ({type(error).__name__}); run evaluate on it again") from None
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def auroc(table: pd.DataFrame) -> float:
+    """AUROC in 0…1 of a table of `Evidence`."""
+    return metrics.auroc(table["score"], table["anomalous"])
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def auroc_by_kind(table: pd.DataFrame) -> pd.DataFrame:
+    """AUROC of the normals against each other kind alone, lowest first: columns `kind`, `auroc`, `images`."""
+    normal = table[~table["anomalous"]]
+    rows = [
+        {"kind": kind, "auroc": auroc(pd.concat([normal, others])), "images": len(others)}
+        for kind, others in table[table["anomalous"]].groupby("kind")
+    ]
+    return pd.DataFrame(rows).sort_values("auroc", ignore_index=True)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def roc(table: pd.DataFrame) -> pd.DataFrame:
+    """The ROC curve, thinned to `MOST_POINTS`: columns `false_alarms`, `found`, `threshold`, in 0…1."""
+    false_alarms, found, thresholds = metrics.roc_curve(table["score"], table["anomalous"])
+    thresholds[0] = table["score"].max()  # scikit-learn's first threshold is infinite
+    kept = np.unique(np.linspace(0, len(found) - 1, MOST_POINTS).round().astype(int))
+    return pd.DataFrame({"false_alarms": false_alarms, "found": found, "threshold": thresholds}).iloc[kept]
+
+
+def confusion(table: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """How many images are what and called what: columns `truth`, `verdict`, `images`, `share` of the truth."""
+    called = table["score"] > threshold
+    rows = []
+    for truth, anomalous in (("normal", False), ("anomalous", True)):
+        of_truth = called[table["anomalous"] == anomalous]
+        for verdict, count in (("called normal", (~of_truth).sum()), ("called anomalous", of_truth.sum())):
+            rows.append({"truth": truth, "verdict": verdict, "images": int(count), "share": count / len(of_truth)})
+    return pd.DataFrame(rows)
+
+
+def runs() -> dict[str, pd.DataFrame]:
+    """The history of every run below the root, finished or not, by its folder's key; see `kdad.storage.history`."""
+    found = {}
+    for file in sorted(root().rglob(HISTORY)):
+        history = _history(str(file.parent), file.stat().st_mtime_ns)
+        if len(history):
+            found[file.parent.relative_to(root()).as_posix()] = history
+    return found
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _history(folder: str, stamp: int) -> pd.DataFrame:
+    """Empty for a damaged file."""
+    try:
+        frame = pd.DataFrame(read_history(Path(folder)))
+        return frame.assign(auroc=pd.to_numeric(frame["auroc"]), loss=pd.to_numeric(frame["loss"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return pd.DataFrame()
+
+
+def disagreement(one: Evidence, other: Evidence) -> pd.DataFrame:
+    """Where two students of one task differ, most first: the columns of `Evidence`, `other` and `gap`.
+
+    Scores of different students have no common unit, so each image counts by its rank among all
+    test images, in 0…1: `rank` to one student, `other` to the other, `gap` between them.
+    """
+    both = one.table.merge(other.table[["index", "score"]], on="index", suffixes=("", "_other"))
+    ranks = both[["score", "score_other"]].rank(pct=True)
+    table = both.drop(columns="score_other").assign(rank=ranks["score"], other=ranks["score_other"])
+    table["gap"] = table["rank"] - table["other"]
+    return table.sort_values("gap", key=np.abs, ascending=False, ignore_index=True)
+
+
+def misjudged(table: pd.DataFrame, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The normal images with the highest scores and the anomalous ones with the lowest, most misjudged first."""
+    normal, anomalous = table[~table["anomalous"]], table[table["anomalous"]]
+    return normal.nlargest(count, "score"), anomalous.nsmallest(count, "score")

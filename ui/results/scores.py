@@ -1,0 +1,260 @@
+"""One student's test scores: histogram, ROC, operating point, confusion, and each other class."""
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from kdad.detection import conformal
+from kdad.errors import UserError
+from ui.results import charts
+from ui.results.evaluated import (
+    DEFAULT,
+    PUBLISHED,
+    Evidence,
+    auroc,
+    auroc_by_kind,
+    confusion,
+    evidence_of,
+    pixel_curves_of,
+    roc,
+)
+from ui.shared.palette import ACCENT, CALM
+from ui.shared.student_index import Student
+from ui.shared.student_picker import check_link, provenance, students_or_stop
+from ui.shared.words import SCORE_IN_WORDS, percent, plain
+
+SCORE_NAMES = {DEFAULT: "Default", PUBLISHED: "Published"}
+SCORE_HELP = (
+    "Default: the score this project judges by. Published: the sum over the last three critical layers, as in Salehi "
+    "et al. 2020. Both judge the same student."
+)
+RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
+ALL = "all others"
+CONFUSION_STYLE = """<style>
+.kdad-confusion { width: 100%; table-layout: fixed; border-collapse: separate; border-spacing: .3rem; }
+.kdad-confusion th, .kdad-confusion td { text-align: center; border: none; }
+.kdad-confusion th { font-weight: 500; font-size: .85rem; opacity: .85; }
+.kdad-confusion td[style] { border-radius: .5rem; padding: 1.2rem .3rem; }
+.kdad-confusion b { font-size: 1.3rem; }
+</style>"""
+
+
+def section() -> None:
+    """Everything about the scores of one student."""
+    evidence = choose_evidence()
+    kinds = auroc_by_kind(evidence.table)
+    against = _choose_against(kinds)
+    table = evidence.against(None if against == ALL else against)
+    rate, threshold = _choose_threshold(evidence)
+    _figures(evidence, table, against, rate, threshold)
+    left, right = st.columns(2, gap="large")
+    with left:
+        _roc(table, evidence, threshold)
+    with right:
+        _histogram(table, threshold)
+    left, right = st.columns(2, gap="large")
+    with left:
+        _kinds(kinds, against)
+    with right:
+        _confusion(table, threshold)
+    _localisation(evidence.student)
+    _downloads(evidence, kinds)
+
+
+def choose_evidence() -> Evidence:
+    """The student and the score to look at; ends the page if there is nothing to see."""
+    students = students_or_stop()
+    check_link("student", students)
+    left, right = st.columns([2, 1])
+    keys = list(students)
+    evaluated = [key for key in keys if students[key].evaluation]
+    first = keys.index(evaluated[0]) if evaluated else 0
+    chosen = left.selectbox("Student", keys, index=first, key="student", bind="query-params", persist_state="session")
+    student = students[chosen]
+    with left:
+        provenance(student)
+    column = right.segmented_control(
+        "Score", list(SCORE_NAMES), default=DEFAULT, required=True, format_func=SCORE_NAMES.get, key="score",
+        help=SCORE_HELP, persist_state="session",
+    )  # fmt: skip
+    return evidence_or_stop(student, column)
+
+
+def evidence_or_stop(student: Student, column: str) -> Evidence:
+    """The evidence of a student; ends the page, saying what to do, if it has none."""
+    try:
+        evidence = evidence_of(student, column)
+    except UserError as error:
+        st.error(plain(error), icon=":material/broken_image:")
+        evidence = None
+    else:
+        if evidence is None:
+            st.info(f"**{plain(student.key)}** was not evaluated yet. This does it, where its data set is at hand:")
+    if evidence is None:
+        st.code(f"python -m kdad evaluate {student.folder}", language="bash", wrap_lines=True)
+        st.stop()
+    return evidence
+
+
+def _choose_against(kinds: pd.DataFrame) -> str:
+    options = [ALL, *kinds["kind"]]
+    if st.session_state.get("against") not in options:
+        st.session_state["against"] = ALL
+    return st.pills(
+        "Normal against", options, key="against", required=True, help="Or click a bar of “Each other class alone”.",
+        persist_state="session",
+    )  # fmt: skip
+
+
+def _choose_threshold(evidence: Evidence) -> tuple[float | None, float | None]:
+    """The false-positive rate and the score above which it calls anomalous, both from held-out normals."""
+    if evidence.normals is None:
+        st.info("This student was never calibrated, so it has no threshold. This makes one:")
+        st.code(f"python -m kdad evaluate {evidence.student.folder}", language="bash", wrap_lines=True)
+        return None, None
+    options = _rates(len(evidence.normals))
+    if st.session_state.get("rate") not in options:
+        st.session_state["rate"] = min(options, key=lambda rate: abs(rate - 0.05))
+    rate = st.select_slider(
+        "Operating point: false-positive rate on held-out normals", options, key="rate", format_func=percent,
+        help="The threshold is set on normals held out of training, never on test images. Or click the ROC curve.",
+        persist_state="session",
+    )  # fmt: skip
+    return rate, conformal.threshold(evidence.normals, rate)
+
+
+def _rates(normals: int) -> list[float]:
+    lowest = conformal.lowest_fpr(normals)
+    return sorted({lowest, *(rate for rate in RATES if rate > lowest)})
+
+
+def _figures(
+    evidence: Evidence, table: pd.DataFrame, against: str, rate: float | None, threshold: float | None
+) -> None:
+    others = "all others" if against == ALL else plain(against)
+    with st.container(horizontal=True, gap="large"):
+        st.metric(f"AUROC against {others}", f"{100 * auroc(table):.2f} %", width="content")
+        if threshold is not None:
+            shares = confusion(table, threshold).set_index(["truth", "verdict"])["share"]
+            false_alarms = shares["normal", "called anomalous"]
+            st.metric("False alarms on test", percent(false_alarms), width="content")
+            st.metric("Anomalies found", percent(shares["anomalous", "called anomalous"]), width="content")
+    student, figures = evidence.student, evidence.student.evaluation
+    words = (
+        f"{plain(student.dataset)}, {figures.get('split', 'test')} split, seed {student.seed}, teacher "
+        f"{plain(student.teacher_name)}; {(~table['anomalous']).sum():,} normal and {table['anomalous'].sum():,} "
+        f"anomalous images. {SCORE_IN_WORDS[evidence.score]}"
+    )
+    if threshold is not None:
+        low, high = conformal.realised_fpr(len(evidence.normals), rate)
+        words += (
+            f" Threshold {threshold:.4f}, set for {percent(rate)} on {len(evidence.normals)} held-out normals: the "
+            f"true rate lies between {percent(low)} and {percent(high)}; on test it is {percent(false_alarms)}."
+        )
+    st.caption(words)
+
+
+def _roc(table: pd.DataFrame, evidence: Evidence, threshold: float | None) -> None:
+    st.subheader("ROC", anchor=False)
+    curve, alt = roc(table), f"ROC curve, area {100 * auroc(table):.2f} %"
+    if threshold is None:
+        st.altair_chart(charts.roc(curve, None), alt=alt)
+        return
+    shares = confusion(table, threshold).set_index(["truth", "verdict"])["share"]
+    at = (shares["normal", "called anomalous"], shares["anomalous", "called anomalous"])
+    alt += f"; operating point: {percent(at[0])} false alarms, {percent(at[1])} found"
+    st.altair_chart(
+        charts.roc(curve, at), key="roc", on_select=lambda: _take_point(evidence.normals),
+        selection_mode=charts.POINT, alt=alt,
+    )  # fmt: skip
+
+
+def _take_point(normals: np.ndarray) -> None:
+    """Move the operating point to the rate whose threshold is nearest to the clicked one."""
+    picked = st.session_state["roc"].selection.get(charts.POINT)
+    if picked:
+        rates = np.array(_rates(len(normals)))
+        clicked = conformal.p_values(np.array([picked[0]["threshold"]]), normals)[0]
+        st.session_state["rate"] = float(rates[np.abs(np.log(rates / clicked)).argmin()])
+
+
+def _histogram(table: pd.DataFrame, threshold: float | None) -> None:
+    st.subheader("Normal and anomalous scores", anchor=False)
+    alt = "Histogram of the scores of normal and of anomalous test images"
+    st.altair_chart(charts.histogram(table, threshold), alt=alt)
+
+
+def _kinds(kinds: pd.DataFrame, against: str) -> None:
+    st.subheader("Each other class alone", anchor=False)
+    worst = kinds.iloc[0]
+    st.altair_chart(
+        charts.by_kind(kinds, against), key="kinds", on_select=_take_kind, selection_mode=charts.KIND,
+        alt=f"AUROC against each other class; lowest against {worst['kind']}, {percent(worst['auroc'])}",
+    )  # fmt: skip
+
+
+def _take_kind() -> None:
+    picked = st.session_state["kinds"].selection.get(charts.KIND)
+    st.session_state["against"] = picked[0]["kind"] if picked else ALL
+
+
+def _confusion(table: pd.DataFrame, threshold: float | None) -> None:
+    """The confusion matrix as a table, each cell shaded by its share of the row."""
+    if threshold is None:
+        return
+    st.subheader("At this operating point", anchor=False)
+    rows = []
+    for truth, cells in confusion(table, threshold).groupby("truth", sort=False):
+        shown = [_confusion_cell(truth in cell.verdict, cell.images, cell.share) for cell in cells.itertuples()]
+        rows.append(f'<tr><th scope="row">{truth}</th>{"".join(shown)}</tr>')
+    head = '<tr><td></td><th scope="col">called normal</th><th scope="col">called anomalous</th></tr>'
+    st.html(f'{CONFUSION_STYLE}<table class="kdad-confusion">{head}{"".join(rows)}</table>')
+
+
+def _confusion_cell(right: bool, images: int, share: float) -> str:
+    colour = f"color-mix(in srgb, {CALM if right else ACCENT} {10 + 60 * share:.0f}%, transparent)"
+    return f'<td style="background: {colour}"><b>{images:,}</b><br>{percent(share)}</td>'
+
+
+def _localisation(student: Student) -> None:
+    """How well heatmaps find the defects, where test images come with masks."""
+    try:
+        curves = pixel_curves_of(student)
+    except UserError as error:
+        st.error(plain(error), icon=":material/broken_image:")
+        return
+    figures = student.evaluation
+    if curves is None or "pixel_auroc" not in figures:
+        return
+    st.subheader("Where: heatmaps against masks", anchor=False)
+    with st.container(horizontal=True, gap="large"):
+        for name, title in (("pixel_auroc", "Pixel AUROC"), ("pro", "PRO"), ("pixel_ap", "Pixel AP")):
+            without = figures.get(f"{name}_without_good")
+            delta = None if without is None else f"{100 * without:.2f} % without good images"
+            st.metric(
+                title, f"{100 * figures[name]:.2f} %", delta, delta_color="off", delta_arrow="off", width="content"
+            )
+    left, right = st.columns(2, gap="large")
+    with left:
+        chart = charts.pixel_curve(curves, "found", "defect pixels found", 1.0)
+        st.altair_chart(chart, alt=f"Pixel ROC curve, area {100 * figures['pixel_auroc']:.2f} %")
+    with right:
+        chart = charts.pixel_curve(curves, "overlap", "defect regions covered", 0.3)
+        st.altair_chart(chart, alt=f"PRO curve up to 30 % false positives, area {100 * figures['pro']:.2f} %")
+    st.caption(
+        "Left: pixel ROC. Right: the mean covered share of each connected defect region, up to 30 % false positives; "
+        "PRO is its area, divided by 30 %. All test images, by the default method, patch."
+    )
+
+
+def _downloads(evidence: Evidence, kinds: pd.DataFrame) -> None:
+    name = evidence.student.key.replace("/", "-")
+    with st.container(horizontal=True):
+        st.download_button(
+            "Scores (CSV)", lambda: evidence.table.to_csv(index=False), f"{name}-scores.csv", "text/csv",
+            icon=":material/table:", on_click="ignore",
+        )  # fmt: skip
+        st.download_button(
+            "AUROC per class (CSV)", lambda: kinds.to_csv(index=False), f"{name}-classes.csv", "text/csv",
+            icon=":material/table:", on_click="ignore",
+        )  # fmt: skip

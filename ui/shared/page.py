@@ -1,0 +1,51 @@
+"""The frame of every page: configuration, navigation and a little style."""
+
+from pathlib import Path
+
+import streamlit as st
+
+import kdad
+
+ROOT = Path(__file__).parent.parent.parent
+ASSETS = ROOT / "ui" / "assets"
+HOME, INSPECT = "app.py", "pages/2_Inspect.py"
+STYLE = """<style>
+[data-testid="stMainBlockContainer"] { max-width: 82rem; }
+@media (min-width: 800px) { [data-testid="stMainBlockContainer"] { padding-left: 3rem; padding-right: 3rem; } }
+.st-key-kdad-next a { background: #9c2f5f; padding: .5rem 1.1rem; border-radius: .5rem; }
+.st-key-kdad-next a:hover { background: #b13a6d; }
+.st-key-kdad-next a * { color: #fff !important; }
+.kdad-scale { display: flex; align-items: center; gap: .5rem; font-size: .8rem; opacity: .9; margin-top: -.4rem; }
+.kdad-scale i {
+  flex: 1; height: .55rem; max-width: 16rem; border-radius: .3rem; border: 1px solid #8885;
+  background: linear-gradient(90deg, #000004, #1b0c41, #4a0c6b, #781c6d, #a52c60,
+    #cf4446, #ed6925, #fb9b06, #f7d13d, #fcffa4);
+}
+</style>"""
+
+
+def setup(title: str) -> None:
+    """Configure the page and draw what all pages share; the first call of every page."""
+    icon = str(ASSETS / "icon.svg")
+    st.set_page_config(page_title=f"{title} · kdad", page_icon=icon, layout="wide")
+    st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=icon)
+    st.html(STYLE)
+    with st.sidebar:
+        st.page_link(HOME, label="Home")
+        for page in pages():
+            st.page_link(page, label=page_name(page))
+
+
+def pages() -> list[str]:
+    """The pages beside home, in the order of their numbers, as paths below the project."""
+    return [file.relative_to(ROOT).as_posix() for file in sorted((ROOT / "pages").glob("[0-9]*_*.py"))]
+
+
+def page_name(page: str) -> str:
+    """`pages/2_Inspect.py` is called Inspect."""
+    return Path(page).stem.split("_", 1)[1].replace("_", " ")
+
+
+def footer() -> None:
+    """Closes the sidebar, after a page's own controls."""
+    st.sidebar.caption(f"kdad {kdad.__version__} · everything runs on this machine; no image leaves it.")

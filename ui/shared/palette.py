@@ -1,0 +1,3 @@
+"""The colours of charts."""
+
+ACCENT, CALM, MUTED = "#c2416f", "#3c8f88", "#8d8898"

@@ -1,0 +1,90 @@
+"""Which students are here, read from their JSON files alone: no torch, so that a first paint is quick."""
+
+import json
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdad.networks.registry import teacher_slug
+from kdad.storage.layout import WEIGHTS
+from ui.shared.page import ROOT
+
+
+@dataclass(frozen=True)
+class Student:
+    """What config.json and evaluation.json say of one student folder."""
+
+    key: str  # its folder below the root, `<data set>/<teacher>/<class>`: its name in links
+    folder: Path
+    dataset: str
+    normal_class: str
+    teacher: str
+    label_overlap: str
+    seed: int
+    evaluation: dict | None
+
+    @property
+    def teacher_name(self) -> str:
+        """The teacher's name as it is in folder names."""
+        return teacher_slug(self.teacher)
+
+
+def root() -> Path:
+    """Where students are looked for: `$KDAD_STUDENTS`, or `trained_students/` beside app.py."""
+    return Path(os.environ.get("KDAD_STUDENTS") or ROOT / "trained_students")
+
+
+def jobs_root() -> Path:
+    """Where the trainings that this app starts keep their requests, logs and status."""
+    return root() / ".jobs"
+
+
+def find() -> tuple[dict[str, Student], list[str]]:
+    """The finished students below the root by key, and the keys of folders that cannot be read."""
+    students, damaged = {}, []
+    for weights in sorted(root().rglob(WEIGHTS)):
+        key = weights.parent.relative_to(root()).as_posix()
+        try:
+            students[key] = _read(key, weights.parent)
+        except (OSError, ValueError, KeyError, TypeError):
+            damaged.append(key)
+    return students, damaged
+
+
+def _read(key: str, folder: Path) -> Student:
+    config = json.loads((folder / "config.json").read_text())
+    names = {name: str(config[name]) for name in ("dataset", "normal_class", "teacher", "label_overlap")}
+    evaluation = folder / "evaluation.json"
+    figures = json.loads(evaluation.read_text()) if evaluation.is_file() else None
+    if figures is not None:
+        figures["auroc"] = float(figures["auroc"])
+    return Student(key, folder, **names, seed=int(config["seed"]), evaluation=figures)
+
+
+def same_family(student: Student, students: dict[str, Student]) -> list[Student]:
+    """All students of the same teacher, data set and seed, itself included."""
+    family = (student.teacher, student.dataset, student.seed)
+    return [other for other in students.values() if (other.teacher, other.dataset, other.seed) == family]
+
+
+def train_command(dataset: str = "patterns-defects", normal_class: str = "bricks", teacher: str = "vgg-cifar10") -> str:
+    """The shell command that makes a student where this app finds it."""
+    return _command("train", dataset, teacher, normal_class)
+
+
+def sweep_command(student: Student) -> str:
+    """The shell command that makes the rest of a student's family."""
+    return _command("sweep", student.dataset, student.teacher, "all")
+
+
+def evaluate_command(student: Student) -> str:
+    """The shell command that tests a student, and calibrates it if it never was."""
+    return shlex.join(["python", "-m", "kdad", "evaluate", str(student.folder)])
+
+
+def _command(name: str, dataset: str, teacher: str, normal_class: str) -> str:
+    words = ["python", "-m", "kdad", name, "--dataset", dataset, "--teacher", teacher, "--normal-class", normal_class]
+    if os.environ.get("KDAD_STUDENTS"):
+        words += ["--out", str(root())]
+    return shlex.join(words)

@@ -1,0 +1,62 @@
+"""Choosing students on a page, or saying what to do where there is none."""
+
+import streamlit as st
+
+from ui.shared.student_index import Student, find, root, train_command
+from ui.shared.words import auroc, overlap_badge, plain
+
+
+def choose_students() -> list[Student]:
+    """One student, and a second one to compare with if it is asked for; ends the page if there is none."""
+    students = students_or_stop()
+    check_link("student", students)
+    check_link("compare", students)
+    keys = list(students)
+    left, right = st.columns(2)
+    first = left.selectbox("Student", keys, index=_favourite(students), key="student", bind="query-params")
+    others = [key for key in keys if key != first]
+    second = right.selectbox(
+        "Compare with", others, index=None, key="compare", bind="query-params", placeholder="a second student…",
+        disabled=not others,
+    )  # fmt: skip
+    for column, key in ((left, first), (right, second)):
+        if key:
+            with column:
+                provenance(students[key])
+    return [students[key] for key in (first, second) if key]
+
+
+def students_or_stop() -> dict[str, Student]:
+    """The students that are here, by key; ends the page, saying what to do, if there is none."""
+    students, damaged = find()
+    if damaged:
+        st.warning(f"Not readable, so not offered: {', '.join(map(plain, damaged))}. Train those anew, or remove them.")
+    if not students:
+        _no_student()
+    return students
+
+
+def _no_student() -> None:
+    st.info(f"No student is in `{root()}` yet. Train one; this takes a minute or two and needs no data set:")
+    st.code(train_command(), language="bash", wrap_lines=True)
+    st.stop()
+
+
+def check_link(name: str, students: dict[str, Student]) -> None:
+    asked = st.query_params.get(name)
+    if asked and asked not in students:
+        st.warning(f"The link asks for a student that is not here: {plain(asked)}. Choose one below.")
+
+
+def _favourite(students: dict[str, Student]) -> int:
+    """A student that the built-in samples suit, if there is one."""
+    suited = [i for i, student in enumerate(students.values()) if student.dataset == "patterns-defects"]
+    return suited[0] if suited else 0
+
+
+def provenance(student: Student) -> None:
+    known = f"knows **{plain(student.normal_class)}** as normal"
+    figures = f" · test AUROC {auroc(student.evaluation['auroc'])}" if student.evaluation else ""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        overlap_badge(student.label_overlap)
+        st.caption(known + figures, width="content")

@@ -1,0 +1,176 @@
+"""The jobs, live: progress, curves, log, stop and resume. What is shown is read from their files."""
+
+import json
+
+import streamlit as st
+
+from kdad.errors import UserError
+from kdad.jobs import manager
+from kdad.jobs.manager import Job
+from kdad.jobs.status import FAILED, FINISHED, KILLED, QUEUED, RUNNING, SILENT, STOPPED
+from kdad.storage.history import read_history
+from kdad.storage.layout import WEIGHTS
+from ui.shared.page import INSPECT
+from ui.shared.student_index import jobs_root, root
+from ui.shared.words import duration, percent, plain
+from ui.train import charts
+
+SECONDS_BETWEEN_LOOKS = 1.5
+LOG_LINES = 30
+MOST_ENDED = 12
+BADGES = {
+    QUEUED: ("queued", "gray", ":material/schedule:"),
+    RUNNING: ("running", "blue", ":material/play_arrow:"),
+    SILENT: ("not responding", "yellow", ":material/hourglass:"),
+    FINISHED: ("finished", "green", ":material/check:"),
+    STOPPED: ("stopped", "orange", ":material/stop:"),
+    FAILED: ("failed", "red", ":material/error:"),
+    KILLED: ("killed", "red", ":material/error:"),
+}
+
+
+def show_jobs() -> None:
+    """All jobs, the newest first, refreshed while one of them is active."""
+    active = any(job.active for job in manager.find_all(jobs_root()))
+    st.fragment(_jobs, run_every=SECONDS_BETWEEN_LOOKS if active else None)()
+
+
+def _jobs() -> None:
+    found = manager.find_all(jobs_root())
+    active = sorted(job.folder.name for job in found if job.active)
+    if st.session_state.setdefault("active-jobs", active) != active:  # one began or ended: the page has more to say
+        st.session_state["active-jobs"] = active
+        st.rerun()
+    st.subheader("Jobs", anchor=False)
+    if not found:
+        st.info(
+            "No training yet. Choose a normal class and a teacher, and start: a student of built-in textures takes "
+            "a minute or two. It goes on when you leave this page.", icon=":material/model_training:",
+        )  # fmt: skip
+    ended = [job for job in reversed(found) if not job.active]
+    for job in [*(job for job in found if job.active), *ended[:MOST_ENDED]]:
+        with st.container(border=True, key=f"job-{job.folder.name}"):
+            _job(job)
+    if len(ended) > MOST_ENDED:
+        st.caption(f"{len(ended) - MOST_ENDED} older jobs are not shown; remove some to see them.")
+
+
+def _job(job: Job) -> None:
+    place = job.student.parts[-3:]
+    word, colour, icon = BADGES.get(job.state, (job.state, "gray", None))
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"**{plain(place[-1])}** · {plain(place[0])} · {plain(place[1])}", width="content")
+        st.badge(word, color=colour, icon=icon)
+    _how_it_fares(job)
+    if job.active:
+        _curves(job)
+    _actions(job)
+    with st.expander("Log" if job.active else "Curves and log", key=f"log-{job.folder.name}"):
+        if not job.active:
+            _curves(job)
+        st.code(manager.log_tail(job.folder, LOG_LINES) or "Nothing printed yet.", language=None, wrap_lines=True)
+
+
+def _how_it_fares(job: Job) -> None:
+    status = job.status
+    if job.state == QUEUED:
+        st.caption("Waits until the jobs before it are through.")
+    elif job.active:
+        st.progress(min(1.0, status.position / max(1, status.epochs)), _progress_in_words(job))
+    elif job.state == FINISHED:
+        st.markdown(_result(job))
+    elif job.state == FAILED:
+        st.error(plain(status.message or "It failed without a word: see the log."))
+    elif job.state == KILLED:
+        st.error("The process is gone without having said why: killed by hand or for lack of memory, or a restart.")
+    if not job.active and job.state != FINISHED:
+        st.caption(_what_is_left(job))
+
+
+def _progress_in_words(job: Job) -> str:
+    status = job.status
+    if job.state == SILENT:
+        return "No sign of life for a while: it may be suspended. It can be stopped and resumed."
+    if not status.epochs:
+        return "Loading the teacher and the data…"
+    if status.phase != "training":
+        return "Calibrating and testing…"
+    words = [f"Epoch {max(1, status.epoch)} of {status.epochs}"]
+    if status.seconds_left is not None:
+        words.append(f"{duration(status.seconds_left)} left")
+    return " · ".join(words)
+
+
+def _result(job: Job) -> str:
+    try:
+        figures = json.loads((job.student / "evaluation.json").read_text())
+        overlap = plain(figures["label_overlap"])
+        return f"Test AUROC **{percent(figures['auroc'])}** · seed {int(figures['seed'])} · label overlap: {overlap}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "Its student has been removed since, or was never tested."
+
+
+def _what_is_left(job: Job) -> str:
+    if (job.student / WEIGHTS).is_file():
+        return f"Its student is complete, but was not tested. This does it: `python -m kdad evaluate {job.student}`"
+    done = max((row["epoch"] for row in _history(job)), default=0)
+    if not done:
+        return "No epoch was finished: resuming begins anew."
+    return f"Resuming continues after epoch {done}, and ends as if it had never been interrupted."
+
+
+def _history(job: Job) -> list[dict]:
+    try:
+        return read_history(job.student)
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def _curves(job: Job) -> None:
+    """Loss and, where there are labelled anomalies to validate on, AUROC."""
+    history, trace = _history(job), manager.read_trace(job.folder)
+    if not history and len(trace) < 2:
+        return
+    aurocs = [row for row in history if row["auroc"] != ""]
+    columns = st.columns(2) if aurocs else [st.container()]
+    with columns[0]:
+        loss = "" if job.status.loss is None else f" **{job.status.loss:.4f}**"
+        dots = " · dots: validation" if history else ""
+        st.caption(f"Loss{loss}{dots}")
+        chart = charts.losses(history, trace, job.status.epochs)
+        st.altair_chart(chart, alt="Training and validation loss by epoch")
+    if aurocs:
+        with columns[1]:
+            st.caption(f"Validation AUROC, last layer alone **{percent(aurocs[-1]['auroc'])}**")
+            st.altair_chart(charts.validation_auroc(aurocs, job.status.epochs), alt="Validation AUROC by epoch")
+
+
+def _actions(job: Job) -> None:
+    name = job.folder.name
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if job.active:
+            if st.button("Stop", key=f"stop-{name}", icon=":material/stop:"):
+                with st.spinner("Stopping…"):
+                    manager.stop(job)
+                st.rerun()
+            return
+        complete = (job.student / WEIGHTS).is_file()
+        if job.state == FINISHED and complete:
+            key = job.student.relative_to(root().resolve()).as_posix()
+            st.page_link(INSPECT, label="Inspect images", icon=":material/search:", query_params={"student": key})
+        elif not complete:
+            st.button(
+                "Resume", key=f"resume-{name}", icon=":material/resume:", on_click=_attempt, args=(manager.resume, job)
+            )
+        st.button(
+            "Remove from list", key=f"remove-{name}", type="tertiary", on_click=_attempt, args=(manager.remove, job),
+            help="The student stays.",
+        )  # fmt: skip
+
+
+def _attempt(action, job: Job) -> None:
+    """Do it unless another tab was quicker."""
+    try:
+        action(job)
+    except (UserError, OSError) as error:
+        st.toast(plain(str(error)))

@@ -1,0 +1,121 @@
+"""A training as it is asked for on the page, and what stands in its way. No torch before the start."""
+
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdad.data.datasets import at_hand
+from kdad.errors import UserError
+from kdad.jobs import manager
+from kdad.networks.recipes import Recipe, with_overrides
+from kdad.networks.registry import available, teacher_facts
+from kdad.storage.layout import WEIGHTS, student_folder
+from ui.shared.student_index import jobs_root, root
+
+HUB_SECONDS = 4
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to train; a knob is None where it follows the teacher's preset, and so is `preset` where it is unknown."""
+
+    dataset: str
+    normal_class: str
+    teacher: str
+    preset: Recipe | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    seed: int = 0
+    device: str = "auto"
+    overwrite: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where its student goes."""
+        return student_folder(root(), self.dataset, self.teacher, self.normal_class, self.seed).resolve()
+
+    @property
+    def knobs(self) -> dict[str, float | None]:
+        """What differs from the preset."""
+        values = {name: getattr(self, name) for name in ("epochs", "batch_size", "learning_rate")}
+        return {name: None if value == getattr(self.preset, name, None) else value for name, value in values.items()}
+
+    @property
+    def arguments(self) -> list[str]:
+        """What follows `python -m kdad`."""
+        places = {"dataset": self.dataset, "normal-class": self.normal_class, "teacher": self.teacher}
+        rest = {"seed": self.seed, "device": self.device, "out": root().resolve()}
+        values = {**places, **self.knobs, **rest}
+        given = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not None]
+        return ["train", *given, *(["--overwrite"] if self.overwrite else [])]
+
+
+def teacher_named(text: str | None) -> str:
+    """A teacher's name as it was typed; a folder by its full path, as `kdad train` calls it."""
+    name = (text or "").strip()
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if name and name not in available() and folder.is_dir() else name
+
+
+def refusal(request: Request) -> str | None:
+    """Why this request cannot be had at all, or None."""
+    if not request.dataset:
+        return "Give a folder of normal images, or drop a zip file of them."
+    if not request.teacher:
+        return "Choose a teacher, or type a Hub id (owner/name) or a folder."
+    if any(job.active and job.student == request.folder for job in manager.find_all(jobs_root())):
+        return "This student is being trained: see its job. To start another, choose another class, teacher or seed."
+    return None
+
+
+def obstacle(request: Request) -> str | None:
+    """What is in the place of this student and must be replaced first, or None."""
+    if (request.folder / WEIGHTS).is_file():
+        return "finished student"
+    try:
+        recipe = json.loads((request.folder / "config.json").read_text())["recipe"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return "damaged run"
+    wanted = request.preset and with_overrides(request.preset, **request.knobs).as_dict()
+    return None if wanted in (None, recipe) else "unfinished run of other settings"
+
+
+def unmet(request: Request) -> str | None:
+    """What this machine or its network lacks for a request, or None; looks at both, and imports torch."""
+    from kdad.devices import accelerator
+
+    try:
+        accelerator(request.device)
+    except UserError as error:
+        return str(error)
+    teacher_here, data_here = teacher_facts(request.teacher).here, at_hand(request.dataset, ("train", "test"))
+    if not teacher_here and request.teacher not in available() and request.teacher.count("/") != 1:
+        return f"There is no teacher {request.teacher}: choose one of the list, or give a Hub id or a folder."
+    if Path(request.teacher).is_dir() and not (Path(request.teacher) / "config.json").is_file():
+        return f"{request.teacher} holds no config.json, so it is no teacher's folder."
+    if (teacher_here and data_here) or hub_reachable():
+        return None
+    if not data_here:
+        place = f"put it below $KDAD_DATA/{request.dataset}, or choose patterns"
+        return f"{request.dataset} is not on this machine, and the Hub cannot be reached: {place}."
+    return f"{request.teacher} is not on this machine, and the Hub cannot be reached: choose a teacher that is."
+
+
+def hub_reachable() -> bool:
+    """Whether the Hugging Face Hub answers, whatever it answers."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,118 @@
+"""The students that are here: their figures, where to look at them, how to delete them, and the Hub."""
+
+import shutil
+import subprocess
+from collections import defaultdict
+from functools import lru_cache
+from pathlib import Path
+
+import streamlit as st
+
+from kdad.errors import UserError
+from kdad.jobs import manager
+from ui.shared.page import INSPECT, ROOT
+from ui.shared.student_index import Student, find, jobs_root, root
+from ui.shared.words import overlap_badge, percent, plain
+
+NAME_WIDTH, FIGURE_WIDTH = 140, 150  # pixels: rows stay in line, and fit a phone
+
+
+def show_students() -> None:
+    """Every student, by data set and teacher."""
+    students, damaged = find()
+    if damaged:
+        st.warning(f"Not readable: {', '.join(map(plain, damaged))}. Train those anew, or remove their folders.")
+    if not students:
+        st.info(f"No student is in `{root()}` yet. Train one, or fetch one from the Hub below.")
+        return
+    families: dict[tuple, list[Student]] = defaultdict(list)
+    for student in students.values():
+        families[student.dataset, student.teacher].append(student)
+    kept = shipped(root())
+    for (dataset, teacher), family in families.items():
+        with st.container(border=True):
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                st.markdown(f"**{plain(dataset)}** · {plain(Path(teacher).name)}", width="content")
+                overlap_badge(family[0].label_overlap)
+            for student in family:
+                _row(student, deletable=student.key not in kept)
+    if kept & students.keys():
+        st.caption("Students that came with the project have no delete button: git tracks them.")
+
+
+def _row(student: Student, deletable: bool) -> None:
+    name = f"**{plain(student.normal_class)}**" + (f", seed {student.seed}" if student.seed else "")
+    figures = "not tested" if student.evaluation is None else f"test AUROC {percent(student.evaluation['auroc'])}"
+    with st.container(horizontal=True, vertical_alignment="center", key=f"student-{student.key}"):
+        st.markdown(name, width=NAME_WIDTH)
+        st.markdown(figures, width=FIGURE_WIDTH)
+        st.page_link(INSPECT, label="Inspect", icon=":material/search:", query_params={"student": student.key})
+        if deletable:
+            st.button(
+                "Delete", key=f"delete-{student.key}", type="tertiary", icon=":material/delete:", on_click=_ask,
+                args=(student.key,), help=f"Delete {student.key}",
+            )  # fmt: skip
+    if st.session_state.get("deleting") == student.key:
+        _confirm(student)
+
+
+def _ask(key: str | None) -> None:
+    st.session_state["deleting"] = key
+
+
+def _confirm(student: Student) -> None:
+    with st.container(border=True, horizontal=True, vertical_alignment="center", key="confirm-delete"):
+        st.markdown(f"Delete `{student.folder}` and all its files? This cannot be undone.")
+        st.button("Delete for good", type="primary", on_click=_delete, args=(student,))
+        st.button("Keep it", on_click=_ask, args=(None,))
+
+
+def _delete(student: Student) -> None:
+    _ask(None)
+    busy = any(job.active and job.student == student.folder.resolve() for job in manager.find_all(jobs_root()))
+    if busy or student.key in shipped(root()):
+        st.toast(f"{plain(student.key)} is being trained anew: stop that job first." if busy else "It is git's.")
+        return
+    shutil.rmtree(student.folder, ignore_errors=True)
+    st.toast(f"Deleted {plain(student.key)}.")
+
+
+@lru_cache(maxsize=4)
+def shipped(folder: Path) -> frozenset[str]:
+    """The keys of the students below `folder` that git tracks, and so came with the project.
+
+    Where git cannot be asked, all below the project's own folder count as such.
+    """
+    if not folder.resolve().is_relative_to(ROOT):
+        return frozenset()
+    try:
+        git = subprocess.run(["git", "ls-files", "-z"], cwd=folder, capture_output=True, check=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return frozenset(find()[0])
+    return frozenset(Path(file).parent.as_posix() for file in git.stdout.split("\0"))
+
+
+def fetch() -> None:
+    """A student from the Hugging Face Hub, by its id."""
+    st.subheader("Fetch one from the Hub", anchor=False)
+    with st.form("fetch", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
+        repo = st.text_input("Hub id", placeholder="owner/name", key="repo", width=320).strip()
+        asked = st.form_submit_button("Fetch", icon=":material/download:")
+    if not asked:
+        return
+    if repo.count("/") != 1 or not all(repo.split("/")):
+        st.error("A Hub id looks like owner/name.")
+        return
+    try:
+        with st.spinner("Fetching…"):
+            _pull(repo)
+    except (UserError, OSError) as error:
+        st.error(plain(str(error)), icon=":material/error:")
+
+
+def _pull(repo: str) -> None:
+    from kdad.storage import hub
+
+    folder = hub.pull(repo, root())
+    st.toast(f"Fetched {plain(folder.relative_to(root()).as_posix())}.")
+    st.rerun()
