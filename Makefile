@@ -10,6 +10,8 @@ app: .venv/app.stamp
 test: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -n auto --dist worksteal
 
 .venv/app.stamp: pyproject.toml

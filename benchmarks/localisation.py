@@ -53,12 +53,13 @@ def measure(detector: Detector, method: str, images, masks: np.ndarray) -> dict:
 def run(teachers: list[str], texture: str, count: int, out: Path) -> dict:
     """All methods under these teachers on all test images, the slow ones on `count`, evenly chosen."""
     test = load_task(DATASET, texture).test
+    masks = np.stack(test.masks)
     rows = []
     for teacher in teachers:
         detector = student_of(teacher, texture, out)
         for method in methods_for(detector):
             shown = _evenly(len(test.images), count if method in SLOW else len(test.images))
-            figures = measure(detector, method, test.images[shown], test.masks[shown])
+            figures = measure(detector, method, test.images[shown], masks[shown])
             rows.append({"teacher": teacher, "method": method, "images": len(shown), **figures})
             print(rows[-1], flush=True)
     return {

@@ -25,13 +25,15 @@ def measure(dataset: str, normal_class: str, detector: Detector) -> dict[str, fl
     """Validation AUROC in 0…1 by each score of one student."""
     validation = load_task(dataset, normal_class).validation
     predictions = list(detector.predict_each(validation.images))
-    seen = {
+    measured = {
         "layer_errors": np.concatenate([prediction.layer_errors for prediction in predictions]),
         "distances": np.concatenate([prediction.distance for prediction in predictions]),
     }
-    read = {name: SCORES[name](seen, detector.config.recipe.mse_weight) for name in READ}
+    read = {name: SCORES[name](measured, detector.config.recipe.mse_weight) for name in READ}
     anomalous = validation.anomalous.numpy()
-    return {name: metrics.auroc(score, anomalous) for name, score in {**read, "distance": seen["distances"]}.items()}
+    return {
+        name: metrics.auroc(score, anomalous) for name, score in {**read, "distance": measured["distances"]}.items()
+    }
 
 
 def render(figures: dict[str, dict[str, float]]) -> str:

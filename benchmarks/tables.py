@@ -18,24 +18,23 @@ SEEN = {True: "seen", False: "not seen", None: "unknown"}
 
 def headline(entries: dict[str, dict]) -> str:
     """What a newcomer should know first: our VGG students with and without the labels, and others' figures."""
-    said = []
-    for teacher, taught in (
+    sentences = []
+    for teacher, trained in (
         (
             "vgg-cifar10",
-            "with a teacher that was taught CIFAR-10 *with the labels of all ten classes*, the anomalous too",
+            "with a teacher that was trained on CIFAR-10 *with the labels of all ten classes*, the anomalous too",
         ),
         ("vgg-tinyimagenet", "with one that never saw a label of CIFAR-10"),
     ):
         if entry := entries.get(f"{DATASET}/{teacher}"):
             mean, seeds = results_file.mean_of(entry, "auroc").mean, results_file.seeds_of(entry)
-            said.append(f"**{100 * mean:.1f} %** {taught} (`{teacher}`, {seeds})")
+            sentences.append(f"**{100 * mean:.1f} %** {trained} (`{teacher}`, {seeds})")
     others = [line for line in results_file.lines({}, DATASET, "auroc") if line.published]
     published = "; ".join(
         f"{line.name}: {line.mean} %, labels {SEEN[LABELS_SEEN[line.label_overlap]]}" for line in others
     )
-    return (
-        f"Mean test AUROC on CIFAR-10 one-vs-rest, students of the compact VGG: {', and '.join(said)}. ({published}.)"
-    )
+    ours = ", and ".join(sentences)
+    return f"Mean test AUROC on CIFAR-10 one-vs-rest, students of the compact VGG: {ours}. ({published}.)"
 
 
 def render(entries: dict[str, dict], dataset: str = DATASET) -> str:
@@ -150,15 +149,15 @@ def large_images(measured: dict) -> str:
 
 
 def teachers(folder: Path) -> str:
-    """How each shipped teacher was taught and how well it classifies, from the cards below `folder`."""
-    heads = ("accuracy on validation", "on test", "epochs", "minutes", "taught")
+    """How each shipped teacher was trained and how well it classifies, from the cards below `folder`."""
+    heads = ("accuracy on validation", "on test", "epochs", "minutes", "trained on")
     rows = [["teacher", *heads]]
     for name in shipped():
         card = _read(folder / name / CARD_FILE)
         recipe, accuracy = card["recipe"], _percents(card["accuracy"], ("validation", "test"))
         cost = f"{card['seconds'] / 60:.0f} ({card['hardware']})"
-        taught = f"{', '.join(card['trained_on'])}, {len(card['classes'])} classes, {origin(card)}"
-        rows.append([f"`{name}`", *accuracy, str(recipe["epochs"]), cost, taught])
+        data = f"{', '.join(card['trained_on'])}, {len(card['classes'])} classes, {origin(card)}"
+        rows.append([f"`{name}`", *accuracy, str(recipe["epochs"]), cost, data])
     words = "Per cent, without test-time augmentation; the test part was read once; epochs and minutes of the last run."
     return f"{_table(rows)}\n\n{words}"
 

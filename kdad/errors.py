@@ -1,5 +1,8 @@
 """The two ways a command can end badly; `kdad.cli` turns them into exit status 2 and 1."""
 
+from collections.abc import Iterable
+from typing import Any
+
 
 class UserError(ValueError):
     """The request cannot be met as asked. The message is one line and says what to do."""
@@ -9,9 +12,9 @@ class WorkFailed(RuntimeError):
     """The request was fine and the work itself failed: a NaN loss, memory exhausted."""
 
 
-def one_of(kind: str, name: str, valid) -> str:
+def one_of(kind: str, name: Any, valid: Iterable[str]) -> str:
     """Return `name` if it is among `valid`; otherwise raise a `UserError` that lists them."""
     names = list(valid)
     if name not in names:
         raise UserError(f"unknown {kind} {name!r}; choose one of: {', '.join(map(str, names))}")
-    return name
+    return str(name)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
@@ -24,6 +25,6 @@ def write_text(file: Path, text: str) -> None:
     write_atomically(file, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def write_json(file: Path, values: dict) -> None:
+def write_json(file: Path, values: dict[str, Any]) -> None:
     """Write indented JSON."""
     write_text(file, json.dumps(values, indent=2) + "\n")

@@ -1,14 +1,14 @@
-"""How well students do: scores and thresholds, training curves, telling images, and the table of all classes."""
+"""How well students do: scores and thresholds, training curves, test images, and the table of all classes."""
 
 import streamlit as st
 
-from ui.results import all_classes, scores, telling_images, training_curves
+from ui.results import all_classes, scores, test_images, training_curves
 from ui.shared.page import footer, setup
 
 SECTIONS = {
     "Scores": scores.section,
     "Training": training_curves.section,
-    "Images": telling_images.section,
+    "Images": test_images.section,
     "All classes": all_classes.section,
 }
 

@@ -10,7 +10,7 @@ like every data set; where that leaves few for calibration, five folds of all of
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -33,20 +33,20 @@ TILED_ABOVE = 8  # times the teacher's side: above that, a whole image would los
 TILE_SIDES = 4  # how much larger than what the teacher sees of it a tile is
 
 
-class ImageFiles(Sequence):
+class ImageFiles(Sequence[Tensor]):
     """The images of some files, uint8 (3, H, W), each read when it is asked for."""
 
-    def __init__(self, files: Sequence[Path]):
+    def __init__(self, files: Iterable[Path]):
         self.files = list(files)
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices
         return read_image(self.files[index])
 
 
-class MaskFiles(Sequence):
+class MaskFiles(Sequence[np.ndarray | None]):
     """The masks of test images, bool (H, W): black for a good one, None where a defect has no mask."""
 
     def __init__(self, images: Sequence[Path], masks: Sequence[Path | None], anomalous: Sequence[bool]):
@@ -55,15 +55,16 @@ class MaskFiles(Sequence):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> np.ndarray | None:
+    def __getitem__(self, index: int) -> np.ndarray | None:  # type: ignore[override]  # no slices
         height, width = read_image(self.images[index]).shape[1:]
         if not self.anomalous[index]:
             return np.zeros((height, width), bool)
-        if self.masks[index] is None:
+        file = self.masks[index]
+        if file is None:
             return None
-        mask = read_image(self.masks[index]).amax(0).numpy() > 0
+        mask = read_image(file).amax(0).numpy() > 0
         if mask.shape != (height, width):
-            raise UserError(f"{self.masks[index]}: a mask of {mask.shape[::-1]} for an image of {(width, height)}")
+            raise UserError(f"{file}: a mask of {mask.shape[::-1]} for an image of {(width, height)}")
         return mask
 
 

@@ -112,7 +112,9 @@ def batches_of_one_size(
     names: list[str] = []
     waiting: list[Tensor] = []
     for name, image in images:
-        if waiting and (image.shape != waiting[0].shape or len(waiting) == batch_size(*image.shape[1:], most)):
+        if waiting and (
+            image.shape != waiting[0].shape or len(waiting) == batch_size(image.shape[1], image.shape[2], most)
+        ):
             yield names, torch.stack(waiting)
             names, waiting = [], []
         names.append(name)

@@ -1,4 +1,4 @@
-"""From the name of a data set to the task of telling its normal class from everything else."""
+"""From the name of a data set to its task."""
 
 from kdad.data.datasets import DATASETS, folder_path, is_folder
 from kdad.data.folders import FolderTask
@@ -10,7 +10,7 @@ from kdad.errors import UserError, one_of
 
 
 def load_task(dataset: str, normal_class: str, side: int = 256, tile: int | None = None) -> Task:
-    """The task of telling `normal_class` of `dataset` from everything else; see `DATASETS`.
+    """The task in which `normal_class` of `dataset` is normal and everything else anomalous; see `DATASETS`.
 
     Args:
         dataset: a name in `DATASETS`, or `folder:PATH`.

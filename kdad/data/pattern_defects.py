@@ -49,7 +49,7 @@ class PatternDefectsTask:
         kinds = torch.arange(1, len(patterns.DEFECTS) + 1).repeat_interleave(self.counts["defects"])
         labels = torch.cat([torch.zeros(len(good), dtype=torch.long), kinds])
         no_defect = torch.zeros(len(good), *masks.shape[1:], dtype=torch.bool)
-        return Labelled(torch.cat([good, bad]), labels, labels > 0, torch.cat([no_defect, masks]).numpy())
+        return Labelled(torch.cat([good, bad]), labels, labels > 0, list(torch.cat([no_defect, masks]).numpy()))
 
     def _normals(self, part: str, seed: int) -> Tensor:
         return torch.from_numpy(patterns.normals(self.normal_class, self.counts[part], seed))

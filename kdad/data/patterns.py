@@ -11,51 +11,51 @@ SIZE = 32
 DEFECTS = ("scratch", "spot", "hole", "patch")
 
 
-def _stripes(u, v):
+def _stripes(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.sin(u) > 0
 
 
-def _checkerboard(u, v):
+def _checkerboard(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.sin(u) * np.sin(v) > 0
 
 
-def _dots(u, v):
+def _dots(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.cos(u) + np.cos(v) > 0.9
 
 
-def _rings(u, v):
+def _rings(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.sin(np.hypot(u, v) * 1.3) > 0
 
 
-def _waves(u, v):
+def _waves(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.sin(u + 1.6 * np.sin(0.7 * v)) > 0
 
 
-def _bricks(u, v):
+def _bricks(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     row = np.floor(v / np.pi)
     along = (u / (2 * np.pi) + 0.5 * (row % 2)) % 1
     return (v / np.pi % 1 > 0.22) & (along > 0.12)
 
 
-def _crosses(u, v):
+def _crosses(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     x, y = (u / (2 * np.pi)) % 1 - 0.5, (v / (2 * np.pi)) % 1 - 0.5
     arm, thick = 0.38, 0.12
     inside = (np.abs(x) < arm) & (np.abs(y) < arm)
     return inside & ((np.abs(x) < thick) | (np.abs(y) < thick))
 
 
-def _triangles(u, v):
+def _triangles(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     x, y = (u / (2 * np.pi)) % 1, (v / (2 * np.pi)) % 1
     return np.abs(x - 0.5) < 0.5 * y
 
 
-def _gradient(u, v):
+def _gradient(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return 0.5 + 0.5 * np.sin(0.35 * u)
 
 
-def _clouds(u, v):
+def _clouds(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     waves = [np.sin(a * u + b * v + c) for a, b, c in ((0.6, 0.2, 0), (-0.3, 0.7, 1), (0.4, -0.5, 2))]
-    return 0.5 + sum(waves) / 6
+    return 0.5 + np.sum(waves, axis=0) / 6
 
 
 TEXTURES = {
@@ -121,7 +121,9 @@ def _defect_masks(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
     return np.hypot(dy, dx) < size
 
 
-def _apply_defect(kind: str, images: np.ndarray, mask: np.ndarray, other: np.ndarray, rng) -> np.ndarray:
+def _apply_defect(
+    kind: str, images: np.ndarray, mask: np.ndarray, other: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Change `images` (n, 3, 32, 32) inside `mask` (n, 1, 32, 32) only."""
     n = len(images)
     if kind == "patch":

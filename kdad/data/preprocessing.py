@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class Preprocessing:
     std: tuple[float, float, float]
     kernel: str = "lanczos"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 1 <= self.crop <= self.resize:
             raise UserError(f"cannot crop {self.crop} pixels out of {self.resize}")
         colours = len(self.mean) == len(self.std) == 3 and all(map(math.isfinite, (*self.mean, *self.std)))
@@ -54,11 +55,11 @@ class Preprocessing:
         framed = torch.nn.functional.pad(scaled, (before, border - before, before, border - before))
         return resample(framed[:, None], height, width, "bilinear")[:, 0]
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, fields: dict) -> "Preprocessing":
+    def from_dict(cls, fields: dict[str, Any]) -> "Preprocessing":
         return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
 
     def _resize(self, images: Tensor) -> Tensor:

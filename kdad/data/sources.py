@@ -3,7 +3,7 @@
 import io
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class ParquetSource:
     def __init__(self, name: str):
         self.name, self.layout = name, PARQUET[name]
         self.classes = self.layout.classes
-        self._parts: dict = {}
+        self._parts: dict[str, Any] = {}
 
     def labels(self, part: str) -> Tensor:
         return self._columns(part)[1]
@@ -50,13 +50,13 @@ class ParquetSource:
         """The file that holds one image."""
         return self._columns(part)[0][index].as_py()
 
-    def _columns(self, part: str):
+    def _columns(self, part: str) -> tuple[Any, Tensor]:
         """Encoded images and class indices of one part, read once."""
         if part not in self._parts:
             self._parts[part] = self._read(_parquet_file(self.name, self.layout, part))
         return self._parts[part]
 
-    def _read(self, file: Path):
+    def _read(self, file: Path) -> tuple[Any, Tensor]:
         import pyarrow
         import pyarrow.parquet
 
@@ -100,7 +100,9 @@ def image_format(dataset: str) -> str | None:
     """How the test images of `dataset` are compressed: PNG is lossless, JPEG is not; None for what is generated."""
     if dataset not in PARQUET:
         return None
-    with Image.open(io.BytesIO(load_source(dataset).encoded("test", 0))) as image:
+    source = load_source(dataset)
+    assert isinstance(source, ParquetSource)
+    with Image.open(io.BytesIO(source.encoded("test", 0))) as image:
         return image.format
 
 

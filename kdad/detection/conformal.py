@@ -59,7 +59,7 @@ def realised_fpr(normals: int, fpr: float, confidence: float = 0.95) -> tuple[fl
 
     k = int(np.floor(fpr * (normals + 1) + 1e-9))
     tail = (1 - confidence) / 2
-    return tuple(float(betaincinv(k, normals + 1 - k, level)) for level in (tail, 1 - tail))
+    return float(betaincinv(k, normals + 1 - k, tail)), float(betaincinv(k, normals + 1 - k, 1 - tail))
 
 
 def warn_if_few(normals: int) -> str | None:

@@ -7,7 +7,7 @@ Features are lists with one tensor (B, T, D) per critical layer. After Salehi et
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from kdad.storage.layout import DISTANT_ERROR, LAST_LAYER, MKD, PEAK
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    Array = TypeVar("Array", np.ndarray, Tensor)
 
 MSE_WEIGHT = 0.01
 SCORED_LAYERS = 3
@@ -58,7 +60,7 @@ def patch_errors(
     return maps
 
 
-def layer_scores(errors: Tensor, mse_weight: float) -> Tensor:
+def layer_scores(errors: Array, mse_weight: float) -> Array:
     """Each layer's contribution (B, L) = (1 − cosine) + λ · MSE, from the error table (B, L, 2)."""
     return errors[..., 0] + mse_weight * errors[..., 1]
 
@@ -68,17 +70,17 @@ def distillation_loss(errors: Tensor, mse_weight: float) -> Tensor:
     return layer_scores(errors, mse_weight).sum(1).mean()
 
 
-def mkd_score(errors: Tensor, mse_weight: float) -> Tensor:
+def mkd_score(errors: Array, mse_weight: float) -> Array:
     """The published anomaly score (B,): the loss of an image over the last three critical layers."""
     return published_score(layer_scores(errors, mse_weight))
 
 
-def published_score(layer_scores: Tensor) -> Tensor:
+def published_score(layer_scores: Array) -> Array:
     """The same (B,) from each layer's contribution (B, L)."""
     return layer_scores[:, -SCORED_LAYERS:].sum(1)
 
 
-def last_layer_score(errors: Tensor) -> Tensor:
+def last_layer_score(errors: Array) -> Array:
     """1 − cosine of the last critical layer (B,)."""
     return errors[:, -1, 0]
 

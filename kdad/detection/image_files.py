@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -16,7 +17,7 @@ from kdad.errors import UserError
 
 def score_files(
     detector: Detector, paths: list[str], fpr: float | None, heatmaps: str | None, method: str = "patch"
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """One row per image of `paths` (files and directories), in order; heatmap PNGs go to the folder `heatmaps`.
 
     A file named itself must be readable; an unreadable one inside a directory is reported and
@@ -30,7 +31,7 @@ def score_files(
     for path in named:
         if path.is_file():
             read_image(path)
-    rows: list[dict] = []
+    rows: list[dict[str, Any]] = []
     for names, images in batches_of_one_size(_readable(find_images(paths), named)):
         prediction = detector.predict(images, fpr=fpr)
         if heatmaps:
@@ -53,7 +54,7 @@ def _readable(files: list[Path], named: set[Path]) -> Iterator[tuple[str, Tensor
             print(f"skipped {error}", file=sys.stderr)
 
 
-def _rows(names: list[str], prediction: Prediction) -> list[dict]:
+def _rows(names: list[str], prediction: Prediction) -> list[dict[str, Any]]:
     return [
         {
             "image": name,
@@ -65,7 +66,9 @@ def _rows(names: list[str], prediction: Prediction) -> list[dict]:
     ]
 
 
-def _save_heatmaps(folder: Path, first: int, names: list[str], images: Tensor, maps: np.ndarray, ends) -> None:
+def _save_heatmaps(
+    folder: Path, first: int, names: list[str], images: Tensor, maps: np.ndarray, ends: tuple[float, float] | None
+) -> None:
     """One PNG per image; `ends` are those of the colour scale, or None for each map's own."""
     for i, (name, heatmap) in enumerate(zip(names, maps, strict=True)):
         low, high = ends or (heatmap.min(), heatmap.max())

@@ -17,6 +17,7 @@ from kdad.detection.detector import Detector
 from kdad.detection.discrepancy import layer_errors, mkd_score
 from kdad.detection.tiles import Tiling, map_tiles
 from kdad.errors import UserError, one_of
+from kdad.networks.vit import ViTFeatures
 
 SAMPLES = 50
 NOISE = 0.05  # share of the range of pixel values; the published code squares it, to about 0.0025
@@ -38,9 +39,10 @@ def localise(detector: Detector, images: Tensor, method: str = "patch", noise: f
         UserError: the method is unknown, or not for this kind of network.
     """
     one_of("localisation method", method, METHODS)
-    if method == "patch":
+    make = METHODS[method]
+    if make is None:
         return np.concatenate([detector.predict(batch).heatmap for batch in in_batches(images)])
-    saliency = METHODS[method](detector, noise)
+    saliency = make(detector, noise)
     return np.concatenate([_over_images(detector, batch, saliency) for batch in in_batches(images)])
 
 
@@ -63,7 +65,7 @@ def _over_images(detector: Detector, images: Tensor, saliency: Saliency) -> np.n
     (maps,) = map_tiles(
         lambda tiles: (preprocessing.to_input(saliency(preprocessing(tiles)), side, side),), tiling.cut(images)
     )
-    return resample(tiling.stitch(maps)[:, None], *images.shape[2:], "bilinear")[:, 0].cpu().numpy()
+    return resample(tiling.stitch(maps)[:, None], images.shape[2], images.shape[3], "bilinear")[:, 0].cpu().numpy()
 
 
 class _Score(nn.Module):
@@ -140,9 +142,9 @@ def _out_of_place(network: nn.Module) -> Iterator[None]:
 
 def _attention_rollout(detector: Detector, noise: float) -> Saliency:
     """How much the teacher's CLS token draws on each patch: Abnar and Zuidema 2020 (arXiv 2005.00928)."""
-    if not _is_transformer(detector):
-        raise UserError("attention-rollout is for ViT teachers; of a VGG student, choose another method")
     network, teacher = detector.teacher.network, detector.teacher
+    if not isinstance(network, ViTFeatures):
+        raise UserError("attention-rollout is for ViT teachers; of a VGG student, choose another method")
 
     @torch.no_grad()
     def saliency(pixels: Tensor) -> Tensor:
@@ -159,7 +161,7 @@ def _attention_rollout(detector: Detector, noise: float) -> Saliency:
 
 
 def _is_transformer(detector: Detector) -> bool:
-    return hasattr(detector.teacher.network, "attending")
+    return isinstance(detector.teacher.network, ViTFeatures)
 
 
 def _tidy(gradient: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class Tiling:
     def over(cls, images: Tensor, tile: int, preprocessing: Preprocessing) -> "Tiling":
         """The tiling of images (B, 3, H, W) whose tiles a network sees through `preprocessing`."""
         side = preprocessing.resize
-        return cls(*images.shape[2:], tile, side, side - preprocessing.crop)
+        return cls(images.shape[2], images.shape[3], tile, side, side - preprocessing.crop)
 
     @property
     def shape(self) -> tuple[int, int]:

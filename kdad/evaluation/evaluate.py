@@ -30,8 +30,7 @@ def evaluate(folder: Path, task: Task, detector: Detector) -> dict[str, Any]:
     """
     own = task.dataset == detector.config.dataset
     if own and detector.calibration is None:
-        detector = _calibrated(detector, task)
-        save_calibration(folder, detector.calibration)
+        detector = _calibrated(folder, detector, task)
     test = task.test
     if test is None:
         raise UserError(
@@ -49,11 +48,12 @@ def evaluate(folder: Path, task: Task, detector: Detector) -> dict[str, Any]:
     return figures
 
 
-def _calibrated(detector: Detector, task: Task) -> Detector:
-    """The same student, read by what the task's held-out normals show."""
+def _calibrated(folder: Path, detector: Detector, task: Task) -> Detector:
+    """The same student, read by what the task's held-out normals show, which is also saved in its folder."""
     student, teacher, config = detector.student, detector.teacher, detector.config
     held_out = [(student, task.calibration)]
     calibration = calibrate(student, teacher, held_out, task.train, config.score, config.tile)
+    save_calibration(folder, calibration)
     return Detector(config, student, teacher, calibration)
 
 
@@ -61,8 +61,10 @@ class _Judged:
     """What a detector says of all test images: scores, and heatmaps small enough to keep where there are masks."""
 
     def __init__(self, detector: Detector, test: Labelled):
-        predictions, self.heatmaps, self.masks, self.anomalous = [], [], [], []
-        first = 0
+        self.heatmaps: list[np.ndarray] = []
+        self.masks: list[np.ndarray] = []
+        self.anomalous: list[bool] = []
+        predictions, first = [], 0
         for prediction in detector.predict_each(test.images):
             predictions.append(prediction)
             if test.masks is not None:
@@ -74,7 +76,9 @@ class _Judged:
             np.concatenate([getattr(prediction, name) for prediction in predictions]) for name in names
         )
 
-    def _keep(self, detector: Detector, prediction: Prediction, masks: Sequence, anomalous: list[bool]) -> None:
+    def _keep(
+        self, detector: Detector, prediction: Prediction, masks: Sequence[np.ndarray | None], anomalous: list[bool]
+    ) -> None:
         height, width = shrunk(*prediction.heatmap.shape[1:])
         heatmaps = detector.heatmap(prediction, height, width)
         for heatmap, mask, odd in zip(heatmaps, masks, anomalous, strict=True):

@@ -8,6 +8,7 @@ teacher keeps them.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kdad.errors import UserError
 from kdad.evaluation.published import REFERENCES, Reference
@@ -58,7 +59,7 @@ class Line:
         return not self.published and self.score not in AUROCS
 
 
-def load_results(file: Path) -> dict[str, dict]:
+def load_results(file: Path) -> dict[str, dict[str, Any]]:
     """The entries by key `<data set>/<teacher>`; none if the file is not there.
 
     Raises:
@@ -77,7 +78,7 @@ def load_results(file: Path) -> dict[str, dict]:
     return entries
 
 
-def merge_entry(file: Path, entry: dict) -> None:
+def merge_entry(file: Path, entry: dict[str, Any]) -> None:
     """Put `entry` into the results file, in place of the one of the same data set and teacher."""
     entries = load_results(file)
     key = f"{entry['dataset']}/{entry['teacher']}"
@@ -87,45 +88,45 @@ def merge_entry(file: Path, entry: dict) -> None:
     write_json(file, dict(sorted({**entries, key: entry}.items())))
 
 
-def lines(results: dict[str, dict], dataset: str, score: str) -> list[Line]:
+def lines(results: dict[str, dict[str, Any]], dataset: str, score: str) -> list[Line]:
     """All systems with figures on `dataset` by `score`: ours, their baselines, then the published ones."""
     ours = [line for entry in results.values() if entry["dataset"] == dataset for line in _lines_of(entry, score)]
     return ours + [_published(reference) for reference in REFERENCES if reference.dataset == dataset]
 
 
-def cell(results: dict[str, dict], dataset: str, score: str, family: str, seen: bool) -> list[Line]:
+def cell(results: dict[str, dict[str, Any]], dataset: str, score: str, family: str, labels_seen: bool) -> list[Line]:
     """The lines in one cell of the square of architecture × labels seen; baselines are none."""
     return [
         line
         for line in lines(results, dataset, score)
         if line.score in (score, "as published")
         and line.family == family
-        and LABELS_SEEN.get(line.label_overlap) is seen
+        and LABELS_SEEN.get(line.label_overlap) is labels_seen
     ]
 
 
-def effects(results: dict[str, dict], score: str) -> list[str]:
+def effects(results: dict[str, dict[str, Any]], score: str) -> list[str]:
     """What one side of the square changes, in words, for as many sides as both ends are measured."""
     ours = {key: results.get(f"{DATASET}/{teacher}") for key, teacher in SQUARE.items()}
     means = {key: 100 * mean_of(entry, score).mean for key, entry in ours.items() if entry}
-    said = []
+    sentences = []
     for family, name in FAMILIES.items():
         if {(family, True), (family, False)} <= means.keys():
             gain = means[family, True] - means[family, False]
-            said.append(f"having seen the labels changes a {name} teacher's students by {gain:+.2f} points")
+            sentences.append(f"having seen the labels changes a {name} teacher's students by {gain:+.2f} points")
     for seen in (False, True):
         if {("vit", seen), ("vgg", seen)} <= means.keys():
             gain = means["vit", seen] - means["vgg", seen]
-            said.append(f"ViT instead of VGG, labels {'seen' if seen else 'not seen'}: {gain:+.2f} points")
-    return said
+            sentences.append(f"ViT instead of VGG, labels {'seen' if seen else 'not seen'}: {gain:+.2f} points")
+    return sentences
 
 
-def mean_of(entry: dict, score: str) -> Figure:
+def mean_of(entry: dict[str, Any], score: str) -> Figure:
     """An entry's mean over its classes."""
     return Figure(float(entry["mean"][score]), entry["mean_deviation"][score])
 
 
-def _lines_of(entry: dict, score: str) -> list[Line]:
+def _lines_of(entry: dict[str, Any], score: str) -> list[Line]:
     teacher, family, overlap = Path(entry["teacher"]).name, entry["family"], entry["label_overlap"]
     provenance = provenance_of(entry)
     classes = {name: Figure(float(at[score]["mean"]), at[score]["deviation"]) for name, at in entry["classes"].items()}
@@ -147,24 +148,24 @@ def _published(reference: Reference) -> Line:
     )
 
 
-def seeds_of(entry: dict) -> str:
+def seeds_of(entry: dict[str, Any]) -> str:
     """Which seeds an entry's figures are of, in words."""
     return "seed 0" if entry["seeds"] == 1 else f"mean of seeds 0 to {entry['seeds'] - 1}"
 
 
-def provenance_of(entry: dict) -> str:
+def provenance_of(entry: dict[str, Any]) -> str:
     """Split, seeds and selection of an entry's figures, in words."""
     return f"{entry['split']} split; {seeds_of(entry)}; last epoch, chosen by no labelled anomaly"
 
 
-def images_of(entry: dict) -> str:
+def images_of(entry: dict[str, Any]) -> str:
     """A sentence on the test images where they are not the lossless originals, else ''."""
     if entry["image_format"] != "JPEG":
         return ""
     return f"{entry['dataset']} here is re-encoded as JPEG: figures differ slightly from those on lossless images."
 
 
-def cost_of(entry: dict) -> str:
+def cost_of(entry: dict[str, Any]) -> str:
     """How long one student took, and on what."""
     seconds = entry["seconds_per_student"]
     return "unknown" if seconds is None else f"{seconds:.0f} s ({'; '.join(entry['hardware'])})"

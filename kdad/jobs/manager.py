@@ -104,7 +104,7 @@ def _environment() -> dict[str, str]:
 def stop(job: Job, grace: float = 10.0) -> Job:
     """End a job's processes, gently and after `grace` seconds for certain; returns it once they are gone."""
     status = read_status(job.folder)
-    if not lives(status):
+    if status.pid is None or not lives(status):
         return find(job.folder)
     for sent, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, SILENT_AFTER_SECONDS)):
         with suppress(ProcessLookupError):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -41,7 +42,7 @@ class Reporter:
         self._write()
         self._thread.start()
 
-    def progress(self, values: Mapping) -> None:
+    def progress(self, values: Mapping[str, Any]) -> None:
         """Take note of fields of `Status`; a loss also goes into the trace."""
         self._status = replace(self._status, **values)
         if "loss" in values:

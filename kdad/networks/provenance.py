@@ -1,4 +1,4 @@
-"""Whether a teacher has seen the labels of what it is to find: said beside every figure."""
+"""Whether a teacher has seen the labels of what it is to find; stated beside every figure."""
 
 from kdad.data.datasets import is_folder
 

@@ -2,12 +2,18 @@
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kdad.errors import UserError, one_of
 
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "one-cycle", "step")
 LARGEST_SEED = 2**32 - 1
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    AnyRecipe = TypeVar("AnyRecipe", bound=DataclassInstance)
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Recipe:
     random_crop: bool = False
     fewest_steps: int = 200
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
             raise UserError(f"epochs and batch size must be at least 1, not {self.epochs} and {self.batch_size}")
         if not 0 < self.learning_rate < math.inf:
@@ -44,11 +50,11 @@ class Recipe:
         steps = -(-images // self.batch_size)
         return replace(self, epochs=max(self.epochs, -(-self.fewest_steps // steps)))
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict) -> "Recipe":
+    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
         return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
 
 
@@ -67,6 +73,6 @@ def vit_recipe(width: int) -> Recipe:
     return COMPACT_VIT if width < COMPACT_BELOW else SEED_VIT
 
 
-def with_overrides(recipe: Recipe, **overrides) -> Recipe:
+def with_overrides(recipe: "AnyRecipe", **overrides: Any) -> "AnyRecipe":
     """`recipe` with every override that is not None."""
     return replace(recipe, **{name: value for name, value in overrides.items() if value is not None})

@@ -1,9 +1,14 @@
 """Which student copies which teacher, and by which recipe: one table, changed in one place."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from kdad.errors import UserError, one_of
+from kdad.networks.features import FeatureNetwork
 from kdad.networks.recipes import COMPACT_BELOW, COMPACT_VGG, Recipe, vit_recipe, with_overrides
 from kdad.networks.registry import TEACHERS
 from kdad.networks.teachers import Teacher
@@ -11,7 +16,7 @@ from kdad.networks.vgg import ConvStack, compact_layers, compact_student_blocks,
 from kdad.networks.vit import ViTFeatures, ViTStudent
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-SCHEDULES = {
+SCHEDULES: dict[str, Callable[[Optimizer, Recipe, int], LRScheduler]] = {
     "constant": lambda optimizer, recipe, steps: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
     "one-cycle": lambda optimizer, recipe, steps: torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=steps
@@ -25,10 +30,14 @@ def _compact_vgg(inner: int) -> ConvStack:
 
 
 # What `architecture["kind"]` may be in a student's config.json; the other keys are the arguments.
-ARCHITECTURES = {"compact-vgg": _compact_vgg, "paper-vgg": paper_student, "vit": ViTStudent}
+ARCHITECTURES: dict[str, Callable[..., FeatureNetwork]] = {
+    "compact-vgg": _compact_vgg,
+    "paper-vgg": paper_student,
+    "vit": ViTStudent,
+}
 
 
-def build_student(architecture: dict) -> nn.Module:
+def build_student(architecture: dict[str, Any]) -> FeatureNetwork:
     """The untrained student that `architecture` (kind and arguments, from config.json) describes."""
     arguments = dict(architecture)
     build = ARCHITECTURES[one_of("student architecture", arguments.pop("kind", None), ARCHITECTURES)]
@@ -39,33 +48,32 @@ def build_student(architecture: dict) -> nn.Module:
         raise UserError(f"student architecture {architecture} cannot be built: {reason}") from None
 
 
-def preset(teacher: Teacher) -> tuple[dict, Recipe]:
+def preset(teacher: Teacher) -> tuple[dict[str, Any], Recipe]:
     """The architecture and recipe of the student that goes with `teacher`."""
     spec = TEACHERS.get(teacher.name)
     if spec is not None and spec.student is not None and spec.recipe is not None:
         return {"kind": spec.student}, spec.recipe
     if isinstance(teacher.network, ViTFeatures):
-        width = teacher.network.width
-        return _vit_architecture(teacher, compact=width < COMPACT_BELOW), vit_recipe(width)
+        return _vit_architecture(teacher, teacher.network), vit_recipe(teacher.network.width)
     return {"kind": "compact-vgg", "inner": 16}, COMPACT_VGG
 
 
-def recipe_for(teacher: Teacher, images: int, **overrides) -> Recipe:
+def recipe_for(teacher: Teacher, images: int, **overrides: Any) -> Recipe:
     """The preset of `teacher`'s students, with enough steps for this many images, and what is not None overridden."""
     return with_overrides(preset(teacher)[1].with_enough_steps(images), **overrides)
 
 
-def _vit_architecture(teacher: Teacher, compact: bool) -> dict:
-    width = teacher.network.width
+def _vit_architecture(teacher: Teacher, network: ViTFeatures) -> dict[str, Any]:
+    width = network.width
     sizes = (
         {"width": 56, "hidden": 112, "heads": 4, "dropout": 0.0}
-        if compact
+        if width < COMPACT_BELOW
         else {"width": width, "hidden": 512, "heads": 8, "dropout": 0.2}
     )
     return {
         "kind": "vit",
         "size": teacher.preprocessing.crop,
-        "patch": teacher.network.patch,
+        "patch": network.patch,
         "prefix": teacher.prefix,
         "teacher_width": width,
         **sizes,

@@ -1,17 +1,20 @@
-"""The frozen networks that students copy: where each comes from, and what it was taught."""
+"""The frozen networks that students copy: where each comes from, and what it was trained on."""
 
 import contextlib
 import hashlib
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdad.data.preprocessing import Preprocessing
 from kdad.errors import UserError
+from kdad.networks.features import FeatureNetwork
 from kdad.networks.provenance import UNKNOWN
 from kdad.networks.registry import (
     CARD_FILE,
@@ -43,9 +46,9 @@ class Teacher:
     sha256: str
     trained_on: tuple[str, ...]
     preprocessing: Preprocessing
-    network: nn.Module
+    network: FeatureNetwork
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.network.requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -103,7 +106,7 @@ def _from_folder(name: str, folder: Path) -> Teacher:
     if _read_json(folder / "config.json").get("model_type") == COMPACT_VGG_TYPE:
         with _reading(folder / CARD_FILE):
             preprocessing = Preprocessing.from_dict(card["preprocessing"])
-        network = CompactVGG.load(folder).stack
+        network: FeatureNetwork = CompactVGG.load(folder).stack
     else:
         preprocessing = _processor_preprocessing(folder)
         network = ViTFeatures(_load_transformers(folder), preprocessing.crop)
@@ -140,16 +143,16 @@ def _processor_preprocessing(folder: Path) -> Preprocessing:
             crop=crop,
             mean=tuple(fields["image_mean"]),
             std=tuple(fields["image_std"]),
-            kernel=PIL_KERNELS.get(fields.get("resample"), "bilinear"),
+            kernel=PIL_KERNELS.get(fields.get("resample", 2), "bilinear"),
         )
 
 
-def _side(size: int | dict) -> int:
-    return size if isinstance(size, int) else int(size.get("height") or size["shortest_edge"])
+def _side(size: int | dict[str, int]) -> int:
+    return size if isinstance(size, int) else int(size["height"] if "height" in size else size["shortest_edge"])
 
 
 @contextlib.contextmanager
-def _reading(file: Path):
+def _reading(file: Path) -> Iterator[None]:
     """Turn what missing or senseless fields of `file` raise into one line that names it."""
     try:
         yield
@@ -238,7 +241,7 @@ def _sha256(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _read_json(file: Path) -> dict:
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:

@@ -7,6 +7,7 @@ that is a view and costs nothing.
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import SafetensorError
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 from kdad.data.preprocessing import Preprocessing, in_squares
 from kdad.errors import UserError
 from kdad.files import write_atomically, write_json
+from kdad.networks.features import CompactClassifier, FeatureNetwork
 from kdad.networks.registry import COMPACT_VGG_TYPE
 
 COMPACT_BLOCKS = ((32, 64), (128, 128), (256, 256), (256, 256))
-PAPER_LAYERS = (16, 16, "M", 16, 128, "M", 16, 16, 256, "M", 16, 16, 512, "M", 16, 16, 512, "M")
+PAPER_LAYERS: tuple[int | str, ...] = (16, 16, "M", 16, 128, "M", 16, 16, 256, "M", 16, 16, 512, "M", 16, 16, 512, "M")
 
 
 def tokens(feature_map: Tensor) -> Tensor:
@@ -27,15 +29,13 @@ def tokens(feature_map: Tensor) -> Tensor:
     return feature_map.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-class ConvStack(nn.Module):
+class ConvStack(FeatureNetwork):
     """Convolutions, ReLUs and max-pools in one `features` Sequential, read at `taps`.
 
     Args:
         layers: the layers, in order; those after the last tap are dropped.
         taps: indices of the critical layers, ascending.
     """
-
-    prefix = 0
 
     def __init__(self, layers: Sequence[nn.Module], taps: Sequence[int]):
         super().__init__()
@@ -97,7 +97,7 @@ def paper_student() -> ConvStack:
     layers: list[nn.Module] = []
     pools, width_in = [], 3
     for width, following in zip(PAPER_LAYERS, (*PAPER_LAYERS[1:], None), strict=True):
-        if width == "M":
+        if not isinstance(width, int):
             pools.append(len(layers))
             layers.append(nn.MaxPool2d(2))
             continue
@@ -115,7 +115,7 @@ def imagenet_vgg16(layers: nn.Sequential) -> ConvStack:
     return ConvStack(list(layers), pools[1:])
 
 
-class CompactVGG(nn.Module):
+class CompactVGG(CompactClassifier):
     """The classifier whose stack, trained, is a compact VGG teacher; 2.3 M parameters.
 
     `forward` maps normalised pixels (B, 3, 32, 32) to logits (B, classes).
@@ -145,7 +145,7 @@ class CompactVGG(nn.Module):
         write_atomically(folder / "model.safetensors", lambda path: save_file(weights, path))
 
     @classmethod
-    def load(cls, folder: Path) -> "CompactVGG":
+    def load(cls, folder: Path) -> Self:
         """The classifier that `save` wrote, in float32 and eval mode.
 
         Raises:

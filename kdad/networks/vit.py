@@ -5,7 +5,9 @@ import copy
 import inspect
 import math
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +16,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from kdad.data.preprocessing import Preprocessing, patches_of
 from kdad.errors import UserError
 from kdad.files import write_atomically, write_json
+from kdad.networks.features import CompactClassifier, FeatureNetwork
 
 FAMILY = ("vit", "deit", "dinov2", "dinov2_with_registers", "vit_msn")
 CRITICAL_LAYERS = 4
 
 
-class ViTFeatures(nn.Module):
+class ViTFeatures(FeatureNetwork):
     """A ViT-family model read after blocks n/4, n/2, 3n/4 and n.
 
     Hidden states are the residual stream: the model's closing layer norm comes after the last
@@ -33,7 +36,7 @@ class ViTFeatures(nn.Module):
         UserError: the type is not in `FAMILY`, or n is not a multiple of four.
     """
 
-    def __init__(self, model: nn.Module, size: int):
+    def __init__(self, model: Any, size: int):
         super().__init__()
         config = model.config
         if config.model_type not in FAMILY:
@@ -41,10 +44,12 @@ class ViTFeatures(nn.Module):
         if config.num_hidden_layers % CRITICAL_LAYERS:
             raise UserError(f"a ViT teacher needs 4, 8, 12… blocks; this one has {config.num_hidden_layers}")
         model.layernorm, model.pooler = nn.Identity(), None
-        self.model, self.patch, self.width = model, config.patch_size, config.hidden_size
+        self.model: Any = model
+        self.patch: int = config.patch_size
+        self.width: int = config.hidden_size
         step = config.num_hidden_layers // CRITICAL_LAYERS
         self.taps = tuple(range(step, config.num_hidden_layers + 1, step))
-        self.options = self._options(size)
+        self.options: dict[str, bool] = self._options(size)
         self.prefix = self._count_prefix(size)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
@@ -57,7 +62,7 @@ class ViTFeatures(nn.Module):
         return [(height // self.patch, width // self.patch)] * CRITICAL_LAYERS
 
     @contextlib.contextmanager
-    def attending(self):
+    def attending(self) -> Iterator[None]:
         """Inside the block, the model can say what its attention is, which fused kernels cannot."""
         usual = self.model.config._attn_implementation
         self.model.set_attn_implementation("eager")
@@ -66,7 +71,7 @@ class ViTFeatures(nn.Module):
         finally:
             self.model.set_attn_implementation(usual)
 
-    def _options(self, size: int) -> dict:
+    def _options(self, size: int) -> dict[str, Any]:
         """Ask for interpolated positions where the input is not the trained size (DINOv2 always interpolates)."""
         accepts = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
         return {"interpolate_pos_encoding": True} if accepts and size != self.model.config.image_size else {}
@@ -78,7 +83,7 @@ class ViTFeatures(nn.Module):
         return self(blank)[0].shape[1] - height * width
 
 
-class ViTStudent(nn.Module):
+class ViTStudent(FeatureNetwork):
     """Pre-norm transformer blocks, one per critical layer, over all tokens of the teacher.
 
     A student narrower than its teacher reads each block through one linear projection.
@@ -123,7 +128,7 @@ class ViTStudent(nn.Module):
                 read.append(project(x))
         return read
 
-    def _attention(self, device: torch.device):
+    def _attention(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
         """Backwards, a CPU's fused attention takes longer than all the rest of a student."""
         return sdpa_kernel(SDPBackend.MATH) if self.training and device.type == "cpu" else contextlib.nullcontext()
 
@@ -133,10 +138,10 @@ class ViTStudent(nn.Module):
 
 
 @contextlib.contextmanager
-def _keeping_patches(embeddings: nn.Module, kept: Tensor):
+def _keeping_patches(embeddings: nn.Module, kept: Tensor) -> Iterator[None]:
     """Inside the block, only the CLS token and the patches `kept` (B, n) leave `embeddings`."""
 
-    def keep(module, inputs, output):
+    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         index = (kept + 1)[:, :, None].expand(-1, -1, output.shape[2])
         return torch.cat([output[:, :1], output.gather(1, index)], 1)
 
@@ -147,7 +152,7 @@ def _keeping_patches(embeddings: nn.Module, kept: Tensor):
         hook.remove()
 
 
-class CompactViT(nn.Module):
+class CompactViT(CompactClassifier):
     """The classifier that, trained, is a compact ViT teacher: 12 blocks at patch 4, 3.6 M parameters.
 
     It is a `transformers.ViTForImageClassification`, and saved as one. `forward` maps normalised
@@ -212,7 +217,7 @@ class CompactViT(nn.Module):
                 write_atomically(folder / name, (Path(temporary) / name).replace)
 
     @classmethod
-    def load(cls, folder: Path) -> "CompactViT":
+    def load(cls, folder: Path) -> Self:
         """The classifier that `save` wrote, in float32 and eval mode.
 
         Raises:

@@ -3,6 +3,7 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 from kdad.files import write_text
 from kdad.storage.layout import HISTORY
@@ -10,7 +11,7 @@ from kdad.storage.layout import HISTORY
 HISTORY_COLUMNS = ("epoch", "split", "loss", "auroc", "seconds")
 
 
-def write_history(folder: Path, rows: list[dict]) -> None:
+def write_history(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write `history.csv`, one row per epoch and split."""
     text = io.StringIO()
     writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
@@ -19,7 +20,7 @@ def write_history(folder: Path, rows: list[dict]) -> None:
     write_text(folder / HISTORY, text.getvalue())
 
 
-def read_history(folder: Path) -> list[dict]:
+def read_history(folder: Path) -> list[dict[str, Any]]:
     """The rows of `history.csv`, numbers as numbers and missing values as ''; [] if there is none."""
     file = Path(folder) / HISTORY
     if not file.is_file():

@@ -1,6 +1,7 @@
 """Reading students of the original code (`Cloner_<class>_epoch_<n>.pth`)."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -
     The teacher need not be here: torchvision names its weights by the first digits of their hash.
 
     Raises:
-        UserError: the file is missing, is no state dict, or does not fit the paper's student; or a student is
+        UserError: the file is missing, is no state dict[str, Any], or does not fit the paper's student; or a student is
             already there.
     """
     student = build_student(ARCHITECTURE)
@@ -62,7 +63,7 @@ def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -
     return folder
 
 
-def _read_state_dict(file: Path) -> dict:
+def _read_state_dict(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{file}: no such file")
     try:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_origin
 
 from kdad.data.preprocessing import Preprocessing
 from kdad.data.task import Task
@@ -30,21 +30,21 @@ class StudentConfig:
     teacher: str
     teacher_sha256: str
     label_overlap: str
-    architecture: dict
+    architecture: dict[str, Any]
     recipe: Recipe
     preprocessing: Preprocessing
     score: str
     tile: int
     seed: int
     hardware: str
-    versions: dict
+    versions: dict[str, Any]
     weights_sha256: str = ""
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            assert isinstance(field.type, type)
-            if not isinstance(getattr(self, field.name), field.type):
-                raise UserError(f"{field.name} must be of type {field.type.__name__}")
+            kind: Any = get_origin(field.type) or field.type
+            if not isinstance(getattr(self, field.name), kind):
+                raise UserError(f"{field.name} must be of type {kind.__name__}")
         one_of("label overlap", self.label_overlap, OVERLAP_IN_WORDS)
         one_of("score", self.score, SCORE_NAMES)
         if self.tile < 0:

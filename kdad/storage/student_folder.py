@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -103,7 +104,7 @@ def load_student(folder: Path, config: StudentConfig) -> nn.Module:
     return student.eval()
 
 
-def load_evaluation(folder: Path) -> dict | None:
+def load_evaluation(folder: Path) -> dict[str, Any] | None:
     """The figures of evaluation.json, or None if the student was never evaluated."""
     file = Path(folder) / EVALUATION
     if not file.is_file():

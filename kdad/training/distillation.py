@@ -41,36 +41,37 @@ class Distillation(pl.LightningModule):
         self.student, self.teacher, self.task, self.recipe, self.seed = student, teacher, task, recipe, seed
         self.validated: list[tuple[Tensor, Tensor]] = []
 
-    def train_dataloader(self):
+    def train_dataloader(self) -> loop.Loader:
         return loop.shuffled(self._dataset(self.task.train), self.recipe.batch_size, self.seed)
 
-    def val_dataloader(self):
+    def val_dataloader(self) -> loop.Loader:
         held_out = self.task.validation
+        assert isinstance(held_out.images, Tensor)  # of one size, as training images are
         return loop.in_order(self._dataset(held_out.images, held_out.anomalous), VALIDATION_BATCH)
 
     def _dataset(self, *columns: Tensor) -> TensorDataset:
         device = self.trainer.strategy.root_device
         return TensorDataset(*(column.to(device) for column in columns))
 
-    def training_step(self, batch, _):
+    def training_step(self, batch: list[Tensor], _: int) -> Tensor:
         pixels = self.teacher.preprocessing.augmented(batch[0], self.recipe.flip, self.recipe.random_crop)
         loss = distillation_loss(layer_errors(self.student(pixels), self.teacher(pixels)), self.recipe.mse_weight)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(pixels))
         return loss
 
-    def validation_step(self, batch, _):
+    def validation_step(self, batch: list[Tensor], _: int) -> None:
         images, anomalous = batch
         pixels = self.teacher.preprocessing(images)
         self.validated.append((layer_errors(self.student(pixels), self.teacher(pixels)), anomalous))
 
-    def on_validation_epoch_end(self):
+    def on_validation_epoch_end(self) -> None:
         errors, anomalous = (torch.cat(part).cpu() for part in zip(*self.validated, strict=True))
         self.validated.clear()
         self.log("val_loss", distillation_loss(errors[~anomalous], self.recipe.mse_weight))
         if anomalous.any() and errors.isfinite().all():
             self.log("val_auroc", metrics.auroc(last_layer_score(errors).numpy(), anomalous.numpy()))
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> dict[str, Any]:
         optimizer = OPTIMIZERS[self.recipe.optimizer](self.student.parameters(), lr=self.recipe.learning_rate)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = SCHEDULES[self.recipe.schedule](optimizer, self.recipe, steps)
@@ -118,7 +119,7 @@ def train_student(
 
 
 def views(task: Task, recipe: Recipe, device: str) -> list[Tensor]:
-    """Every image that a student of `task` will be taught and watched by, in batches, to pay for the teacher once.
+    """Every image that a student of `task` will be trained and validated on, in batches, to pay for the teacher once.
 
     None where random crops make new ones in every epoch.
     """

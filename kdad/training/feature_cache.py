@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -93,7 +94,7 @@ def remember(teacher: Teacher, batches: Sequence[Tensor]) -> Teacher:
     return RememberingTeacher(**_fields(teacher), memories=(*memories, FeatureMemory.of(teacher, batches)))
 
 
-def _fields(teacher: Teacher) -> dict:
+def _fields(teacher: Teacher) -> dict[str, Any]:
     """What every teacher has."""
     return {name: getattr(teacher, name) for name in Teacher.__dataclass_fields__}
 

@@ -8,14 +8,16 @@ all randomness of an epoch derives from (seed, epoch).
 import logging
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 from tqdm import tqdm
 
 from kdad.errors import UserError, WorkFailed, one_of
@@ -25,6 +27,7 @@ from kdad.storage.history import read_history, write_history
 CHECKPOINT = "resume.ckpt"
 STEPS_BETWEEN_NAN_CHECKS = 16
 SECONDS_BETWEEN_REPORTS = 1.0
+Loader = DataLoader[tuple[Tensor, ...]]
 LOGGERS = ("tensorboard", "wandb")  # also the names of their packages
 
 
@@ -33,7 +36,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return seed * 1_000_000 + epoch
 
 
-class EpochBatches(Sampler):
+class EpochBatches(Sampler[Tensor]):
     """Batches of shuffled indices; the order depends on (seed, epoch) alone.
 
     Lightning calls `set_epoch` before every epoch, also the first one after a resume.
@@ -46,7 +49,7 @@ class EpochBatches(Sampler):
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
         batches = torch.randperm(self.n, generator=generator).split(self.batch_size)
         # A lone image in the last batch would have no batch statistics.
@@ -57,14 +60,14 @@ class EpochBatches(Sampler):
         return whole + (rest > 1)
 
 
-def shuffled(dataset: Dataset, batch_size: int, seed: int) -> DataLoader:
+def shuffled(dataset: TensorDataset, batch_size: int, seed: int) -> Loader:
     """A loader of whole batches in an order that depends on (seed, epoch) alone."""
     # Every new iterator draws one number: from a generator of its own, not from the one of dropout and augmentation.
     sampler, generator = EpochBatches(len(dataset), batch_size, seed), torch.Generator()
     return DataLoader(dataset, sampler=sampler, batch_size=None, generator=generator)
 
 
-def in_order(dataset: Dataset, batch_size: int) -> DataLoader:
+def in_order(dataset: TensorDataset, batch_size: int) -> Loader:
     """A loader of whole batches in the order of the data."""
     return DataLoader(dataset, sampler=torch.arange(len(dataset)).split(batch_size), batch_size=None)
 
@@ -75,7 +78,7 @@ class EpochSeed(Callback):
     def __init__(self, seed: int):
         self.seed = seed
 
-    def on_train_epoch_start(self, trainer, module):
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch))
 
 
@@ -85,15 +88,17 @@ class StopOnNaN(Callback):
     The validation loss counts too: it alone shows that the last step of an epoch broke the weights.
     """
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if batch_idx % STEPS_BETWEEN_NAN_CHECKS == 0:
             self._check(outputs["loss"], trainer)
 
-    def on_train_epoch_end(self, trainer, module):
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         for name in ("train_loss", "val_loss"):
             self._check(trainer.callback_metrics[name], trainer)
 
-    def _check(self, loss, trainer):
+    def _check(self, loss: Tensor, trainer: pl.Trainer) -> None:
         if torch.isfinite(loss):
             return
         kept = f"epoch {trainer.current_epoch} is kept" if trainer.current_epoch else "no epoch was finished"
@@ -105,15 +110,15 @@ class EpochRecord(Callback):
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.rows: list[dict] = []
+        self.rows: list[dict[str, Any]] = []
 
-    def on_train_start(self, trainer, module):
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.rows = [row for row in read_history(self.folder) if row["epoch"] <= trainer.current_epoch]
 
-    def on_train_epoch_start(self, trainer, module):
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.started = time.perf_counter()
 
-    def on_train_epoch_end(self, trainer, module):
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         metrics = trainer.callback_metrics
         shared = {"epoch": trainer.current_epoch + 1, "seconds": round(time.perf_counter() - self.started, 2)}
         for split, prefix in (("train", "train"), ("validation", "val")):
@@ -124,35 +129,37 @@ class EpochRecord(Callback):
         write_atomically(self.folder / CHECKPOINT, trainer.save_checkpoint)
 
 
-def _rounded(value) -> float | str:
+def _rounded(value: Tensor | None) -> float | str:
     return "" if value is None else round(float(value), 6)
 
 
 class ProgressBar(Callback):
     """One bar for the whole run: loss, validation AUROC (or accuracy) and time left."""
 
-    def on_train_start(self, trainer, module):
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         steps = trainer.num_training_batches
         self.bar = tqdm(
             total=trainer.max_epochs * steps, initial=trainer.current_epoch * steps, unit="step", dynamic_ncols=True
         )
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.bar.update()
         if batch_idx % STEPS_BETWEEN_NAN_CHECKS == 0:
             self._describe(trainer, loss=float(outputs["loss"]))
 
-    def on_train_epoch_end(self, trainer, module):
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._describe(trainer, loss=float(trainer.callback_metrics["train_loss"]))
 
-    def on_train_end(self, trainer, module):
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.bar.close()
 
-    def on_exception(self, trainer, module, exception):
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         if hasattr(self, "bar"):
             self.bar.close()
 
-    def _describe(self, trainer, loss: float) -> None:
+    def _describe(self, trainer: pl.Trainer, loss: float) -> None:
         shown = {"loss": f"{loss:.4f}"}
         for name in ("val_auroc", "val_accuracy"):
             if name in trainer.callback_metrics:
@@ -164,30 +171,32 @@ class ProgressBar(Callback):
 class Progress(Callback):
     """Hands position, loss, validation AUROC and time left to a function, about once a second."""
 
-    def __init__(self, report: Callable[[dict], None]):
+    def __init__(self, report: Callable[[dict[str, Any]], None]):
         self.report = report
 
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         if not hasattr(self, "started"):  # not before: until then, the teacher's features are computed
             self.started, self.first = time.monotonic(), trainer.current_epoch
             self.report({"phase": "training", "epochs": trainer.max_epochs})
             self.reported = self.started
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if time.monotonic() - self.reported >= SECONDS_BETWEEN_REPORTS:
             self.reported = time.monotonic()
             part = (batch_idx + 1) / trainer.num_training_batches
             self._report(trainer, trainer.current_epoch + part, loss=float(outputs["loss"]))
 
-    def on_train_epoch_end(self, trainer, module):
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         auroc = trainer.callback_metrics.get("val_auroc")
         values = {} if auroc is None else {"auroc": float(auroc)}
         self._report(trainer, trainer.current_epoch + 1, **values)
 
-    def on_train_end(self, trainer, module):
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.report({"phase": "testing", "seconds_left": None})
 
-    def _report(self, trainer, position: float, **values: float) -> None:
+    def _report(self, trainer: pl.Trainer, position: float, **values: float) -> None:
         pace = (time.monotonic() - self.started) / (position - self.first)
         epoch = min(int(position) + 1, trainer.max_epochs)
         left = pace * (trainer.max_epochs - position)
@@ -250,7 +259,7 @@ def check_logger(name: str | None) -> None:
         raise UserError(f"--logger {name} needs an extra package: pip install 'kdad[{name}]'")
 
 
-def _logger(name: str | None, folder: Path):
+def _logger(name: str | None, folder: Path) -> Any:
     """Lightning's logger `tensorboard` or `wandb`, writing to `<folder>/logs`; False for None."""
     if name is None:
         return False

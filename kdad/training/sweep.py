@@ -132,7 +132,7 @@ def _figures(folder: Path) -> dict[str, Any]:
     """The figures of one student, and what it took."""
     config = student_folder.load_config(folder)
     return {
-        **student_folder.load_evaluation(folder),
+        **(student_folder.load_evaluation(folder) or {}),
         "family": config.architecture["kind"].split("-")[-1],
         "hardware": config.hardware,
         "seconds": sum(row["seconds"] for row in read_history(folder) if row["split"] == "train"),

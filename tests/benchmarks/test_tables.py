@@ -133,7 +133,7 @@ def test_the_headline_keeps_seen_and_unseen_labels_apart(entry):
         f"cifar10/{name}": entry(name, auroc) for name, auroc in (("vgg-cifar10", 0.985), ("vgg-tinyimagenet", 0.871))
     }
     text = headline(entries)
-    assert "**98.5 %** with a teacher that was taught CIFAR-10 *with the labels" in text
+    assert "**98.5 %** with a teacher that was trained on CIFAR-10 *with the labels" in text
     assert "**87.1 %** with one that never saw a label of CIFAR-10 (`vgg-tinyimagenet`, mean of seeds 0 to 2)" in text
     assert "VGG-16, published: 87.18 %, labels not seen" in text
 

@@ -1,6 +1,5 @@
 """Every command in-process, and every mistake a user can make: status 2, one line, nothing written."""
 
-import ast
 import csv
 import errno
 import json
@@ -19,7 +18,6 @@ import torch
 from helpers.miniatures import TinyTask
 from PIL import Image
 
-import kdad
 from kdad.cli import main
 from kdad.data.images import read_image
 from kdad.detection.detector import Detector
@@ -425,21 +423,6 @@ def test_importing_the_package_loads_nothing_heavy():
     heavy = "{'torch', 'streamlit', 'transformers', 'pytorch_lightning', 'numpy', 'pandas', 'PIL'}"
     program = f"import sys, kdad, kdad.cli; print(sorted({heavy} & set(sys.modules)))"
     assert run_python("-c", program).stdout == "[]\n"
-
-
-def test_no_module_of_the_core_imports_streamlit():
-    for file in Path(kdad.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
-            names.append(getattr(node, "module", None) or "")
-            assert not any(name.split(".")[0] in ("streamlit", "ui", "pages") for name in names), file.name
-
-
-def test_every_public_name_of_the_package_is_there():
-    for name in kdad.__all__:
-        assert getattr(kdad, name)
-    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        _ = kdad.nothing
 
 
 def test_the_help_of_every_command_names_the_exit_statuses(capsys):

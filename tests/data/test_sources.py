@@ -251,8 +251,9 @@ def test_defects_come_with_masks_and_only_in_the_test_part():
     assert not task.validation.anomalous.any()
     assert torch.equal(task.validation.images, task.calibration)
     assert test.images.shape == (400, 3, 32, 32)
-    assert test.masks.shape == (400, 32, 32)
-    assert test.masks.any((1, 2)).tolist() == test.anomalous.tolist()
+    masks = np.stack(test.masks)
+    assert masks.shape == (400, 32, 32)
+    assert masks.any((1, 2)).tolist() == test.anomalous.tolist()
     assert torch.equal(test.anomalous, test.labels > 0)
     assert test.labels.bincount().tolist() == [200, 50, 50, 50, 50]
     assert len(patterns.DEFECTS) == 4

@@ -49,7 +49,7 @@ def test_save_and_load_give_equal_scores(tmp_path, student_folder, tiny_task, vg
     config = store.load_config(student_folder)
     torch.manual_seed(3)
     student = build_student(config.architecture)
-    student_folder.round_to_half(student.eval())
+    store.round_to_half(student.eval())
     held_out = [(student, tiny_task.calibration)]
     finish(tmp_path, config, student, vgg_teacher, held_out, tiny_task.train)
     calibration = calibrate(student, vgg_teacher, held_out, tiny_task.train, config.score, config.tile)

@@ -85,7 +85,7 @@ def test_masks_give_pixel_figures(tmp_path, vgg_teacher):
     detector = Detector.load(folder, teacher=vgg_teacher, device="cpu")
     figures = evaluate(folder, task, detector)
     assert list(figures)[:5] == ["auroc", "auroc_mkd", "pixel_auroc", "pro", "pixel_ap"]
-    heatmap, masks = detector.predict(task.test.images).heatmap, task.test.masks
+    heatmap, masks = detector.predict(task.test.images).heatmap, np.stack(task.test.masks)
     assert figures["pixel_auroc"] == pytest.approx(roc_auc_score(masks.ravel(), heatmap.ravel()), abs=1e-6)
     assert figures["pro"] == pytest.approx(metrics.pro(heatmap, masks), abs=1e-6)
     assert figures["pixel_ap"] == pytest.approx(average_precision_score(masks.ravel(), heatmap.ravel()), abs=1e-6)

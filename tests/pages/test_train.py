@@ -146,7 +146,7 @@ def test_a_job_says_how_it_fares_and_offers_what_is_possible(train, root, state,
 def test_a_killed_job_is_shown_as_such(train, root):
     made_job(root, "running", pid=2**22 + 1, started="1")
     at = train()
-    assert "without having said why" in plain_texts(at)
+    assert "ended without a word" in plain_texts(at)
     assert "Resume" in labels(at)
 
 

@@ -47,8 +47,9 @@ def section() -> None:
 def _square(entries: dict, score: str) -> None:
     st.subheader("Architecture, or labels seen?", anchor=False)
     st.markdown(
-        "A teacher that was taught CIFAR-10 with labels has met the anomalies before. Rows change the architecture, "
-        "columns what the teacher was taught: its images, their labels, for how long. Mean AUROC over the ten classes:"
+        "A teacher that was trained on CIFAR-10 with labels has met the anomalies before. Rows change the "
+        "architecture, columns what the teacher was trained on: its images, their labels, for how long. Mean AUROC "
+        "over the ten classes:"
     )
     grid = st.grid(2, min_column_width=300, border=True)
     for (family, seen), teacher in SQUARE.items():

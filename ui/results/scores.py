@@ -211,8 +211,8 @@ def _confusion(table: pd.DataFrame, threshold: float | None) -> None:
     st.html(f'{CONFUSION_STYLE}<table class="kdad-confusion">{head}{"".join(rows)}</table>')
 
 
-def _confusion_cell(right: bool, images: int, share: float) -> str:
-    colour = f"color-mix(in srgb, {CALM if right else ACCENT} {10 + 60 * share:.0f}%, transparent)"
+def _confusion_cell(correct: bool, images: int, share: float) -> str:
+    colour = f"color-mix(in srgb, {CALM if correct else ACCENT} {10 + 60 * share:.0f}%, transparent)"
     return f'<td style="background: {colour}"><b>{images:,}</b><br>{percent(share)}</td>'
 
 

@@ -82,7 +82,7 @@ def _how_it_fares(job: Job) -> None:
     elif job.state == FAILED:
         st.error(plain(status.message or "It failed without a word: see the log."))
     elif job.state == KILLED:
-        st.error("The process is gone without having said why: killed by hand or for lack of memory, or a restart.")
+        st.error("The process ended without a word: killed by hand or for lack of memory, or by a restart.")
     if not job.active and job.state != FINISHED:
         st.caption(_what_is_left(job))
 

@@ -1,6 +1,7 @@
-"""What a compact teacher is taught: the labels of 32 px images, alone or beside an older teacher's features."""
+"""What a compact teacher learns: the labels of 32 px images, alone or beside an older teacher's features."""
 
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -18,6 +19,7 @@ from kdad.data.sources import Source
 from kdad.data.task import holdout_split
 from kdad.detection.discrepancy import distillation_loss, layer_errors
 from kdad.errors import UserError
+from kdad.networks.features import CompactClassifier, FeatureNetwork
 from kdad.networks.registry import IMAGENET_MEAN, IMAGENET_STD
 from kdad.networks.teachers import Teacher
 from kdad.training import loop
@@ -33,7 +35,7 @@ OPTIMIZERS = {
     "nesterov": lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True),
     "adamw": lambda groups, lr: torch.optim.AdamW(groups, lr=lr),
 }
-ANNEAL = {"nesterov": "linear", "adamw": "cos"}
+ANNEAL: dict[str, Literal["linear", "cos"]] = {"nesterov": "linear", "adamw": "cos"}
 AUGMENTED_ALIKE = 512  # images; a group takes about 2 ms before its first pixel is changed
 SQUARES = torch.arange(16)
 EVALUATION_BATCH = 500
@@ -42,7 +44,7 @@ SIDE = 32  # pixels
 
 @dataclass(frozen=True)
 class PretrainRecipe:
-    """How a compact teacher is taught; saved on its card."""
+    """How a compact teacher is trained; saved on its card."""
 
     epochs: int
     batch_size: int
@@ -65,7 +67,7 @@ class PretrainRecipe:
 class Classification(pl.LightningModule):
     """Teaches `model` the labels of `source`, never touching its held-out 10 %."""
 
-    def __init__(self, model: nn.Module, source: Source, recipe: PretrainRecipe, seed: int):
+    def __init__(self, model: CompactClassifier, source: Source, recipe: PretrainRecipe, seed: int):
         super().__init__()
         self.model, self.source, self.recipe, self.seed = model, source, recipe, seed
         self.preprocessing = PREPROCESSING[source.name]
@@ -75,27 +77,27 @@ class Classification(pl.LightningModule):
             averaging = get_ema_multi_avg_fn(recipe.average)
             self.averaged = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
 
-    def train_dataloader(self):
+    def train_dataloader(self) -> loop.Loader:
         dataset = TensorDataset(torch.arange(len(self.kept)), self.source.labels("train")[self.kept])
         return loop.shuffled(dataset, self.recipe.batch_size, self.seed)
 
-    def val_dataloader(self):
+    def val_dataloader(self) -> loop.Loader:
         images, labels = self.source.images("train", self.held_out), self.source.labels("train")[self.held_out]
         device = self.trainer.strategy.root_device
         return loop.in_order(TensorDataset(images.to(device), labels.to(device)), EVALUATION_BATCH)
 
-    def on_fit_start(self):
+    def on_fit_start(self) -> None:
         self.images = self.source.images("train", self.kept).to(self.trainer.strategy.root_device)
         coin = torch.rand(len(self.kept), generator=torch.Generator().manual_seed(self.seed)) < 0.5
         self.coin = coin.to(self.images.device)
 
-    def on_train_epoch_start(self):
+    def on_train_epoch_start(self) -> None:
         # Alternating flip: every second epoch shows the mirror image of the epoch before.
         mirrored = self.coin ^ bool(self.current_epoch % 2)
         images = torch.where(mirrored[:, None, None, None], self.images.flip(-1), self.images)
         self.shown = random_augment(images, self.recipe)
 
-    def training_step(self, batch, _):
+    def training_step(self, batch: list[Tensor], _: int) -> Tensor:
         places, labels = batch
         images = self.shown[places]
         pixels, targets = shrunk(self.preprocessing(images), self._side()), labels
@@ -109,14 +111,18 @@ class Classification(pl.LightningModule):
         sides = self.recipe.sides
         return sides[self.current_epoch * len(sides) // self.recipe.epochs]
 
-    def on_train_batch_end(self, outputs, batch, batch_idx):
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
 
     @property
-    def taught(self) -> nn.Module:
-        """The network that is judged and kept."""
-        return self.model if self.averaged is None else self.averaged.module
+    def kept_model(self) -> CompactClassifier:
+        """The network that is evaluated and saved."""
+        if self.averaged is None:
+            return self.model
+        averaged = self.averaged.module
+        assert isinstance(averaged, CompactClassifier)
+        return averaged
 
     def learning(self) -> list[nn.Parameter]:
         """What the optimiser changes."""
@@ -126,13 +132,13 @@ class Classification(pl.LightningModule):
         """The training loss of one batch, a scalar; `labels` (B,) or, of mixed images, shares of classes (B, C)."""
         return cross_entropy(self.model(pixels), labels, label_smoothing=self.recipe.label_smoothing)
 
-    def validation_step(self, batch, _):
+    def validation_step(self, batch: list[Tensor], _: int) -> None:
         images, labels = batch
-        logits = self.taught(self.preprocessing(images))
+        logits = self.kept_model(self.preprocessing(images))
         self.log("val_loss", cross_entropy(logits, labels), batch_size=len(images))
         self.log("val_accuracy", (logits.argmax(1) == labels).float().mean(), batch_size=len(images))
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> dict[str, Any]:
         recipe = self.recipe
         trained = self.learning()
         groups = [
@@ -183,7 +189,7 @@ class GuidedClassification(Classification):
     memory, which takes a recipe without random shifts; and most epochs show some squares of an image only.
     """
 
-    def __init__(self, model: nn.Module, source: Source, recipe: PretrainRecipe, seed: int, guide: Teacher):
+    def __init__(self, model: CompactClassifier, source: Source, recipe: PretrainRecipe, seed: int, guide: Teacher):
         super().__init__(model, source, recipe, seed)
         self.guide = replace(guide, network=LastMaps(guide.network))
         blank = torch.zeros(2, 3, 32, 32)
@@ -194,7 +200,7 @@ class GuidedClassification(Classification):
             raise UserError(f"teacher {guide.name!r} cannot guide on {source.name}: it wants its pixels otherwise")
         self.readers = nn.ModuleList(nn.Linear(o.shape[2], t.shape[2]) for o, t in zip(own, targets, strict=True))
 
-    def on_train_start(self):
+    def on_train_start(self) -> None:
         self.guide = self.guide.to(self.images.device)
         if not self.recipe.shift:
             views = [batch for view in (self.images, self.images.flip(-1)) for batch in view.split(EVALUATION_BATCH)]
@@ -219,10 +225,10 @@ class GuidedClassification(Classification):
         return torch.rand(n, len(SQUARES), device=device).argsort(1)[:, : self.recipe.squares]
 
 
-class LastMaps(nn.Module):
+class LastMaps(FeatureNetwork):
     """A teacher's last two maps without prefix, in half precision, so that those of a data set fit into memory."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: FeatureNetwork):
         super().__init__()
         self.network = network
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from kdad.data.sources import Source, load_source
 from kdad.devices import accelerator, hardware
 from kdad.errors import UserError, one_of
 from kdad.files import write_json, write_text
+from kdad.networks.features import CompactClassifier
 from kdad.networks.recipes import with_overrides
 from kdad.networks.registry import CARD_FILE, WEIGHTS_FILE
 from kdad.networks.teacher_cards import teacher_card
@@ -46,15 +48,15 @@ HEAD_TENSORS = 2  # weight and bias of the classifier, which may have another nu
 class Backbone:
     """A compact architecture: how to build it, how to start it and how to teach it."""
 
-    build: Callable[[int, PretrainRecipe], nn.Module]  # number of classes, recipe -> classifier
-    start: Callable[[nn.Module, Tensor], None]  # initialise from normalised training pixels
+    build: Callable[[int, PretrainRecipe], CompactClassifier]  # number of classes, recipe -> classifier
+    start: Callable[[CompactClassifier, Tensor], None]  # initialise from normalised training pixels
     recipe: PretrainRecipe
     tuned: PretrainRecipe  # from another teacher's weights
     guided: PretrainRecipe  # with an older teacher to copy
 
 
 @torch.no_grad()
-def whiten_and_pass_through(model: CompactVGG, pixels: Tensor) -> None:
+def whiten_and_pass_through(model: CompactClassifier, pixels: Tensor) -> None:
     """Start a VGG with a whitening first layer and identity-like others.
 
     Source: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498), section 3.
@@ -68,7 +70,7 @@ def whiten_and_pass_through(model: CompactVGG, pixels: Tensor) -> None:
         nn.init.dirac_(conv.weight[: conv.in_channels])
 
 
-def _keep_initialisation(model: nn.Module, pixels: Tensor) -> None:
+def _keep_initialisation(model: CompactClassifier, pixels: Tensor) -> None:
     """A transformer starts as its library makes it."""
 
 
@@ -111,7 +113,7 @@ def train_teacher(
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
-) -> dict:
+) -> dict[str, Any]:
     """Train a compact teacher into the folder `out`; returns its card. Interrupted runs continue.
 
     The recipe is the backbone's `guided` with `distil_from`, else its `tuned` with `start_from`, else its plain one.
@@ -123,7 +125,7 @@ def train_teacher(
 
     Raises:
         UserError: `out` holds a teacher already, or an unfinished run of other settings, the backbone cannot
-            be taught at `sides`, or the teachers named do not fit.
+            be trained at `sides`, or the teachers named do not fit.
         WorkFailed: the loss became NaN, or memory ran out.
     """
     chosen = BACKBONES[one_of("backbone", backbone, BACKBONES)]
@@ -148,13 +150,15 @@ def train_teacher(
     card = _card(module, out, settings, trained_on, device)
     write_json(out / CARD_FILE, card)
     write_text(out / "README.md", teacher_card(card))
-    module.taught.save(out, module.preprocessing)
+    module.kept_model.save(out, module.preprocessing)
     for name in (loop.CHECKPOINT, SETTINGS):
         (out / name).unlink(missing_ok=True)
     return card
 
 
-def _card(module: Classification, out: Path, settings: dict, trained_on: list[str], device: str) -> dict:
+def _card(
+    module: Classification, out: Path, settings: dict[str, Any], trained_on: list[str], device: str
+) -> dict[str, Any]:
     """What a finished teacher is, and how good; reads the test part."""
     source = module.source
     return {
@@ -176,14 +180,14 @@ def _sides(sides: Sequence[int] | None, backbone: str) -> tuple[int, ...] | None
         return None
     if backbone != "vgg":
         raise UserError(
-            f"a {backbone} has one place embedding per patch and is taught at {SIDE} pixels; leave out --sides"
+            f"a {backbone} has one place embedding per patch and is trained at {SIDE} pixels; leave out --sides"
         )
     if not all(SMALLEST_SIDE <= side <= SIDE for side in sides) or sides[-1] != SIDE:
         raise UserError(f"--sides must lie in {SMALLEST_SIDE} to {SIDE} pixels and end with {SIDE}")
     return tuple(sides)
 
 
-def _claim(out: Path, settings: dict, overwrite: bool) -> None:
+def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
     """Make `out` ours: without a teacher, and with no unfinished run but one of just these settings."""
     obstacle = _obstacle(out, settings)
     if obstacle and not overwrite:
@@ -194,7 +198,7 @@ def _claim(out: Path, settings: dict, overwrite: bool) -> None:
     write_json(out / SETTINGS, settings)
 
 
-def _obstacle(out: Path, settings: dict) -> str | None:
+def _obstacle(out: Path, settings: dict[str, Any]) -> str | None:
     """What in `out` is in the way of a run of `settings`, or None."""
     if (out / WEIGHTS_FILE).is_file():
         return "a teacher already"
@@ -204,7 +208,9 @@ def _obstacle(out: Path, settings: dict) -> str | None:
     return None
 
 
-def _lesson(model: nn.Module, source: Source, recipe: PretrainRecipe, seed: int, distil_from: str | None):
+def _lesson(
+    model: CompactClassifier, source: Source, recipe: PretrainRecipe, seed: int, distil_from: str | None
+) -> Classification:
     if distil_from is None:
         return Classification(model, source, recipe, seed)
     return GuidedClassification(model, source, recipe, seed, load_teacher(distil_from))
@@ -231,13 +237,15 @@ def _heritage(name: str | None) -> tuple[str, ...]:
 @torch.inference_mode()
 def _accuracies(module: Classification, source: Source, device: str) -> dict[str, float]:
     """Accuracy of the weights as they will be saved, on the held-out images and, once, on the test part."""
-    model = module.taught.to(device).eval()
+    model = module.kept_model.to(device).eval()
     round_to_half(model)
     parts = {"validation": ("train", module.held_out), "test": ("test", torch.arange(len(source.labels("test"))))}
     return {split: _accuracy(model, module.preprocessing, source, *part, device) for split, part in parts.items()}
 
 
-def _accuracy(model, preprocessing: Preprocessing, source: Source, part: str, indices: Tensor, device: str) -> float:
+def _accuracy(
+    model: nn.Module, preprocessing: Preprocessing, source: Source, part: str, indices: Tensor, device: str
+) -> float:
     correct = 0
     for chunk in indices.split(EVALUATION_BATCH):
         logits = model(preprocessing(source.images(part, chunk).to(device)))

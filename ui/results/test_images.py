@@ -117,11 +117,11 @@ def _show(student: Student, rows: pd.DataFrame, words: list[str], here: bool, pl
         st.dataframe(frame, hide_index=True, alt=f"Test images: {place}")
         return
     grid = st.grid(6, min_column_width=100, gap="small")
-    for picture, row, said in zip(pictures, rows.itertuples(), words, strict=True):
+    for picture, row, judged in zip(pictures, rows.itertuples(), words, strict=True):
         with grid.cell():
-            alt = f"{row.kind}, test image {row.index}: {said}"
+            alt = f"{row.kind}, test image {row.index}: {judged}"
             st.image(to_display(picture, SIDE), width="stretch", output_format="PNG", alt=alt)
-            st.caption(f"**{plain(row.kind)}** {row.index}  \n{said}", text_alignment="center")
+            st.caption(f"**{plain(row.kind)}** {row.index}  \n{judged}", text_alignment="center")
 
 
 def _pictures(student: Student, indices: np.ndarray) -> list[np.ndarray] | None:

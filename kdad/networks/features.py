@@ -1,0 +1,55 @@
+"""The one representation of features: what every teacher and student network returns."""
+
+from pathlib import Path
+from typing import Self
+
+from torch import Tensor, nn
+
+from kdad.data.preprocessing import Preprocessing
+
+
+class FeatureNetwork(nn.Module):
+    """A network read at its critical layers.
+
+    Called with normalised pixels (B, 3, S, S), it returns one (B, T, D) tensor per critical layer: T is `prefix` tokens
+    that stand for no patch, then the h·w patches of that layer's grid, in rows.
+    """
+
+    prefix: int = 0
+
+    def grids(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(h, w) of the patches of every critical layer, for an input of height×width pixels."""
+        raise NotImplementedError
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Normalised pixels to features."""
+        raise NotImplementedError
+
+
+class CompactClassifier(nn.Module):
+    """A classifier that, trained, is a compact teacher: normalised pixels (B, 3, 32, 32) to logits (B, classes)."""
+
+    def maps_and_logits(self, pixels: Tensor, squares: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The last two critical layers in some squares of 2×2 patches, and the logits (B, classes).
+
+        Args:
+            pixels: (B, 3, 32, 32), normalised.
+            squares: (B, k), which of the 4×4 squares of each image to look at.
+
+        Returns:
+            (B, 4·k, D) in the order of `kdad.data.preprocessing.patches_of(squares)`, (B, k, D), and the logits.
+        """
+        raise NotImplementedError
+
+    def save(self, folder: Path, preprocessing: Preprocessing) -> None:
+        """Write configuration and, last, the weights in half precision."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The classifier that `save` wrote, in float32 and eval mode.
+
+        Raises:
+            UserError: the folder is damaged, or of another architecture.
+        """
+        raise NotImplementedError
