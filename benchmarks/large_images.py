@@ -62,7 +62,7 @@ def measure(root: Path, teacher_name: str, tile: int | None, out: Path) -> dict:
     started = time.perf_counter()
     folder = train_student(task, teacher, out, device="cpu")
     trained = time.perf_counter()
-    figures = evaluate(folder, task, Detector.load(folder, teacher=teacher, device="cpu"))
+    figures = evaluate(task, Detector.load(folder, teacher=teacher, device="cpu")).figures
     spent = {
         "train_s": trained - started,
         "ms_an_image": 1000 * (time.perf_counter() - trained) / len(task.test.labels),

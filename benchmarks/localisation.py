@@ -33,7 +33,7 @@ def student_of(teacher_name: str, texture: str, out: Path) -> Detector:
     folder = layout.student_folder(out, DATASET, teacher_name, texture, 0)
     if not student_folder.is_complete(folder):
         train_student(task, teacher, out)
-        evaluate(folder, task, Detector.load(folder, teacher=teacher))
+        evaluate(task, Detector.load(folder, teacher=teacher)).save(folder)
     return Detector.load(folder, teacher=teacher)
 
 

@@ -1,7 +1,8 @@
 """Which device to compute on, and what to do where its memory ends."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -18,9 +19,23 @@ def accelerator(device: str) -> str:
         raise UserError(f"unknown device {device!r}; choose one of: auto, cpu, cuda, mps")
     if not available[device]:
         raise UserError(f"device {device!r} is not available on this machine; use --device auto or cpu")
-    # Else a GPU's convolutions round float32 to ten bits, and scores differ from those that a CPU calibrated.
-    torch.backends.cudnn.allow_tf32 = False
     return device
+
+
+@contextmanager
+def full_float32(device: torch.device | str) -> Iterator[None]:
+    """Inside the block everything is computed in float32, whatever surrounds it.
+
+    Autocast would round a teacher's features to bfloat16, and a GPU's convolutions round float32 to ten bits: the same
+    run would have other targets, and scores differ from those that a CPU calibrated.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(torch.device(device).type, enabled=False):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def in_halves(work: Callable[[Tensor], tuple[Tensor, ...]], batch: Tensor) -> tuple[Tensor, ...]:

@@ -1,7 +1,8 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and telling them apart by their content."""
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +29,15 @@ def write_text(file: Path, text: str) -> None:
 def write_json(file: Path, values: dict[str, Any]) -> None:
     """Write indented JSON."""
     write_text(file, json.dumps(values, indent=2) + "\n")
+
+
+def sha256_of(files: Iterable[Path], names: Iterable[str] = ()) -> str:
+    """SHA-256 of the content of files, in their order, as `sha256sum` prints it for one; of `names` too, if given."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode(errors="surrogateescape") + b"\0")
+    for file in files:
+        with open(file, "rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -114,7 +114,7 @@ def save_made_up_scores(folder, normal_class: str, seed: int) -> None:
     classes = class_names("patterns")
     labels, rng = np.arange(len(classes)).repeat(200), np.random.default_rng(seed)
     anomalous = labels != classes.index(normal_class)
-    normals = load_calibration(folder, load_config(folder).score).scores(DISTANT_ERROR, 0.01)
+    normals = load_calibration(folder, load_config(folder)).scores(DISTANT_ERROR, 0.01)
     score = normals.mean() + normals.std() * rng.normal(0.5 * labels * anomalous)
     table = {"index": np.arange(len(labels)), "label": labels, "anomalous": anomalous, "score": score}
     pandas.DataFrame(table | {"score_mkd": score + normals.std() * rng.normal(size=len(labels))}).to_parquet(

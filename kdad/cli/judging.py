@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdad.cli.options import add_device
+from kdad.cli.options import Parser, add_device
 from kdad.errors import UserError
 
 if TYPE_CHECKING:
     from kdad.cli import Command
+    from kdad.detection.detector import Detector
 
 
 def add_commands(command: "Command") -> None:
@@ -18,12 +19,14 @@ def add_commands(command: "Command") -> None:
     sub = command("evaluate", evaluate, "print a student's figures on the test split")
     sub.add_argument("folder")
     sub.add_argument("--dataset", help="another data set with the same class (default: the student's own)")
+    _add_teacher(sub)
     sub.add_argument("--json", action="store_true")
     add_device(sub)
 
     sub = command("score", score, "score image files, or all images of directories")
     sub.add_argument("folder")
     sub.add_argument("images", nargs="+", metavar="IMAGE_OR_DIR")
+    _add_teacher(sub)
     sub.add_argument("--fpr", type=float, help="false-positive rate of the verdict (default 0.05)")
     output = sub.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true")
@@ -33,30 +36,60 @@ def add_commands(command: "Command") -> None:
     add_device(sub)
 
 
+def _add_teacher(parser: Parser) -> None:
+    parser.add_argument("--teacher", help="where the student's teacher is, if it is a folder of your own elsewhere")
+
+
+def _load(args: argparse.Namespace, folder: str | Path) -> "Detector":
+    from kdad.detection.detector import Detector
+    from kdad.networks.teachers import load_teacher
+
+    teacher = None if args.teacher is None else load_teacher(args.teacher)
+    return Detector.load(folder, teacher=teacher, device=args.device)
+
+
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate a student on its own test split, or on another data set's."""
     from kdad.data.datasets import is_folder
     from kdad.data.loading import load_task
-    from kdad.detection.detector import Detector
     from kdad.evaluation.evaluate import evaluate as evaluate_student
     from kdad.storage import hub
 
     folder = hub.resolve(args.folder)
-    detector = Detector.load(folder, device=args.device)
+    detector = _load(args, folder)
     config = detector.config
-    dataset = args.dataset or config.dataset
+    dataset = args.dataset or _own_dataset(folder, config.dataset)
     tile = config.tile if is_folder(dataset) else None
     task = load_task(dataset, config.normal_class, config.preprocessing.resize, tile)
-    figures = evaluate_student(folder, task, detector)
-    if args.json:
-        print(json.dumps(figures, indent=2))
+    evaluation = evaluate_student(task, detector)
+    if evaluation.own and Path(args.folder).is_dir():
+        evaluation.save(folder)
     else:
-        print_figures(figures)
+        reason = (
+            "it is a copy from the Hub; pull it first" if evaluation.own else "these are not the images of its own task"
+        )
+        print(f"not saved with the student: {reason}", file=sys.stderr)
+    if args.json:
+        print(json.dumps(evaluation.figures, indent=2))
+    else:
+        print_figures(evaluation.figures)
+
+
+def _own_dataset(folder: Path, dataset: str) -> str:
+    """Where a student's own data set is on this machine."""
+    from kdad.data.datasets import folder_path, is_folder
+    from kdad.storage.student_folder import load_local
+
+    place = load_local(folder).get("dataset", dataset)
+    if is_folder(place) and not folder_path(place).is_dir():
+        name = folder_path(place).name
+        raise UserError(f"the images of this student are not here: say where with --dataset folder:PATH/TO/{name}")
+    return place
 
 
 def print_figures(figures: dict[str, Any]) -> None:
     """One line of figures, and a warning where they rest on little."""
-    from kdad.detection.conformal import warn_if_few
+    from kdad.detection.conformal import warning
 
     names = ("auroc", "auroc_mkd", "pixel_auroc", "pro", "pixel_ap")
     shown = [f"{name} {figures[name]:.4f}" for name in names if name in figures]
@@ -65,18 +98,17 @@ def print_figures(figures: dict[str, Any]) -> None:
         f"({figures['n_normal']} normal, {figures['n_anomalous']} anomalous; seed {figures['seed']}; "
         f"teacher {figures['teacher']}, label overlap: {figures['label_overlap']})"
     )
-    if warning := warn_if_few(figures["n_calibration"]):
-        print(f"warning: {warning}", file=sys.stderr)
+    if caution := warning(figures["n_calibration"], figures["calibration"]):
+        print(f"warning: {caution}", file=sys.stderr)
 
 
 def score(args: argparse.Namespace) -> None:
     """Score images, and write heatmaps of them if asked to."""
-    from kdad.detection.detector import Detector
     from kdad.detection.image_files import score_files
 
     if args.method != "patch" and not args.heatmaps:
         raise UserError("--method is about heatmaps: give --heatmaps DIR as well")
-    detector = Detector.load(args.folder, device=args.device)
+    detector = _load(args, args.folder)
     rows = score_files(detector, args.images, args.fpr, args.heatmaps, args.method)
     if args.csv:
         _write_csv(Path(args.csv), rows)

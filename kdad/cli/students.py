@@ -24,6 +24,7 @@ def add_commands(command: "Command") -> None:
     sub = command("push", push, "upload a student folder to the Hugging Face Hub")
     sub.add_argument("folder")
     sub.add_argument("repo")
+    sub.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
 
     sub = command("pull", pull, "fetch a student from the Hugging Face Hub")
     sub.add_argument("repo")
@@ -59,7 +60,7 @@ def push(args: argparse.Namespace) -> None:
     """Upload a student."""
     from kdad.storage import hub
 
-    print(hub.push(Path(args.folder), args.repo))
+    print(hub.push(Path(args.folder), args.repo, public=args.public))
 
 
 def pull(args: argparse.Namespace) -> None:

@@ -82,7 +82,9 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
     if task.test is None:
         print("no test images of both kinds in test/good and test/<kind>: calibrated, and not evaluated")
     else:
-        print_figures(evaluate(folder, task, Detector.load(folder, teacher=teacher, device=args.device)))
+        evaluation = evaluate(task, Detector.load(folder, teacher=teacher, device=args.device))
+        evaluation.save(folder)
+        print_figures(evaluation.figures)
     print(f"student folder: {folder}")
 
 

@@ -53,6 +53,11 @@ def dataset_slug(dataset: str) -> str:
     return folder_path(dataset).resolve().name if is_folder(dataset) else dataset
 
 
+def public_name(dataset: str) -> str:
+    """A data set's name without where it is on this machine: `folder:NAME` for a folder."""
+    return f"{FOLDER}{dataset_slug(dataset)}" if is_folder(dataset) else dataset
+
+
 def class_names(dataset: str) -> tuple[str, ...]:
     """The classes of `dataset`, without reading any file of it."""
     if is_folder(dataset):

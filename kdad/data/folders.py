@@ -26,6 +26,7 @@ from kdad.data.preprocessing import resample
 from kdad.data.protocol import ENOUGH_TO_CALIBRATE, FEWEST_NORMALS, FOLDS
 from kdad.data.task import Labelled, all_normal, holdout_split
 from kdad.errors import UserError
+from kdad.files import sha256_of
 
 GOOD = "good"
 TRAINING_TILES = 3000
@@ -109,6 +110,24 @@ class FolderTask:
         """Normals to train on, or tiles of them from random places: uint8 (N, 3, side, side)."""
         return self._training_images(self._split[0])
 
+    @property
+    def train_size(self) -> int:
+        """How many those are."""
+        kept = len(self._split[0])
+        return kept * _tiles_each(kept) if self.tile else kept
+
+    def fingerprint(self, part: str) -> str:
+        """As of `Task`: of the files of normals, or of test images and their masks, by path and content."""
+        if part == "train":
+            return self._fingerprint_of(self._normals)
+        if self.test is None:
+            return ""
+        files = [file for kind in self.kinds for file in self._test_files.get(kind, ())]
+        return self._fingerprint_of([*files, *filter(None, map(self._mask_of, files))])
+
+    def _fingerprint_of(self, files: list[Path]) -> str:
+        return sha256_of(files, [file.relative_to(self.root).as_posix() for file in files])
+
     @cached_property
     def calibration(self) -> ImageFiles:
         """Held-out normals in their own sizes."""
@@ -137,9 +156,14 @@ class FolderTask:
         return Labelled(ImageFiles(files), labels, anomalous, pixels)
 
     @property
+    def cross_fitted(self) -> bool:
+        """Whether a tenth of the normals is too few to calibrate on."""
+        return len(self.calibration) < ENOUGH_TO_CALIBRATE
+
+    @property
     def folds(self) -> Iterator[FolderFold]:
         """All normals with a fifth left out, for each fifth, if a tenth is too few to calibrate on; else none."""
-        if len(self.calibration) < ENOUGH_TO_CALIBRATE:
+        if self.cross_fitted:
             order = torch.cat(self._split)
             yield from (self._without(order, order[start::FOLDS]) for start in range(FOLDS))
 
@@ -189,9 +213,14 @@ class FolderTask:
     def _training_images(self, indices: Tensor) -> Tensor:
         images = (read_image(self._normals[i]) for i in indices)
         if self.tile:
-            each, rng = -(-TRAINING_TILES // max(1, len(self._split[0]))), np.random.default_rng(0)
+            each, rng = _tiles_each(len(self._split[0])), np.random.default_rng(0)
             images = (tile for image in images for tile in _random_tiles(image, self.tile, each, rng))
         return torch.stack([_resized(image, self.side, self.side) for image in images])
+
+
+def _tiles_each(images: int) -> int:
+    """How many tiles to take from each of so many training images."""
+    return -(-TRAINING_TILES // max(1, images))
 
 
 def categories(root: Path) -> list[Path]:

@@ -19,6 +19,7 @@ class OneVsRestTask:
 
     tile = 0
     folds: tuple[Fold, ...] = ()
+    cross_fitted = False
     same_images = True
     local_anomalies = False
 
@@ -44,6 +45,15 @@ class OneVsRestTask:
     def train(self) -> Tensor:
         """Normals to train on, uint8 (N, 3, H, W)."""
         return self.source.images("train", self._normals(self._split[0]))
+
+    @property
+    def train_size(self) -> int:
+        """How many those are."""
+        return len(self._normals(self._split[0]))
+
+    def fingerprint(self, part: str) -> str:
+        """As of `Task`: that of the data set, whose files all classes share."""
+        return self.source.fingerprint(part)
 
     @cached_property
     def calibration(self) -> Tensor:

@@ -19,6 +19,7 @@ class PatternDefectsTask:
     kinds = ("good", *patterns.DEFECTS)
     tile = 0
     folds: tuple[Fold, ...] = ()
+    cross_fitted = False
     same_images = False
     local_anomalies = True
     counts = {"train": 1080, "calibration": 200, "test": 200, "defects": 50}
@@ -30,6 +31,13 @@ class PatternDefectsTask:
     @cached_property
     def train(self) -> Tensor:
         return self._normals("train", seed=2)
+
+    @property
+    def train_size(self) -> int:
+        return self.counts["train"]
+
+    def fingerprint(self, part: str) -> str:
+        return patterns.fingerprint(f"{self.dataset} {part} {self.counts}")
 
     @cached_property
     def calibration(self) -> Tensor:

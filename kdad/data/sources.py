@@ -14,6 +14,7 @@ from kdad.data import patterns
 from kdad.data.datasets import PARQUET, ParquetLayout, under_kdad_data
 from kdad.data.images import read_image
 from kdad.errors import UserError, one_of
+from kdad.files import sha256_of
 
 
 class Source(Protocol):
@@ -28,6 +29,9 @@ class Source(Protocol):
     def images(self, part: str, indices: Tensor) -> Tensor:
         """The chosen images of one part, uint8 (n, 3, H, W)."""
 
+    def fingerprint(self, part: str) -> str:
+        """SHA-256 of what one part is read from."""
+
 
 class ParquetSource:
     """A Hub-style parquet data set; images stay encoded until they are asked for."""
@@ -35,7 +39,8 @@ class ParquetSource:
     def __init__(self, name: str):
         self.name, self.layout = name, PARQUET[name]
         self.classes = self.layout.classes
-        self._parts: dict[str, Any] = {}
+        self._parts: dict[str, tuple[Any, Tensor]] = {}
+        self._fingerprints: dict[str, str] = {}
 
     def labels(self, part: str) -> Tensor:
         return self._columns(part)[1]
@@ -45,6 +50,11 @@ class ParquetSource:
         return torch.stack(
             [read_image(io.BytesIO(encoded[i].as_py()), f"{self.name} {part} image {i}") for i in indices.tolist()]
         )
+
+    def fingerprint(self, part: str) -> str:
+        if part not in self._fingerprints:
+            self._fingerprints[part] = sha256_of([_parquet_file(self.name, self.layout, part)])
+        return self._fingerprints[part]
 
     def encoded(self, part: str, index: int) -> bytes:
         """The file that holds one image."""
@@ -118,6 +128,9 @@ class PatternsSource:
 
     def images(self, part: str, indices: Tensor) -> Tensor:
         return _all_patterns(part)[indices]
+
+    def fingerprint(self, part: str) -> str:
+        return patterns.fingerprint(f"{self.name} {part} {self.per_class[part]}")
 
 
 @cache

@@ -67,6 +67,16 @@ class Task(Protocol):
         """Normals to train on, uint8 (N, 3, H, W)."""
 
     @property
+    def train_size(self) -> int:
+        """How many those are, without reading them."""
+
+    def fingerprint(self, part: str) -> str:
+        """SHA-256 of what the images of one part, `train` or `test`, are read from; '' for a part that is not there.
+
+        Runs on other images have other fingerprints, whatever their data set or folder is called.
+        """
+
+    @property
     def calibration(self) -> Images:
         """Held-out normals."""
 
@@ -77,6 +87,10 @@ class Task(Protocol):
     @property
     def test(self) -> Labelled | None:
         """The test part, to be read once at the end; None where there is none with both kinds of image."""
+
+    @property
+    def cross_fitted(self) -> bool:
+        """Whether there are `folds`."""
 
     @property
     def folds(self) -> Iterable[Fold]:

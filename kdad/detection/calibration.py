@@ -1,7 +1,7 @@
 """Learning from normals how to read a student: its scores, its patch errors and its heatmaps."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ from kdad.detection.observation import Observation, observe
 from kdad.errors import UserError
 from kdad.files import write_atomically
 from kdad.networks.teachers import Teacher
-from kdad.storage.layout import CALIBRATION, DISTANT_ERROR
+from kdad.storage.layout import CALIBRATION, CROSS_FITTED, DISTANT_ERROR, HELD_OUT
+from kdad.storage.student_config import StudentConfig
 
 PSEUDO_ANOMALIES = 300
 HeldOut = Sequence[tuple[nn.Module, Images]]
@@ -37,6 +38,7 @@ class Calibration:
         heatmap_quantiles: the percentiles of their heatmaps, (101,), for colour scales.
         distances: how far the teacher itself sees them from training normals, (N,); None where that is not scored.
         gaussian: what distances are measured by, or None.
+        kind: how the normals were held out, one of `kdad.storage.layout.CALIBRATION_KINDS`.
     """
 
     layer_errors: Tensor
@@ -45,6 +47,7 @@ class Calibration:
     heatmap_quantiles: Tensor
     distances: Tensor | None = None
     gaussian: Gaussian | None = None
+    kind: str = HELD_OUT
 
     def __len__(self) -> int:
         """How many normals were held out."""
@@ -73,7 +76,7 @@ class Calibration:
         return {**tensors, "distances": self.distances, **self.gaussian.packed()}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> "Calibration":
+    def from_tensors(cls, tensors: dict[str, Tensor], kind: str = HELD_OUT) -> "Calibration":
         """The inverse of `tensors`.
 
         Raises:
@@ -103,6 +106,7 @@ class Calibration:
             tensors["heatmap_quantiles"],
             tensors.get("distances"),
             Gaussian.unpacked(tensors) if "distances" in tensors else None,
+            kind,
         )
 
 
@@ -112,8 +116,8 @@ def save_calibration(folder: Path, calibration: Calibration) -> None:
     write_atomically(folder / CALIBRATION, lambda path: save_file(tensors, path))
 
 
-def load_calibration(folder: Path, score: str) -> Calibration | None:
-    """The calibration of a student that is read by `score`, or None if it was never calibrated.
+def load_calibration(folder: Path, config: StudentConfig) -> Calibration | None:
+    """The calibration of the student of `config`, or None if it was never calibrated.
 
     Raises:
         UserError: the file is damaged, or lacks what the score reads.
@@ -122,9 +126,9 @@ def load_calibration(folder: Path, score: str) -> Calibration | None:
     if not file.is_file():
         return None
     try:
-        calibration = Calibration.from_tensors(load_file(file))
-        if (calibration.distances is not None) != (score == DISTANT_ERROR):
-            raise ValueError(f"it was not made for the score {score!r}")
+        calibration = Calibration.from_tensors(load_file(file), config.calibration)
+        if (calibration.distances is not None) != (config.score == DISTANT_ERROR):
+            raise ValueError(f"it was not made for the score {config.score!r}")
     except (SafetensorError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
@@ -138,6 +142,9 @@ def calibrate(
     student: nn.Module, teacher: Teacher, held_out: HeldOut, train: Tensor, score: str, tile: int
 ) -> Calibration:
     """What normals show of a student, to read its scores and heatmaps by.
+
+    The p-values of a score are exact where all normals were held out of one network: nothing that a score reads is
+    learned from them.
 
     Args:
         held_out: normals that had no part in training: pairs of a network and the images that it never
@@ -154,8 +161,9 @@ def calibrate(
             yield from (observe(network, teacher, batch.to(device), tile) for batch in in_batches(images))
 
     mean, std = _moments(observation.maps for observation in observed())
-    reading = PatchReading(mean, std, torch.ones_like(mean))
-    reading = replace(reading, weights=_weigh_layers(student, teacher, reading, train))
+    # Only units come from the held-out normals: what is read, up to a factor and a constant that all images share, does
+    # not depend on them, or the p-values of few of them would be too low.
+    reading = PatchReading(mean, std, std * _coefficients(student, teacher, train))
     errors, summaries, peaks, levels = [], [], [], []
     for observation in observed():
         combined = geometry.combine(reading.standardise(observation.maps), reading.weights)
@@ -173,6 +181,7 @@ def calibrate(
         heatmap_quantiles=torch.from_numpy(np.quantile(level / unit, np.linspace(0, 1, 101))).float(),
         distances=None if gaussian is None else gaussian.distance(torch.cat(summaries)).cpu(),
         gaussian=gaussian,
+        kind=CROSS_FITTED if len(held_out) > 1 else HELD_OUT,
     )
 
 
@@ -194,14 +203,20 @@ def _moments(batches: Iterable[list[Tensor]]) -> tuple[Tensor, Tensor]:
     return mean.float().to(device), (squares / count - mean.square()).clamp(min=0).sqrt().float().to(device)
 
 
-def _weigh_layers(student: nn.Module, teacher: Teacher, reading: PatchReading, train: Tensor) -> Tensor:
-    """The weights (L,) of the layers by which pseudo-anomalies made of training images stand out best."""
-    images = train[:PSEUDO_ANOMALIES].permute(0, 2, 3, 1).contiguous().numpy()
-    pasted, masks = (torch.from_numpy(part) for part in cut_and_paste(images))
+def _coefficients(student: nn.Module, teacher: Teacher, train: Tensor) -> Tensor:
+    """How much a unit of each layer's patch errors counts (L,), so that pseudo-anomalies stand out best.
+
+    Learned on training images, evenly chosen, and what is pasted into them.
+    """
+    device = next(student.parameters()).device
+    chosen = train[torch.linspace(0, len(train) - 1, min(len(train), PSEUDO_ANOMALIES)).round().long()]
+    mean, std = _moments(observe(student, teacher, batch.to(device), tile=0).maps for batch in in_batches(chosen))
+    reading = PatchReading(mean, std.clamp(min=1e-12), torch.ones_like(mean))
+    pasted, masks = map(torch.from_numpy, cut_and_paste(chosen.permute(0, 2, 3, 1).contiguous().numpy()))
     points, truth = [], []
     for batch, mask in zip(pasted.permute(0, 3, 1, 2).split(64), masks.split(64), strict=True):
-        maps = reading.standardise(observe(student, teacher, batch.to(reading.mean.device), tile=0).maps)
+        maps = reading.standardise(observe(student, teacher, batch.to(device), tile=0).maps)
         shown = [teacher.preprocessing.to_input(layer, *mask.shape[1:]) for layer in maps]
         points.append(torch.stack([sampled(layer) for layer in shown], 1).cpu())
         truth.append(sampled(mask))
-    return layer_weights(torch.cat(points).numpy(), torch.cat(truth).numpy()).to(reading.mean)
+    return layer_weights(torch.cat(points).numpy(), torch.cat(truth).numpy()).to(mean) / reading.std

@@ -4,6 +4,13 @@ import numpy as np
 
 from kdad.data.protocol import ENOUGH_TO_CALIBRATE
 from kdad.errors import UserError
+from kdad.storage.layout import CROSS_FITTED, HELD_OUT, UNKNOWN
+
+WEAKER = {
+    CROSS_FITTED: "each was scored by one of several networks that never saw it, images are scored by another: "
+    "the rate is an estimate, and no bound is guaranteed.",
+    UNKNOWN: "this student's format does not say how they were held out, so no bound is given; train it anew.",
+}
 
 
 def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
@@ -62,8 +69,20 @@ def realised_fpr(normals: int, fpr: float, confidence: float = 0.95) -> tuple[fl
     return float(betaincinv(k, normals + 1 - k, tail)), float(betaincinv(k, normals + 1 - k, 1 - tail))
 
 
-def warn_if_few(normals: int) -> str | None:
-    """A sentence on what few calibration images mean, or None."""
+def guarantee(normals: int, fpr: float, kind: str) -> str:
+    """What a threshold set for `fpr` on so many normals of this kind of calibration guarantees, as a sentence."""
+    if kind == HELD_OUT:
+        low, high = realised_fpr(normals, fpr)
+        return (
+            f"Set on {normals} held-out normals: the true rate lies between {100 * low:.3g} % and {100 * high:.3g} %."
+        )
+    return f"Set on {normals} normals; {WEAKER[kind]}"
+
+
+def warning(normals: int, kind: str) -> str | None:
+    """A sentence on what a calibration of few normals, or of a weaker kind, means for verdicts; or None."""
+    if kind != HELD_OUT:
+        return f"p-values come from {normals} normals; {WEAKER[kind]}"
     if normals >= ENOUGH_TO_CALIBRATE:
         return None
     return (

@@ -20,6 +20,7 @@ from kdad.detection.rendering import colour_range
 from kdad.detection.tiles import Tiling
 from kdad.devices import accelerator, in_halves
 from kdad.errors import UserError
+from kdad.networks.registry import TEACHERS
 from kdad.networks.teachers import Teacher, load_teacher
 from kdad.storage import hub, student_folder
 from kdad.storage.student_config import StudentConfig
@@ -88,8 +89,8 @@ class Detector:
         config = student_folder.load_config(folder)
         device = accelerator(device)
         student = student_folder.load_student(folder, config).to(device)
-        teacher = (teacher or load_teacher(config.teacher)).to(device)
-        return cls(config, student, teacher, load_calibration(folder, config.score))
+        teacher = (teacher or _teacher_of(folder, config)).to(device)
+        return cls(config, student, teacher, load_calibration(folder, config))
 
     @property
     def tile(self) -> int:
@@ -186,6 +187,14 @@ class Detector:
             return np.full(len(score), np.nan, np.float32), np.zeros(len(score), bool)
         fpr = max(DEFAULT_FPR, conformal.lowest_fpr(len(normals))) if fpr is None else fpr
         return conformal.p_values(score, normals).astype(np.float32), score > conformal.threshold(normals, fpr)
+
+
+def _teacher_of(folder: Path, config: StudentConfig) -> Teacher:
+    """The teacher that a student names, wherever it is on this machine."""
+    place = student_folder.load_local(folder).get("teacher", config.teacher)
+    if "/" not in place and place not in TEACHERS:
+        raise UserError(f"the teacher of this student, {place!r}, is a folder elsewhere: say where with --teacher")
+    return load_teacher(place)
 
 
 def _check_teacher(config: StudentConfig, teacher: Teacher) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kdad.detection.discrepancy import layer_errors, patch_errors
 from kdad.detection.mahalanobis import pooled
 from kdad.detection.tiles import Tiling, map_tiles
+from kdad.devices import full_float32
 from kdad.networks.teachers import Teacher
 
 
@@ -33,9 +34,10 @@ def observe(
 
     def look(pieces: Tensor) -> tuple[Tensor, ...]:
         pixels = teacher.preprocessing(pieces)
-        copied, target = student(pixels), teacher(pixels) if features is None else features
-        maps = patch_errors(copied, target, teacher.prefix, teacher.grids)
-        return layer_errors(copied, target), pooled(target, teacher.prefix), *maps
+        with full_float32(pixels.device):
+            copied, target = student(pixels), teacher(pixels) if features is None else features
+            maps = patch_errors(copied, target, teacher.prefix, teacher.grids)
+            return layer_errors(copied, target), pooled(target, teacher.prefix), *maps
 
     if not tile:
         errors, summary, *maps = look(images)

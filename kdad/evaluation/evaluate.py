@@ -1,11 +1,13 @@
 """Reading the test set, once, at the end: figures and raw scores of a finished student."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kdad.data.datasets import public_name
 from kdad.data.task import Labelled, Task
 from kdad.detection.calibration import calibrate, save_calibration
 from kdad.detection.detector import Detector, Prediction
@@ -15,22 +17,55 @@ from kdad.evaluation import metrics
 from kdad.files import write_atomically, write_json, write_text
 from kdad.networks.provenance import label_overlap
 from kdad.storage import layout, student_folder
+from kdad.storage.student_config import StudentConfig
 
 LARGEST_MAP = 256  # pixels a side on which heatmaps are compared with masks
 
 
-def evaluate(folder: Path, task: Task, detector: Detector) -> dict[str, Any]:
-    """Figures of `detector` on the test part of `task`, as `evaluate --json` prints them.
+@dataclass(frozen=True)
+class Evaluation:
+    """What a student's test part says of it.
 
-    They are saved in the student's folder, with the raw scores, if the task is the student's own.
-    A student that was never calibrated is calibrated first.
+    Args:
+        figures: as `evaluate --json` prints them.
+        detector: the student, calibrated if it was not and the task is its own.
+        own: whether the task is the one that the student was trained for, on the same images.
+    """
+
+    figures: dict[str, Any]
+    detector: Detector
+    own: bool
+    _judged: "_Judged"
+    _test: Labelled
+
+    def save(self, folder: Path) -> None:
+        """Write figures, raw scores and card into the student's folder.
+
+        Raises:
+            UserError: the figures are of another task than the student's own, so they do not belong there.
+        """
+        if not self.own:
+            raise UserError(f"figures of {self.figures['dataset']} do not belong into {folder}: it has another task")
+        if self.detector.calibration is not None and not (folder / layout.CALIBRATION).is_file():
+            save_calibration(folder, self.detector.calibration)
+        write_atomically(folder / layout.SCORES_TABLE, lambda path: _write_scores(path, self._judged, self._test))
+        if self._judged.masks:
+            write_text(folder / layout.PIXEL_CURVES, _curves_as_csv(self._judged))
+        write_json(folder / layout.EVALUATION, self.figures)
+        student_folder.save_card(folder, self.detector.config)
+
+
+def evaluate(task: Task, detector: Detector) -> Evaluation:
+    """Judge the test part of `task`; changes neither the detector nor any file.
+
+    A student that was never calibrated is calibrated first, if the task is its own.
 
     Raises:
         UserError: the task has no labelled test images of both kinds.
     """
-    own = task.dataset == detector.config.dataset
+    own = is_own(task, detector.config)
     if own and detector.calibration is None:
-        detector = _calibrated(folder, detector, task)
+        detector = _calibrated(detector, task)
     test = task.test
     if test is None:
         raise UserError(
@@ -38,22 +73,21 @@ def evaluate(folder: Path, task: Task, detector: Detector) -> dict[str, Any]:
             "into test/<kind>"
         )
     judged = _Judged(detector, test)
-    figures = _figures(judged, task, test, detector)
-    if own:
-        write_atomically(folder / layout.SCORES_TABLE, lambda path: _write_scores(path, judged, test))
-        if judged.masks:
-            write_text(folder / layout.PIXEL_CURVES, _curves_as_csv(judged))
-        write_json(folder / layout.EVALUATION, figures)
-        student_folder.save_card(folder, detector.config)
-    return figures
+    return Evaluation(_figures(judged, task, test, detector), detector, own, judged, test)
 
 
-def _calibrated(folder: Path, detector: Detector, task: Task) -> Detector:
-    """The same student, read by what the task's held-out normals show, which is also saved in its folder."""
+def is_own(task: Task, config: StudentConfig) -> bool:
+    """Whether a student was trained for just this task, on the same images."""
+    if (public_name(task.dataset), task.normal_class) != (public_name(config.dataset), config.normal_class):
+        return False
+    return config.images_sha256 in ("", task.fingerprint("train"))
+
+
+def _calibrated(detector: Detector, task: Task) -> Detector:
+    """The same student, read by what the task's held-out normals show."""
     student, teacher, config = detector.student, detector.teacher, detector.config
     held_out = [(student, task.calibration)]
     calibration = calibrate(student, teacher, held_out, task.train, config.score, config.tile)
-    save_calibration(folder, calibration)
     return Detector(config, student, teacher, calibration)
 
 
@@ -134,14 +168,17 @@ def _figures(judged: _Judged, task: Task, test: Labelled, detector: Detector) ->
         **{name: round(value, 6) for name, value in figures.items()},
         "score": config.score,
         "split": "test",
-        "dataset": task.dataset,
+        "dataset": public_name(task.dataset),
         "normal_class": task.normal_class,
         "kinds": list(task.kinds),
         "seed": config.seed,
         "teacher": config.teacher,
         "label_overlap": label_overlap(detector.teacher.trained_on, task.dataset),
+        "weights_sha256": config.weights_sha256,
+        "test_images_sha256": task.fingerprint("test"),
         "n_normal": int((~anomalous).sum()),
         "n_anomalous": int(anomalous.sum()),
+        "calibration": config.calibration,
         "n_calibration": 0 if detector.calibration is None else len(detector.calibration),
     }
 

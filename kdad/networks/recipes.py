@@ -1,7 +1,7 @@
 """How students are trained: the recipe, and the preset that goes with each kind of student."""
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kdad.errors import UserError, one_of
@@ -55,7 +55,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+        return cls(**values)
 
 
 PAPER = Recipe(epochs=200, learning_rate=1e-3)

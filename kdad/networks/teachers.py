@@ -1,7 +1,6 @@
 """The frozen networks that students copy: where each comes from, and what it was trained on."""
 
 import contextlib
-import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from kdad.data.preprocessing import Preprocessing
+from kdad.devices import full_float32
 from kdad.errors import UserError
+from kdad.files import sha256_of
 from kdad.networks.features import FeatureNetwork
 from kdad.networks.provenance import UNKNOWN
 from kdad.networks.registry import (
@@ -53,8 +54,9 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> list[Tensor]:
-        """Normalised pixels (B, 3, S, S) to one (B, T, D) tensor per critical layer."""
-        return self.network(pixels)
+        """Normalised pixels (B, 3, S, S) to one (B, T, D) tensor per critical layer, in full float32."""
+        with full_float32(pixels.device):
+            return self.network(pixels.float())
 
     @property
     def prefix(self) -> int:
@@ -204,7 +206,7 @@ def _torchvision_vgg16(name: str, spec: TeacherSpec) -> Teacher:
         if file.is_file():
             remedy = f"remove {file}, so that it is fetched again"
         raise UserError(f"teacher {name!r} could not be fetched ({_line(error)}): {remedy}") from None
-    sha256 = _sha256([file])
+    sha256 = sha256_of([file])
     if not sha256.startswith(vgg16_sha256_prefix()):  # torchvision checks what it fetches, not what was there
         raise UserError(f"teacher {name!r} has SHA-256 {sha256[:12]}…: remove {file}, so that it is fetched again")
     with torch.device("meta"):
@@ -229,16 +231,7 @@ def weights_sha256(folder: Path) -> str:
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
         raise UserError(f"{folder} holds no weights (model.safetensors)")
-    return _sha256(files)
-
-
-def _sha256(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as content:
-            while block := content.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(files)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 import shutil
 from pathlib import Path
 
+from kdad.data.datasets import folder_path
 from kdad.errors import UserError
 from kdad.storage.layout import SHARED_FILES
-from kdad.storage.student_folder import folder_of, load_config, load_student, must_be_free
+from kdad.storage.student_folder import check_evaluation, folder_of, load_config, load_student, must_be_free
 
 
 def resolve(folder_or_repo: str | Path) -> Path:
@@ -35,6 +36,7 @@ def pull(repo: str, out: Path) -> Path:
     snapshot = _snapshot(repo)
     config = load_config(snapshot)
     load_student(snapshot, config)
+    check_evaluation(snapshot, config)
     folder = folder_of(out, config)
     if not folder.resolve().is_relative_to(Path(out).resolve()):
         raise UserError(f"{repo} names a data set, teacher or class that would be written outside {out}")
@@ -49,14 +51,25 @@ def pull(repo: str, out: Path) -> Path:
     return folder
 
 
-def push(folder: Path, repo: str) -> str:
-    """Upload a student folder to the Hub repository `repo`; returns its address."""
+def push(folder: Path, repo: str, *, public: bool = False) -> str:
+    """Upload a student folder to the Hub repository `repo`, private unless `public`; returns its address.
+
+    What is where on this machine is left out. A repository that exists keeps its visibility.
+
+    Raises:
+        UserError: the folder is damaged, of the first format with a path of this machine in it, its figures are of
+            other weights, or the Hub cannot be reached or written to.
+    """
     from huggingface_hub import HfApi
 
-    load_student(folder, load_config(folder))
+    config = load_config(folder)
+    load_student(folder, config)
+    check_evaluation(folder, config)
+    if private := [name for name in (folder_path(config.dataset).as_posix(), config.teacher) if name.startswith("/")]:
+        raise UserError(f"{folder} names {private[0]}, a path of this machine: train it anew before you share it")
     try:
         api = HfApi()
-        created = api.create_repo(repo, exist_ok=True)
+        created = api.create_repo(repo, exist_ok=True, private=not public)
         api.upload_folder(repo_id=created.repo_id, folder_path=folder, allow_patterns=list(SHARED_FILES))
     except Exception as error:  # the Hub client raises a dozen unrelated types when it cannot reach or may not write
         reason = " ".join(str(error).split())[:200]

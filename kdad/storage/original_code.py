@@ -13,7 +13,7 @@ from kdad.networks.registry import TEACHERS
 from kdad.networks.students import build_student
 from kdad.networks.teachers import vgg16_sha256_prefix
 from kdad.storage import student_folder
-from kdad.storage.layout import DISTANT_ERROR
+from kdad.storage.layout import DISTANT_ERROR, HELD_OUT
 from kdad.storage.student_config import StudentConfig
 
 TEACHER = "vgg16-imagenet"
@@ -42,6 +42,7 @@ def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -
     config = StudentConfig(
         dataset=dataset,
         normal_class=normal_class,
+        images_sha256="",
         teacher=TEACHER,
         teacher_sha256=vgg16_sha256_prefix(),
         label_overlap=label_overlap(spec.trained_on, dataset),
@@ -49,6 +50,7 @@ def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -
         recipe=spec.recipe,
         preprocessing=Preprocessing(**spec.pixels),
         score=DISTANT_ERROR,
+        calibration=HELD_OUT,
         tile=0,
         seed=0,
         hardware="unknown",

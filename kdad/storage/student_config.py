@@ -1,32 +1,50 @@
 """What a student is and where it comes from: its config.json."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, get_origin
 
+from kdad import __version__
+from kdad.data.datasets import public_name
 from kdad.data.preprocessing import Preprocessing
 from kdad.data.task import Task
 from kdad.errors import UserError, one_of
 from kdad.networks.provenance import OVERLAP_IN_WORDS, label_overlap
 from kdad.networks.recipes import Recipe
 from kdad.networks.teachers import Teacher
-from kdad.storage.layout import DISTANT_ERROR, PEAK, SCORE_NAMES
+from kdad.storage.layout import (
+    CALIBRATION_KINDS,
+    CROSS_FITTED,
+    DISTANT_ERROR,
+    HELD_OUT,
+    PEAK,
+    SCORE_NAMES,
+    UNKNOWN,
+    calibration_kind,
+)
 
-FORMAT = 1  # of student folders; a folder that does not say is of the first
-RECORDED_VERSIONS = ("torch", "torchvision", "transformers", "pytorch-lightning")
+FORMAT = 2  # of student folders; a folder that does not say is of the first
+RECORDED_VERSIONS = ("torch", "torchvision", "transformers", "pytorch-lightning", "scikit-learn")
+RESULTS = ("format", "hardware", "weights_sha256")  # what a configuration says beside what was asked for
+MOST_DIFFERENCES = 3
 
 
 @dataclass(frozen=True)
 class StudentConfig:
     """All that is needed to rebuild a student and to know where it comes from.
 
-    `score` is the default one, a name in `kdad.storage.layout.SCORE_NAMES`; `tile` is the side in pixels of
-    the tiles that it looks at one by one, 0 for whole images; `weights_sha256` is that of the
-    finished student's model.safetensors, and empty before.
+    Of a user's own folders, `dataset` and `teacher` are the names alone: where they are stands in local.json, which is
+    not shared. `images_sha256` is `Task.fingerprint("train")`, empty where a student of the first format cannot say;
+    `score` is the default one, a name in `kdad.storage.layout.SCORE_NAMES`; `calibration` says how its normals are held
+    out, a name in `CALIBRATION_KINDS` there; `tile` is the side in pixels of the tiles
+    that it looks at one by one, 0 for whole images; `weights_sha256` is that of the finished student's
+    model.safetensors, and empty before.
     """
 
     dataset: str
     normal_class: str
+    images_sha256: str
     teacher: str
     teacher_sha256: str
     label_overlap: str
@@ -34,6 +52,7 @@ class StudentConfig:
     recipe: Recipe
     preprocessing: Preprocessing
     score: str
+    calibration: str
     tile: int
     seed: int
     hardware: str
@@ -47,6 +66,7 @@ class StudentConfig:
                 raise UserError(f"{field.name} must be of type {kind.__name__}")
         one_of("label overlap", self.label_overlap, OVERLAP_IN_WORDS)
         one_of("score", self.score, SCORE_NAMES)
+        one_of("kind of calibration", self.calibration, CALIBRATION_KINDS)
         if self.tile < 0:
             raise UserError(f"tile must be at least 0, not {self.tile}")
 
@@ -56,19 +76,21 @@ class StudentConfig:
     ) -> "StudentConfig":
         """The configuration of a student of `teacher` for `task`, trained on `hardware` with the installed versions."""
         return cls(
-            dataset=task.dataset,
+            dataset=public_name(task.dataset),
             normal_class=task.normal_class,
-            teacher=teacher.name,
+            images_sha256=task.fingerprint("train"),
+            teacher=public_teacher(teacher.name),
             teacher_sha256=teacher.sha256,
             label_overlap=label_overlap(teacher.trained_on, task.dataset),
             architecture=architecture,
             recipe=recipe,
             preprocessing=teacher.preprocessing,
             score=PEAK if task.local_anomalies else DISTANT_ERROR,
+            calibration=CROSS_FITTED if task.cross_fitted else HELD_OUT,
             tile=task.tile,
             seed=seed,
             hardware=hardware,
-            versions={package: version(package) for package in RECORDED_VERSIONS},
+            versions={package: version(package) for package in RECORDED_VERSIONS} | {"kdad": __version__},
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -83,19 +105,62 @@ class StudentConfig:
             UserError: it is of a newer format than this version of kdad knows.
             KeyError, TypeError, ValueError: fields are missing or senseless.
         """
-        if values.get("format", FORMAT) > FORMAT:
+        values = dict(values)
+        found = values.pop("format", 1)
+        if not isinstance(found, int) or not 1 <= found <= FORMAT:
             raise UserError(
-                f"it is of format {values['format']}, and this version of kdad knows formats up to {FORMAT}; "
-                "update kdad"
+                f"format {found} is not among those that kdad {__version__} knows, 1 to {FORMAT}; update kdad"
             )
-        parsed = {
-            "recipe": Recipe.from_dict(values["recipe"]),
-            "preprocessing": Preprocessing.from_dict(values["preprocessing"]),
-        }
-        names = {f.name for f in fields(cls)}
-        return cls(**{name: value for name, value in {**values, **parsed}.items() if name in names})
+        if found == 1:
+            values = {"images_sha256": "", "calibration": calibration_kind(values), **values}
+        if unknown := values.keys() - {field.name for field in fields(cls)}:
+            raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+        recipe, preprocessing = Recipe.from_dict(values["recipe"]), Preprocessing.from_dict(values["preprocessing"])
+        return cls(**{**values, "recipe": recipe, "preprocessing": preprocessing})
 
-    def same_run(self, other: "StudentConfig") -> bool:
-        """Whether both describe the same training, whatever the hardware, the installed versions and the result."""
-        result: dict[str, Any] = {"hardware": "", "versions": {}, "weights_sha256": ""}
-        return replace(self, **result) == replace(other, **result)
+    def differences(self, wanted: "StudentConfig", *, versions: bool = False) -> str:
+        """What this run has otherwise than `wanted`, in words; '' if it is the same run.
+
+        Hardware and result do not count, nor what one of the two cannot say.
+
+        Args:
+            versions: whether the installed libraries count: they do for a run that is to be continued.
+        """
+        mine, theirs = (_flat(config.as_dict()) for config in (self, wanted))
+        names = [
+            name
+            for name in mine.keys() | theirs.keys()
+            if name not in RESULTS
+            and (versions or not name.startswith("versions."))
+            and mine.get(name) != theirs.get(name)
+        ]
+        unknown = {"images_sha256"} if "" in (self.images_sha256, wanted.images_sha256) else set()
+        unknown |= {"calibration"} if UNKNOWN in (self.calibration, wanted.calibration) else set()
+        names = [name for name in names if name not in unknown]
+        shown = [_difference(name, mine.get(name), theirs.get(name)) for name in sorted(names)]
+        more = f" and {len(shown) - MOST_DIFFERENCES} more" if len(shown) > MOST_DIFFERENCES else ""
+        return ", ".join(shown[:MOST_DIFFERENCES]) + more
+
+
+def public_teacher(name: str) -> str:
+    """A teacher's name without where it is on this machine."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _difference(name: str, mine: Any, theirs: Any) -> str:
+    name = name.removeprefix("recipe.").removeprefix("versions.")
+    if name == "images_sha256":
+        return "other images"
+    return f"{name} {_short(mine)} instead of {_short(theirs)}"
+
+
+def _short(value: Any) -> str:
+    return f"{str(value)[:12]}…" if len(str(value)) > 40 else str(value)

@@ -14,7 +14,7 @@ from torch import nn
 from kdad.errors import UserError
 from kdad.files import write_atomically, write_json, write_text
 from kdad.networks.students import build_student
-from kdad.storage.layout import CARD, CONFIG, EVALUATION, WEIGHTS, student_folder
+from kdad.storage.layout import CARD, CONFIG, EVALUATION, LOCAL, WEIGHTS, student_folder
 from kdad.storage.model_cards import student_card
 from kdad.storage.student_config import StudentConfig
 
@@ -50,9 +50,25 @@ def load_config(folder: Path) -> StudentConfig:
         raise UserError(f"{folder} is no student folder: it holds no {CONFIG}")
     try:
         return StudentConfig.from_dict(json.loads(file.read_text()))
+    except UserError as error:
+        raise UserError(f"{file} cannot be used: {error}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file} is damaged or not a student's ({type(error).__name__}: {reason})") from None
+
+
+def save_local(folder: Path, places: dict[str, str]) -> None:
+    """Write local.json: where the `dataset` and the `teacher` of a student are on this machine."""
+    write_json(folder / LOCAL, places)
+
+
+def load_local(folder: Path) -> dict[str, str]:
+    """The places in local.json; {} where there is none, as on another machine."""
+    try:
+        places = json.loads((Path(folder) / LOCAL).read_text())
+        return {name: str(place) for name, place in places.items()}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
 
 
 def round_to_half(student: nn.Module) -> None:
@@ -116,6 +132,13 @@ def load_evaluation(folder: Path) -> dict[str, Any] | None:
     if not isinstance(figures, dict) or "auroc" not in figures:
         raise UserError(f"{file} is damaged; remove it, and run evaluate on the folder again")
     return figures
+
+
+def check_evaluation(folder: Path, config: StudentConfig) -> None:
+    """Raise a `UserError` if there are figures and they are of other weights than the student's."""
+    measured = (load_evaluation(folder) or {}).get("weights_sha256", config.weights_sha256)
+    if measured != config.weights_sha256:
+        raise UserError(f"{folder / EVALUATION} holds the figures of other weights; run evaluate on the folder again")
 
 
 def must_be_free(folder: Path) -> None:

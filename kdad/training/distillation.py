@@ -103,19 +103,25 @@ def train_student(
     loop.check_logger(logger)
     if not len(task.train) or not len(task.calibration):  # also reads the data before a folder is made
         raise UserError(f"{task.dataset} holds too few images of {task.normal_class} to train and calibrate on")
-    architecture, _ = preset(teacher)
-    recipe = recipe or recipe_for(teacher, len(task.train))
-    config = StudentConfig.describe(task, teacher, architecture, recipe, seed, hardware(device))
+    recipe = recipe or recipe_for(teacher, task.train_size)
+    config = planned(task, teacher, recipe, seed, device)
     folder = student_folder.folder_of(out, config)
     if not overwrite and _awaits_evaluation(folder, config):
         return folder
     _claim(folder, config, overwrite)
+    student_folder.save_local(folder, {"dataset": task.dataset, "teacher": teacher.name})
     options: dict[str, Any] = {"device": device, "logger": logger, "callbacks": callbacks}
     teacher = remember(teacher.to(device), views(task, recipe, device))
     student = _distilled(task, teacher, config, folder, **options)
     held_out = _cross_fitted(task, teacher, config, folder, device) or [(student, task.calibration)]
     finish(folder, config, student, teacher, held_out, task.train)
     return folder
+
+
+def planned(task: Task, teacher: Teacher, recipe: Recipe, seed: int, device: str) -> StudentConfig:
+    """The configuration that a student trained now would have; what a run is recognised by."""
+    architecture, _ = preset(teacher)
+    return StudentConfig.describe(task, teacher, architecture, recipe, seed, hardware(device))
 
 
 def views(task: Task, recipe: Recipe, device: str) -> list[Tensor]:
@@ -163,7 +169,7 @@ def _cross_fitted(task: Task, teacher: Teacher, config: StudentConfig, folder: P
 def _awaits_evaluation(folder: Path, config: StudentConfig) -> bool:
     """Whether a run of `config` was interrupted between its last epoch and its evaluation."""
     finished = student_folder.is_complete(folder) and not (folder / layout.EVALUATION).is_file()
-    return finished and student_folder.load_config(folder).same_run(config)
+    return finished and not student_folder.load_config(folder).differences(config)
 
 
 def _claim(folder: Path, config: StudentConfig, overwrite: bool) -> None:
@@ -183,10 +189,13 @@ def _claim(folder: Path, config: StudentConfig, overwrite: bool) -> None:
 
 def _obstacle(folder: Path, config: StudentConfig) -> str | None:
     """What in `folder` is in the way of a run of `config`, or None."""
-    if student_folder.is_complete(folder):
-        return "a complete student"
+    if not (folder / layout.CONFIG).is_file():
+        return "a complete student" if student_folder.is_complete(folder) else None
+    complete = student_folder.is_complete(folder)
     try:
-        ours = not (folder / layout.CONFIG).is_file() or student_folder.load_config(folder).same_run(config)
-    except UserError:  # a damaged configuration
-        ours = False
-    return None if ours else "an unfinished run of other settings"
+        different = student_folder.load_config(folder).differences(config, versions=not complete)
+    except UserError:
+        return "a damaged run"
+    if complete:
+        return f"a complete student ({different})" if different else "a complete student"
+    return f"an unfinished run of other settings ({different})" if different else None

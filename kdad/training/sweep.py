@@ -6,21 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from kdad.data.datasets import FOLDER, class_names, dataset_slug, folder_path, is_folder
+from kdad.data.datasets import FOLDER, class_names, dataset_slug, folder_path, is_folder, public_name
 from kdad.data.folders import GOOD, categories
 from kdad.data.images import in_batches
 from kdad.data.loading import load_task
 from kdad.data.sources import image_format
 from kdad.detection.detector import Detector
 from kdad.devices import accelerator
-from kdad.errors import one_of
+from kdad.errors import UserError, one_of
 from kdad.evaluation.evaluate import evaluate
 from kdad.evaluation.results_file import AUROCS, Figure
 from kdad.networks.students import recipe_for
 from kdad.networks.teachers import Teacher, load_teacher
 from kdad.storage import layout, student_folder
 from kdad.storage.history import read_history
-from kdad.training.distillation import train_student, views
+from kdad.storage.student_config import StudentConfig, public_teacher
+from kdad.training.distillation import planned, train_student, views
 from kdad.training.feature_cache import remember
 
 LOCALISATION = {
@@ -45,34 +46,35 @@ def run_sweep(
 ) -> dict[str, Any]:
     """Train and evaluate what is missing, and return per-class and mean figures over seeds.
 
-    Students that are evaluated are kept with their figures and unfinished ones resumed, so an interrupted
-    sweep continues. Of a folder that holds folders in the layout of MVTec AD, each is a class.
+    Students of just these runs that are evaluated are kept with their figures and unfinished ones resumed, so an
+    interrupted sweep continues. Of a folder that holds folders in the layout of MVTec AD, each is a class.
     """
     wanted = _tasks(dataset, normal_class)
     device = accelerator(device)
     teacher = load_teacher(teacher_name).to(device)
-    folders = {
-        name: [layout.student_folder(out, source, teacher.name, normal, seed) for seed in range(seeds)]
-        for name, (source, normal) in wanted.items()
-    }
-    missing = {
-        name: {seed: folder for seed, folder in enumerate(of_class) if not _is_judged(folder, teacher)}
-        for name, of_class in folders.items()
-    }
+    folders, missing = {}, {}
+    for name, (source, normal) in wanted.items():
+        task = load_task(source, normal, teacher.preprocessing.resize, tile)
+        recipe = recipe_for(teacher, task.train_size, **overrides)
+        plans = [planned(task, teacher, recipe, seed, device) for seed in range(seeds)]
+        folders[name] = [student_folder.folder_of(out, plan) for plan in plans]
+        missing[name] = [
+            plan.seed for plan, folder in zip(plans, folders[name], strict=True) if not _is_done(folder, plan)
+        ]
     if any(missing.values()):
         teacher = _remembering(teacher, next(iter(wanted.values())), device)
-    for name, of_class in missing.items():
-        if of_class:
-            _complete(*wanted[name], of_class, teacher, out, device, overrides, tile)
+    for name, lacking in missing.items():
+        if lacking:
+            _complete(*wanted[name], lacking, teacher, out, device, overrides, tile)
     runs = {name: [_figures(folder) for folder in of_class] for name, of_class in folders.items()}
     every = [run for of_class in runs.values() for run in of_class]
     shown = [score for score in (*AUROCS, *LOCALISATION) if all(score in run for run in every)]
     per_class = {name: _summary(of_class, shown) for name, of_class in runs.items()}
     means = {score: np.mean([figures[score]["values"] for figures in per_class.values()], 0) for score in shown}
     return {
-        "dataset": dataset,
+        "dataset": public_name(dataset),
         "image_format": image_format(dataset),
-        "teacher": teacher.name,
+        "teacher": public_teacher(teacher.name),
         "teacher_sha256": teacher.sha256,
         "family": every[0]["family"],
         "label_overlap": every[0]["label_overlap"],
@@ -111,21 +113,22 @@ def _remembering(teacher: Teacher, any_task: tuple[str, str], device: str) -> Te
 def _complete(
     dataset: str,
     normal_class: str,
-    folders: dict[int, Path],
+    seeds: list[int],
     teacher: Teacher,
     out: Path,
     device: str,
     overrides: dict[str, Any],
     tile: int | None,
 ) -> None:
-    """Train and evaluate the students of one class, each seed in its folder; what seeds share is paid for once."""
+    """Train and evaluate the students of one class under some seeds; what seeds share is paid for once."""
     task = load_task(dataset, normal_class, teacher.preprocessing.resize, tile)
-    recipe = recipe_for(teacher, len(task.train), **overrides)
+    recipe = recipe_for(teacher, task.train_size, **overrides)
     teacher = remember(teacher, views(task, recipe, device))
-    for seed, folder in folders.items():
+    for seed in seeds:
+        folder = student_folder.folder_of(out, planned(task, teacher, recipe, seed, device))
         if not student_folder.is_complete(folder):
             train_student(task, teacher, out, recipe=recipe, seed=seed, device=device)
-        evaluate(folder, task, Detector.load(folder, teacher=teacher, device=device))
+        evaluate(task, Detector.load(folder, teacher=teacher, device=device)).save(folder)
 
 
 def _figures(folder: Path) -> dict[str, Any]:
@@ -139,10 +142,19 @@ def _figures(folder: Path) -> dict[str, Any]:
     }
 
 
-def _is_judged(folder: Path, teacher: Teacher) -> bool:
-    """Whether there is a student of just this teacher that has its figures: the test part is read once."""
-    evaluated = student_folder.is_complete(folder) and (folder / layout.EVALUATION).is_file()
-    return evaluated and student_folder.load_config(folder).teacher_sha256 == teacher.sha256
+def _is_done(folder: Path, plan: StudentConfig) -> bool:
+    """Whether the run of `plan` has its figures: the test part is read once.
+
+    Raises:
+        UserError: there is a complete student of another run, or figures of another student.
+    """
+    if not student_folder.is_complete(folder):
+        return False
+    config = student_folder.load_config(folder)
+    if different := config.differences(plan):
+        raise UserError(f"{folder} holds a student of another run ({different}); remove it, or use another --out")
+    student_folder.check_evaluation(folder, config)
+    return (folder / layout.EVALUATION).is_file()
 
 
 def _cost(runs: list[dict[str, Any]]) -> dict[str, Any]:

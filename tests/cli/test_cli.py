@@ -84,10 +84,10 @@ def test_train_leaves_a_complete_evaluated_student_and_says_where(tmp_path, caps
     printed = capsys.readouterr().out.splitlines()
     assert printed == [
         f"patterns/dots: auroc {figures['auroc']:.4f}, auroc_mkd {figures['auroc_mkd']:.4f} on test "
-        f"(20 normal, 20 anomalous; seed 0; teacher {vgg_folder.resolve()}, label overlap: none)",
+        f"(20 normal, 20 anomalous; seed 0; teacher tiny-vgg, label overlap: none)",
         f"student folder: {folder}",
     ]
-    assert {file.name for file in folder.iterdir()} == set(layout.SHARED_FILES) - {layout.PIXEL_CURVES}
+    assert {file.name for file in folder.iterdir()} == {*layout.SHARED_FILES, layout.LOCAL} - {layout.PIXEL_CURVES}
 
 
 def test_train_into_a_complete_folder_is_refused_without_overwrite(tmp_path, tiny_patterns, vgg_folder, rejected):
@@ -241,7 +241,7 @@ def test_sweep_merges_its_figures_into_a_results_file(tmp_path, monkeypatch, cap
     assert main(["sweep", *arguments]) == 0
     printed, entries = json.loads(capsys.readouterr().out), load_results(file)
     assert len(entries) == 2
-    assert entries[f"patterns/{vgg_folder}"] == printed
+    assert entries["patterns/tiny-vgg"] == printed
 
 
 def test_pretrain_prints_accuracies_and_leaves_a_teacher(tmp_path, monkeypatch, capsys):
@@ -374,9 +374,11 @@ def test_other_damaged_files_are_one_line(rejected, folder, image, name, damage)
 
 
 def test_a_missing_teacher_is_one_line(rejected, folder, image, vgg_folder):
-    config = folder / layout.CONFIG
-    config.write_text(config.read_text().replace(str(vgg_folder), "/nowhere/teacher"))
+    store.save_local(folder, {"teacher": "/nowhere/teacher"})
     assert "/nowhere/teacher" in rejected("score", folder, image)
+    (folder / layout.LOCAL).unlink()
+    assert "say where with --teacher" in rejected("score", folder, image)
+    assert main(["score", str(folder), str(image), "--teacher", str(vgg_folder), "--device", "cpu"]) == 0
 
 
 def test_a_teacher_of_another_hash_is_one_line(rejected, folder, image, vgg_teacher):

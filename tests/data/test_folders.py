@@ -1,10 +1,12 @@
 """Folders of one's own images, from how they are read to a student that finds a small defect in a large image."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from helpers.miniatures import Crash, crash
 from PIL import Image
 
 from kdad.cli import main
@@ -142,10 +144,46 @@ def test_the_name_of_a_folder_is_its_slug(mvtec, tmp_path):
     assert place == tmp_path / "bottle" / "vgg-cifar10" / "good"
 
 
+def test_folders_of_one_name_do_not_share_a_student(plain, vgg_teacher, tmp_path, refusal):
+    other = tmp_path / "elsewhere" / plain.name
+    shutil.copytree(plain, other)
+    first = next(file for file in sorted(other.rglob("*")) if file.is_file())
+    Image.fromarray(255 - np.asarray(Image.open(first).convert("RGB"))).save(first)
+    out, options = tmp_path / "out", {"recipe": QUICK, "device": "cpu"}
+    train_student(FolderTask(plain, side=32), vgg_teacher, out, **options)
+    assert "other images" in refusal(train_student, FolderTask(other, side=32), vgg_teacher, out, **options)
+
+
+def test_a_run_over_changed_images_is_not_resumed(plain, vgg_teacher, tmp_path, refusal, monkeypatch):
+    out, options = tmp_path / "out", {"recipe": QUICK, "device": "cpu"}
+    with monkeypatch.context() as patched, pytest.raises(Crash):
+        patched.setattr("kdad.training.distillation.calibrate", crash)
+        train_student(FolderTask(plain, side=32), vgg_teacher, out, **options)
+    first = next(file for file in sorted(plain.rglob("*")) if file.is_file())
+    Image.fromarray(255 - np.asarray(Image.open(first).convert("RGB"))).save(first)
+    message = refusal(train_student, FolderTask(plain, side=32), vgg_teacher, out, **options)
+    assert "unfinished run of other settings (other images)" in message
+
+
+def test_where_the_images_are_is_not_in_what_is_shared(mvtec, vgg_folder, tmp_path, capsys):
+    arguments = ["train", "--dataset", f"folder:{mvtec}", "--teacher", str(vgg_folder), "--epochs", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    (folder,) = store.find_students(tmp_path / "out")
+    shared = [folder / name for name in layout.SHARED_FILES if (folder / name).is_file()]
+    assert len(shared) == len(layout.SHARED_FILES)
+    for place in (mvtec.parent, vgg_folder.parent):
+        assert not [file.name for file in shared if str(place).encode() in file.read_bytes()]
+    (folder / layout.LOCAL).unlink()
+    assert main(["evaluate", str(folder), "--teacher", str(vgg_folder)]) == 2
+    assert "say where with --dataset folder:PATH/TO/bottle" in capsys.readouterr().err
+    assert main(["evaluate", str(folder), "--teacher", str(vgg_folder), "--dataset", f"folder:{mvtec}"]) == 0
+    assert "not saved" not in capsys.readouterr().err
+
+
 def test_few_normals_are_calibrated_on_all_of_them(mvtec, vgg_teacher, tmp_path):
     task = load_task(f"folder:{mvtec}", "good", 32)
     folder = train_student(task, vgg_teacher, tmp_path / "out", recipe=QUICK, device="cpu")
-    assert len(load_calibration(folder, store.load_config(folder).score)) == 12
+    assert len(load_calibration(folder, store.load_config(folder))) == 12
     assert not (folder / "folds").exists()
 
 
@@ -185,7 +223,7 @@ def test_from_the_command_line(mvtec, vgg_folder, tmp_path, capsys):
     arguments = ["train", "--dataset", f"folder:{mvtec}", "--teacher", str(vgg_folder), "--epochs", "1"]
     assert main([*arguments, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
     said = capsys.readouterr()
-    assert "only 12 calibration images" in said.err
+    assert "no bound is guaranteed" in said.err
     folder = tmp_path / "out" / "bottle" / vgg_folder.name / "good"
     assert main(["evaluate", str(folder), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -199,7 +237,7 @@ def test_a_plain_folder_is_calibrated_and_not_evaluated(plain, vgg_folder, tmp_p
     assert main([*arguments, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
     assert "calibrated, and not evaluated" in capsys.readouterr().out
     folder = tmp_path / "out" / "mugs" / vgg_folder.name / "good"
-    assert load_calibration(folder, store.load_config(folder).score) is not None
+    assert load_calibration(folder, store.load_config(folder)) is not None
     assert main(["evaluate", str(folder)]) == 2
     assert "test/good" in capsys.readouterr().err
 

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 
 from kdad.detection.conformal import (
+    guarantee,
     lowest_fpr,
     p_values,
     realised_fpr,
     share_below,
     standardised,
     threshold,
-    warn_if_few,
+    warning,
 )
 from kdad.errors import UserError
+from kdad.storage.layout import CROSS_FITTED, HELD_OUT, UNKNOWN
 
 
 def test_p_values_by_hand():
@@ -97,6 +99,14 @@ def test_the_realised_rate_covers_what_simulated_calibrations_give():
 
 
 def test_few_calibration_images_are_pointed_out():
-    assert warn_if_few(100) is None
-    assert "only 99 calibration images" in warn_if_few(99)
-    assert "0.010" in warn_if_few(99)
+    assert warning(100, HELD_OUT) is None
+    assert "only 99 calibration images" in warning(99, HELD_OUT)
+    assert "0.010" in warning(99, HELD_OUT)
+
+
+@pytest.mark.parametrize("kind", [CROSS_FITTED, UNKNOWN])
+def test_a_weaker_calibration_promises_no_bound_and_always_warns(kind):
+    assert "no bound" in warning(5000, kind)
+    assert "no bound" in guarantee(5000, 0.05, kind)
+    assert "between" not in guarantee(5000, 0.05, kind)
+    assert "between 3.4 % and 6.87 %" in guarantee(600, 0.05, HELD_OUT)

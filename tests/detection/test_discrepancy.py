@@ -62,6 +62,13 @@ def test_errors_of_a_good_copy_are_exact_where_training_is_in_half_precision():
     np.testing.assert_allclose(errors, float64_errors(student, teacher), rtol=0.01)
 
 
+def test_the_squared_error_of_a_near_perfect_copy_does_not_cancel():
+    teacher = [100 + torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))]
+    errors = layer_errors([teacher[0] + 1e-3], teacher)
+    expected = (teacher[0] + 1e-3 - teacher[0]).double().square().mean((1, 2))
+    torch.testing.assert_close(errors[:, 0, 1].double(), expected, rtol=1e-4, atol=0)
+
+
 def test_opposite_features_have_a_cosine_error_of_two():
     features = [torch.ones(1, 4, 3)]
     assert layer_errors([-features[0]], features)[0, 0].tolist() == pytest.approx([2.0, 4.0])

@@ -6,10 +6,11 @@ import shutil
 import numpy as np
 import pandas
 import pytest
-from helpers.miniatures import SmallDefectsTask
+from helpers.miniatures import SmallDefectsTask, evaluated
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from kdad.detection.detector import Detector
+from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.evaluation.evaluate import evaluate
 from kdad.networks.recipes import Recipe
@@ -33,7 +34,7 @@ def contents(folder) -> dict:
 
 
 def test_figures_follow_from_the_saved_scores(folder, detector, tiny_task):
-    figures = evaluate(folder, tiny_task, detector)
+    figures = evaluated(folder, tiny_task, detector)
     table = pandas.read_parquet(folder / layout.SCORES_TABLE)
     assert table["index"].tolist() == list(range(40))
     assert table["label"].tolist() == tiny_task.test.labels.tolist()
@@ -52,7 +53,7 @@ def test_figures_follow_from_the_saved_scores(folder, detector, tiny_task):
 
 
 def test_figures_come_first_and_say_where_they_come_from(folder, detector, tiny_task, vgg_teacher):
-    figures = evaluate(folder, tiny_task, detector)
+    figures = evaluated(folder, tiny_task, detector)
     assert list(figures)[:3] == ["auroc", "auroc_mkd", "auroc_last_layer"]
     stated = {name: figures[name] for name in list(figures)[3:]}
     assert stated == {
@@ -62,8 +63,11 @@ def test_figures_come_first_and_say_where_they_come_from(folder, detector, tiny_
         "normal_class": "dots",
         "kinds": list(tiny_task.kinds),
         "seed": 0,
-        "teacher": vgg_teacher.name,
+        "teacher": "tiny-vgg",
         "label_overlap": "none",
+        "weights_sha256": detector.config.weights_sha256,
+        "test_images_sha256": tiny_task.fingerprint("test"),
+        "calibration": "held-out",
         "n_normal": 20,
         "n_anomalous": 20,
         "n_calibration": 20,
@@ -73,9 +77,9 @@ def test_figures_come_first_and_say_where_they_come_from(folder, detector, tiny_
 
 
 def test_evaluating_twice_gives_the_same_files(folder, detector, tiny_task, vgg_teacher):
-    evaluate(folder, tiny_task, detector)
+    evaluated(folder, tiny_task, detector)
     before = contents(folder)
-    evaluate(folder, tiny_task, Detector.load(folder, teacher=vgg_teacher, device="cpu"))
+    evaluated(folder, tiny_task, Detector.load(folder, teacher=vgg_teacher, device="cpu"))
     assert contents(folder) == before
 
 
@@ -83,7 +87,7 @@ def test_masks_give_pixel_figures(tmp_path, vgg_teacher):
     task = SmallDefectsTask("dots")
     folder = train_student(task, vgg_teacher, tmp_path, recipe=Recipe(epochs=1, batch_size=8), device="cpu")
     detector = Detector.load(folder, teacher=vgg_teacher, device="cpu")
-    figures = evaluate(folder, task, detector)
+    figures = evaluated(folder, task, detector)
     assert list(figures)[:5] == ["auroc", "auroc_mkd", "pixel_auroc", "pro", "pixel_ap"]
     heatmap, masks = detector.predict(task.test.images).heatmap, np.stack(task.test.masks)
     assert figures["pixel_auroc"] == pytest.approx(roc_auc_score(masks.ravel(), heatmap.ravel()), abs=1e-6)
@@ -99,23 +103,38 @@ def test_masks_give_pixel_figures(tmp_path, vgg_teacher):
 
 
 def test_another_data_set_leaves_the_students_own_evaluation_alone(folder, detector, tiny_task):
-    evaluate(folder, tiny_task, detector)
+    evaluated(folder, tiny_task, detector)
     before = contents(folder)
-    figures = evaluate(folder, SmallDefectsTask("dots"), detector)
-    assert figures["dataset"] == "patterns-defects"
+    evaluation = evaluate(SmallDefectsTask("dots"), detector)
+    assert evaluation.figures["dataset"] == "patterns-defects"
+    with pytest.raises(UserError, match="do not belong"):
+        evaluation.save(folder)
     assert contents(folder) == before
+
+
+def test_evaluating_changes_neither_detector_nor_files(folder, tiny_task, vgg_teacher):
+    (folder / layout.CALIBRATION).unlink()
+    detector, before = Detector.load(folder, teacher=vgg_teacher, device="cpu"), contents(folder)
+    evaluate(tiny_task, detector)
+    assert detector.calibration is None
+    assert contents(folder) == before
+
+
+def test_other_images_of_the_same_name_are_not_the_students_own(folder, detector, tiny_task, monkeypatch):
+    monkeypatch.setattr(tiny_task, "fingerprint", lambda part: "0" * 64)
+    assert not evaluate(tiny_task, detector).own
 
 
 def test_a_student_that_was_never_calibrated_is_calibrated_first(folder, tiny_task, vgg_teacher):
     calibration = (folder / layout.CALIBRATION).read_bytes()
     (folder / layout.CALIBRATION).unlink()
-    figures = evaluate(folder, tiny_task, Detector.load(folder, teacher=vgg_teacher, device="cpu"))
+    figures = evaluated(folder, tiny_task, Detector.load(folder, teacher=vgg_teacher, device="cpu"))
     assert figures["n_calibration"] == 20
     assert (folder / layout.CALIBRATION).read_bytes() == calibration
 
 
 def test_another_data_set_never_calibrates_the_student(folder, vgg_teacher):
     (folder / layout.CALIBRATION).unlink()
-    figures = evaluate(folder, SmallDefectsTask("dots"), Detector.load(folder, teacher=vgg_teacher, device="cpu"))
+    figures = evaluated(folder, SmallDefectsTask("dots"), Detector.load(folder, teacher=vgg_teacher, device="cpu"))
     assert figures["n_calibration"] == 0
     assert not (folder / layout.CALIBRATION).exists()

@@ -25,6 +25,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, root: Path):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.root, self.cut_off, self.requests = root, set(), []
+        self.private: dict[str, bool] = {}  # of repositories, as they were asked for
         for kind in KINDS:
             (root / kind).mkdir(parents=True)
 
@@ -142,6 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo = f"{wanted['organization'] or 'me'}/{wanted['name']}"
         folder = self.server.root / "models" / repo
         status = 409 if folder.is_dir() else 200
+        self.server.private.setdefault(repo, wanted.get("private") or wanted.get("visibility") == "private")
         folder.mkdir(parents=True, exist_ok=True)
         self._json({"url": f"{self.server.endpoint}/{repo}", "name": repo}, status)
 

@@ -10,6 +10,7 @@ from kdad.data import patterns
 from kdad.data.pattern_defects import PatternDefectsTask
 from kdad.data.preprocessing import Preprocessing
 from kdad.data.task import Labelled
+from kdad.evaluation.evaluate import evaluate
 from kdad.networks.vgg import CompactVGG
 
 ROOT = Path(__file__).parent.parent.parent
@@ -19,7 +20,7 @@ PREPROCESSING = Preprocessing(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 class TinyTask:
     """A handful of images in every part: `patterns` in miniature."""
 
-    tile, folds, same_images, local_anomalies = 0, (), True, False
+    tile, folds, same_images, local_anomalies, cross_fitted = 0, (), True, False, False
 
     def __init__(self, normal_class: str = "dots"):
         self.dataset, self.normal_class, self.classes = "patterns", normal_class, patterns.CLASSES
@@ -27,6 +28,13 @@ class TinyTask:
         self.normal_index = self.classes.index(normal_class)
         self.train, self.calibration = self._normals(24, seed=10), self._normals(20, seed=11)
         self.validation, self.test = self._labelled(seed=11), self._labelled(seed=12)
+
+    @property
+    def train_size(self) -> int:
+        return len(self.train)
+
+    def fingerprint(self, part: str) -> str:
+        return patterns.fingerprint(f"tiny {part}")
 
     def _normals(self, n: int, seed: int) -> torch.Tensor:
         return torch.from_numpy(patterns.normals(self.normal_class, n, seed))
@@ -67,3 +75,11 @@ def save_vgg_teacher(folder, seed: int = 0):
     card = {"trained_on": ["cifar10"], "preprocessing": PREPROCESSING.as_dict()}
     (folder / "teacher.json").write_text(json.dumps(card))
     return folder
+
+
+def evaluated(folder, task, detector) -> dict:
+    """The figures of a student, saved in its folder if they are of its own task, as the command does."""
+    evaluation = evaluate(task, detector)
+    if evaluation.own:
+        evaluation.save(folder)
+    return evaluation.figures

@@ -9,6 +9,7 @@ import torch
 from helpers.miniatures import PREPROCESSING, save_vgg_teacher
 from safetensors.torch import load_file, save_file
 
+from kdad.devices import accelerator
 from kdad.networks.provenance import label_overlap
 from kdad.networks.registry import IMAGENET_MEAN, IMAGENET_STD, TEACHERS, available, teacher_slug
 from kdad.networks.teachers import load_teacher, vgg16_sha256_prefix
@@ -377,3 +378,27 @@ def test_compact_teacher_uses_its_card(vgg_folder, vgg_teacher):
 )
 def test_label_overlap(trained_on, dataset, overlap):
     assert label_overlap(trained_on, dataset) == overlap
+
+
+def test_features_are_the_same_whatever_precision_surrounds_the_teacher(vgg_teacher, vit_teacher):
+    """The same run has the same targets, whether they were remembered before training or are computed in it."""
+    pixels = random_pixels(32)
+    for teacher in (vgg_teacher, vit_teacher):
+        alone = teacher(pixels)
+        with torch.autocast("cpu", torch.bfloat16):
+            surrounded = teacher(pixels)
+        for one, other in zip(alone, surrounded, strict=True):
+            assert other.dtype == torch.float32
+            assert torch.equal(one, other)
+
+
+def test_choosing_a_device_changes_no_setting_of_the_process(vgg_teacher):
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        for setting in (True, False):
+            torch.backends.cudnn.allow_tf32 = setting
+            accelerator("auto")
+            vgg_teacher(random_pixels(32))
+            assert torch.backends.cudnn.allow_tf32 is setting
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

@@ -38,22 +38,24 @@ def original(student_folder, tiny_task):
     return Detector.load(student_folder, device="cpu").predict(tiny_task.test.images)
 
 
-def assert_same_verdicts(folder_or_repo, original, tiny_task):
-    prediction = Detector.load(folder_or_repo, device="cpu").predict(tiny_task.test.images)
+def assert_same_verdicts(folder_or_repo, original, tiny_task, teacher):
+    prediction = Detector.load(folder_or_repo, teacher=teacher, device="cpu").predict(tiny_task.test.images)
     assert np.array_equal(prediction.score, original.score)
     assert np.array_equal(prediction.p_value, original.p_value)
     assert np.array_equal(prediction.heatmap, original.heatmap)
 
 
-def test_a_student_on_the_hub_judges_as_the_one_on_disk(hub, student_folder, original, tiny_task, tmp_path):
+def test_a_student_on_the_hub_judges_as_the_one_on_disk(
+    hub, student_folder, original, tiny_task, tmp_path, vgg_teacher
+):
     hub.add_folder("someone/dots", student_folder)
-    assert_same_verdicts("someone/dots", original, tiny_task)
+    assert_same_verdicts("someone/dots", original, tiny_task, vgg_teacher)
     folder = students_hub.pull("someone/dots", tmp_path / "out")
     config = store.load_config(student_folder)
     assert folder == store.folder_of(tmp_path / "out", config)
     assert store.load_config(folder) == config
     assert not any(path.is_symlink() for path in folder.iterdir())
-    assert_same_verdicts(folder, original, tiny_task)
+    assert_same_verdicts(folder, original, tiny_task, vgg_teacher)
 
 
 def test_pull_takes_a_students_own_files_only(hub, student_folder, tmp_path):
@@ -113,13 +115,39 @@ def test_a_missing_folder_is_not_looked_for_on_the_hub(name, hub, refusal):
     assert not hub.requests
 
 
-def test_push_uploads_what_pull_fetches(hub, copied, original, tiny_task, tmp_path, monkeypatch):
+def test_push_uploads_what_pull_fetches(hub, copied, original, tiny_task, tmp_path, monkeypatch, vgg_teacher):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     (copied / "last.ckpt").write_bytes(b"not to be shared")
     assert students_hub.push(copied, "me/dots") == f"{hub.endpoint}/me/dots"
     pushed = {path.name: path.read_bytes() for path in (hub.root / "models/me/dots").iterdir()}
     assert pushed == {name: (copied / name).read_bytes() for name in layout.SHARED_FILES if (copied / name).is_file()}
-    assert_same_verdicts(students_hub.pull("me/dots", tmp_path / "out"), original, tiny_task)
+    assert_same_verdicts(students_hub.pull("me/dots", tmp_path / "out"), original, tiny_task, vgg_teacher)
+
+
+def test_a_new_repository_is_private_unless_asked_otherwise(hub, copied, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    students_hub.push(copied, "me/mine")
+    students_hub.push(copied, "me/yours", public=True)
+    assert hub.private == {"me/mine": True, "me/yours": False}
+
+
+def test_no_path_of_this_machine_leaves_it(hub, copied, tmp_path, monkeypatch, refusal, vgg_folder):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    students_hub.push(copied, "me/dots")
+    pushed = b"".join(path.read_bytes() for path in (hub.root / "models/me/dots").iterdir())
+    assert str(vgg_folder.parent).encode() not in pushed
+    values = json.loads((copied / layout.CONFIG).read_text())
+    for name in ("format", "images_sha256", "calibration"):
+        del values[name]
+    (copied / layout.CONFIG).write_text(json.dumps({**values, "dataset": "folder:/home/me/bottle"}))
+    assert "a path of this machine" in refusal(students_hub.push, copied, "me/old")
+
+
+def test_push_refuses_figures_of_other_weights(hub, copied, monkeypatch, refusal):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    (copied / layout.EVALUATION).write_text(json.dumps({"auroc": 0.9, "weights_sha256": "0" * 64}))
+    assert "other weights" in refusal(students_hub.push, copied, "me/dots")
+    assert not hub.requests
 
 
 def test_push_again_replaces_what_changed(hub, copied, monkeypatch):
@@ -163,11 +191,11 @@ def run_kdad(*arguments, endpoint: str, home: Path) -> subprocess.CompletedProce
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_score_takes_a_student_straight_from_the_hub(hub, student_folder, tmp_path):
+def test_score_takes_a_student_straight_from_the_hub(hub, student_folder, tmp_path, vgg_folder):
     hub.add_folder("someone/dots", student_folder)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
-    command = ["score", "someone/dots", tmp_path / "image.png", "--json", "--device", "cpu"]
+    command = ["score", "someone/dots", tmp_path / "image.png", "--json", "--device", "cpu", "--teacher", vgg_folder]
     done = run_kdad(*command, endpoint=hub.endpoint, home=tmp_path / "home")
     assert done.returncode == 0, done.stderr
     expected = Detector.load(student_folder, device="cpu").predict([pixels])

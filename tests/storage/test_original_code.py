@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.miniatures import PREPROCESSING
+from helpers.miniatures import PREPROCESSING, evaluated
 from torch import nn
 
 from kdad.cli import main
@@ -13,7 +13,6 @@ from kdad.data.preprocessing import Preprocessing
 from kdad.data.task import Labelled
 from kdad.detection.calibration import load_calibration
 from kdad.detection.detector import Detector
-from kdad.evaluation.evaluate import evaluate
 from kdad.networks.recipes import PAPER
 from kdad.networks.registry import TEACHERS
 from kdad.networks.teachers import Teacher
@@ -121,7 +120,7 @@ def test_an_imported_student_has_p_values_only_once_evaluated(
     small = replace(TEACHERS["vgg16-imagenet"], pixels=PREPROCESSING.as_dict())  # 32 pixels, to be quick
     monkeypatch.setitem(TEACHERS, "vgg16-imagenet", small)
     folder = import_cloner_file(cloner_file, "patterns", "dots", tmp_path / "out")
-    assert load_calibration(folder, store.load_config(folder).score) is None
+    assert load_calibration(folder, store.load_config(folder)) is None
     detector = Detector.load(folder, teacher=tiny_vgg16, device="cpu")
     normal, other = tiny_task.test.images[:3], tiny_task.test.images[-3:]
     before = detector.predict(normal)
@@ -130,7 +129,7 @@ def test_an_imported_student_has_p_values_only_once_evaluated(
 
     labels = torch.tensor([tiny_task.normal_index] * 3 + [0] * 3)
     tiny_task.test = Labelled(torch.cat([normal, other]), labels, torch.tensor([False] * 3 + [True] * 3))
-    assert evaluate(folder, tiny_task, detector)["n_calibration"] == 20
+    assert evaluated(folder, tiny_task, detector)["n_calibration"] == 20
     after = Detector.load(folder, teacher=tiny_vgg16, device="cpu").predict(normal)
     assert ((after.p_value > 0) & (after.p_value <= 1)).all()
     assert after.score.dtype == np.float32

@@ -25,7 +25,8 @@ def config_of(architecture: dict, **changes) -> student_config.StudentConfig:
     values = {
         "dataset": "patterns", "normal_class": "dots", "teacher": "vgg-cifar10", "teacher_sha256": "0" * 64,
         "label_overlap": "none", "architecture": architecture, "recipe": Recipe(epochs=3, learning_rate=2e-3),
-        "preprocessing": PREPROCESSING, "score": "last-layer", "tile": 0,
+        "preprocessing": PREPROCESSING, "score": "last-layer", "calibration": "held-out", "tile": 0,
+        "images_sha256": "1" * 64,
         "seed": 2, "hardware": "a CPU", "versions": {"torch": "2.11"},
     }  # fmt: skip
     return student_config.StudentConfig(**{**values, **changes})
@@ -89,14 +90,54 @@ def test_a_configuration_survives_the_round_trip(tmp_path):
 def test_the_same_run_is_recognised_on_another_machine_and_after_it_ended(saved):
     config, finished = config_of(ARCHITECTURES[0]), store.load_config(saved)
     assert finished.weights_sha256
-    assert finished.same_run(replace(config, hardware="a GPU", versions={"torch": "9"}))
-    assert not finished.same_run(replace(config, seed=3))
+    other = replace(config, hardware="a GPU", versions={"torch": "9"})
+    assert finished.differences(other) == ""
+    assert finished.differences(other, versions=True) == "torch 2.11 instead of 9"
 
 
-def test_fields_of_a_later_version_are_ignored(saved):
-    config = store.load_config(saved)
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": 3}, "seed 2 instead of 3"),
+        (
+            {"recipe": Recipe(epochs=9, learning_rate=2.0)},
+            "epochs 3 instead of 9, learning_rate 0.002 instead of 2.0",
+        ),
+        ({"images_sha256": "2" * 64}, "other images"),
+        ({"images_sha256": ""}, ""),  # a student of the first format cannot say
+        ({"teacher_sha256": "3" * 64}, "teacher_sha256 000000000000… instead of 333333333333…"),
+    ],
+)
+def test_another_run_is_told_apart_in_words(changes, words):
+    assert config_of(ARCHITECTURES[0]).differences(config_of(ARCHITECTURES[0], **changes)) == words
+
+
+def test_unknown_fields_are_refused(saved, refusal):
     change_config(saved, mood="sunny")
-    assert store.load_config(saved) == config
+    assert "unknown: mood" in refusal(store.load_config, saved)
+
+
+def test_a_newer_format_is_refused_with_what_to_do(saved, refusal):
+    change_config(saved, format=student_config.FORMAT + 1)
+    message = refusal(store.load_config, saved)
+    assert "format 3" in message
+    assert "update kdad" in message
+
+
+def test_a_student_of_the_first_format_still_loads(saved):
+    values = json.loads((saved / layout.CONFIG).read_text())
+    for name in ("format", "images_sha256", "calibration"):
+        del values[name]
+    (saved / layout.CONFIG).write_text(json.dumps(values))
+    config = store.load_config(saved)
+    assert (config.images_sha256, config.calibration) == ("", "held-out")
+    change_config(saved, dataset="folder:/a/bottle")
+    assert store.load_config(saved).calibration == "unknown"
+
+
+def test_figures_of_other_weights_are_not_taken_for_the_students(saved, refusal):
+    (saved / layout.EVALUATION).write_text(json.dumps({"auroc": 0.9, "weights_sha256": "0" * 64}))
+    assert "other weights" in refusal(store.check_evaluation, saved, store.load_config(saved))
 
 
 def test_a_student_whose_weights_could_not_be_written_is_unfinished(tmp_path, monkeypatch):
@@ -114,9 +155,9 @@ def test_a_student_whose_weights_could_not_be_written_is_unfinished(tmp_path, mo
 
 
 def test_folders_are_named_after_data_set_teacher_class_and_seed(tmp_path):
-    place = store.student_folder(tmp_path, "cifar10", "vit-cifar10", "cat", 0)
+    place = layout.student_folder(tmp_path, "cifar10", "vit-cifar10", "cat", 0)
     assert place == tmp_path / "cifar10" / "vit-cifar10" / "cat"
-    assert store.student_folder(tmp_path, "cifar10", "owner/model", "cat", 2).parts[-2:] == (
+    assert layout.student_folder(tmp_path, "cifar10", "owner/model", "cat", 2).parts[-2:] == (
         "owner--model", "cat-seed2",
     )  # fmt: skip
 
@@ -248,16 +289,16 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(architecture, saved, re
 
 
 def test_a_calibration_survives_the_round_trip(copied):
-    calibration = load_calibration(copied, store.load_config(copied).score)
+    calibration = load_calibration(copied, store.load_config(copied))
     assert calibration.layer_errors.shape == (20, 4, 2)
     save_calibration(copied, calibration)
-    again = load_calibration(copied, store.load_config(copied).score).tensors()
+    again = load_calibration(copied, store.load_config(copied)).tensors()
     assert again.keys() == calibration.tensors().keys()
     assert all(torch.equal(again[name], tensor) for name, tensor in calibration.tensors().items())
 
 
 def test_a_student_may_be_uncalibrated_and_not_evaluated(saved):
-    assert load_calibration(saved, store.load_config(saved).score) is None
+    assert load_calibration(saved, store.load_config(saved)) is None
     assert store.load_evaluation(saved) is None
 
 

@@ -5,13 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.miniatures import Crash, SmallDefectsTask, crash
+from helpers.miniatures import Crash, SmallDefectsTask, crash, evaluated
 
 from kdad.detection.calibration import calibrate
 from kdad.detection.detector import Detector
 from kdad.detection.discrepancy import LAST_LAYER
 from kdad.errors import UserError
-from kdad.evaluation.evaluate import evaluate
 from kdad.networks.recipes import Recipe
 from kdad.storage import layout
 from kdad.storage import student_folder as store
@@ -43,7 +42,7 @@ def test_the_teacher_never_changes_through_fit_validate_save_load_and_predict(tm
     before = state_of(teacher)
     folder = train_student(tiny_task, teacher, tmp_path, recipe=RECIPE, device="cpu")
     assert_frozen(teacher, before)
-    evaluate(folder, tiny_task, Detector.load(folder, teacher=teacher, device="cpu"))
+    evaluated(folder, tiny_task, Detector.load(folder, teacher=teacher, device="cpu"))
     assert_frozen(teacher, before)
 
 

@@ -6,14 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from helpers.miniatures import TinyTask
+from helpers.miniatures import TinyTask, evaluated
 
 from kdad.data import patterns
 from kdad.data.task import Labelled
 from kdad.detection.detector import Detector
 from kdad.detection.discrepancy import DISTANT_ERROR
 from kdad.errors import UserError
-from kdad.evaluation.evaluate import evaluate
 from kdad.storage import layout
 from kdad.storage import student_folder as store
 from kdad.storage.history import read_history
@@ -30,8 +29,8 @@ def two_classes(monkeypatch):
 
 @pytest.fixture
 def sweep_of(vgg_folder, tmp_path, two_classes):
-    def run(normal_class="all", seeds=1):
-        overrides = {"epochs": 1, "batch_size": 8, "learning_rate": None}
+    def run(normal_class="all", seeds=1, epochs=1, learning_rate=None):
+        overrides = {"epochs": epochs, "batch_size": 8, "learning_rate": learning_rate}
         return run_sweep(
             "patterns", str(vgg_folder), normal_class, seeds=seeds, out=tmp_path, device="cpu", overrides=overrides
         )
@@ -67,7 +66,7 @@ def test_all_classes_over_seeds(sweep_of, tmp_path, vgg_teacher):
     trained_for = [sum(row["seconds"] for row in read_history(f) if row["split"] == "train") for f in students]
     assert results.pop("seconds_per_student") == pytest.approx(np.mean(trained_for), abs=0.05 + 1e-9)  # in tenths
     assert results.pop("hardware") == [store.load_config(students[0]).hardware]
-    assert results.pop("teacher").endswith("/tiny-vgg")
+    assert results.pop("teacher") == "tiny-vgg"
     assert results == {
         "dataset": "patterns",
         "image_format": None,
@@ -106,14 +105,14 @@ def test_the_teacher_sees_what_all_students_are_judged_on_once(sweep_of, tmp_pat
 
     for folder in store.find_students(tmp_path):
         task, remembered = SharedTask(folder.name.removesuffix("-seed1")), store.load_evaluation(folder)
-        alone = evaluate(folder, task, Detector.load(folder, teacher=vgg_teacher, device="cpu"))
+        alone = evaluated(folder, task, Detector.load(folder, teacher=vgg_teacher, device="cpu"))
         figures = ("auroc", "auroc_mkd")
         assert [alone[name] for name in figures] == pytest.approx([remembered[name] for name in figures])
 
 
-def test_a_sweep_over_judged_students_reads_their_figures_and_no_image(sweep_of, monkeypatch):
+def test_a_sweep_over_judged_students_reads_their_figures(sweep_of, monkeypatch):
     before = sweep_of(seeds=2)
-    for name in ("load_task", "train_student", "evaluate"):
+    for name in ("train_student", "evaluate"):
         monkeypatch.setattr(sweep, name, None)
     assert sweep_of(seeds=2) == before
 
@@ -122,7 +121,27 @@ def test_figures_of_another_teacher_are_not_taken_over(sweep_of, tmp_path, refus
     sweep_of()
     config = tmp_path / "patterns" / "tiny-vgg" / "rings" / layout.CONFIG
     config.write_text(json.dumps(json.loads(config.read_text()) | {"teacher_sha256": "0" * 64}))
-    assert "this student copied one with" in refusal(sweep_of)
+    assert "another run (teacher_sha256" in refusal(sweep_of)
+
+
+def test_figures_of_other_settings_are_not_taken_over(sweep_of, refusal):
+    before = sweep_of()
+    message = refusal(sweep_of, epochs=999, learning_rate=9.0)
+    assert "another run (epochs 1 instead of 999, learning_rate 0.003 instead of 9.0)" in message
+    assert sweep_of() == before
+
+
+def test_figures_of_other_images_are_not_taken_over(sweep_of, monkeypatch, refusal):
+    sweep_of()
+    monkeypatch.setattr(TinyTask, "fingerprint", lambda task, part: "0" * 64)
+    assert "another run (other images)" in refusal(sweep_of)
+
+
+def test_figures_of_other_weights_are_not_taken_over(sweep_of, tmp_path, refusal):
+    sweep_of()
+    file = tmp_path / "patterns" / "tiny-vgg" / "rings" / layout.EVALUATION
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"weights_sha256": "0" * 64}))
+    assert "figures of other weights" in refusal(sweep_of)
 
 
 def test_an_interrupted_sweep_trains_only_what_is_missing(sweep_of, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from kdad.detection import conformal
+from kdad.storage.layout import HELD_OUT
 from ui.inspect.judges import Judge
 from ui.shared.words import percent
 
@@ -86,6 +87,12 @@ def _choose_fpr(judges: list[Judge]) -> float | None:
         help="How many normal images may be called anomalous. The lowest rate is what the held-out normals allow: "
         "one in their number plus one.",
     )  # fmt: skip
-    low, high = conformal.realised_fpr(normals, fpr)
-    st.caption(f"Set on {normals} held-out normals, the true rate lies between {percent(low)} and {percent(high)}.")
+    # Of several students, what holds for the one that promises least.
+    least = min((judge for judge in judges if judge.normals is not None), key=_promise)
+    st.caption(conformal.guarantee(len(least.normals), fpr, least.student.calibration))
     return fpr
+
+
+def _promise(judge: Judge) -> tuple[bool, int]:
+    """How much a judge's calibration promises: whether there are bounds, then how narrow they are."""
+    return judge.student.calibration == HELD_OUT, len(judge.normals)

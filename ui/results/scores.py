@@ -146,11 +146,8 @@ def _figures(
         f"anomalous images. {SCORE_IN_WORDS[evidence.score]}"
     )
     if threshold is not None:
-        low, high = conformal.realised_fpr(len(evidence.normals), rate)
-        words += (
-            f" Threshold {threshold:.4f}, set for {percent(rate)} on {len(evidence.normals)} held-out normals: the "
-            f"true rate lies between {percent(low)} and {percent(high)}; on test it is {percent(false_alarms)}."
-        )
+        promise = conformal.guarantee(len(evidence.normals), rate, student.calibration)
+        words += f" Threshold {threshold:.4f}, for {percent(rate)}. {promise} On test it is {percent(false_alarms)}."
     st.caption(words)
 
 

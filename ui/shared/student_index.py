@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdad.networks.registry import teacher_slug
-from kdad.storage.layout import WEIGHTS
+from kdad.storage.layout import LOCAL, WEIGHTS, calibration_kind
 from ui.shared.page import ROOT
 
 
@@ -22,6 +22,7 @@ class Student:
     teacher: str
     label_overlap: str
     seed: int
+    calibration: str  # how its normals were held out, a name in `kdad.storage.layout.CALIBRATION_KINDS`
     evaluation: dict | None
 
     @property
@@ -54,12 +55,21 @@ def find() -> tuple[dict[str, Student], list[str]]:
 
 def _read(key: str, folder: Path) -> Student:
     config = json.loads((folder / "config.json").read_text())
-    names = {name: str(config[name]) for name in ("dataset", "normal_class", "teacher", "label_overlap")}
+    places = _places(folder / LOCAL)
+    names = {name: str(config[name]) for name in ("normal_class", "label_overlap")}
+    names |= {name: str(places.get(name, config[name])) for name in ("dataset", "teacher")}
     evaluation = folder / "evaluation.json"
     figures = json.loads(evaluation.read_text()) if evaluation.is_file() else None
     if figures is not None:
         figures["auroc"] = float(figures["auroc"])
-    return Student(key, folder, **names, seed=int(config["seed"]), evaluation=figures)
+    return Student(
+        key, folder, **names, seed=int(config["seed"]), calibration=calibration_kind(config), evaluation=figures
+    )
+
+
+def _places(file: Path) -> dict:
+    """Where a student's own images and own teacher are on this machine; {} where nobody says."""
+    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def same_family(student: Student, students: dict[str, Student]) -> list[Student]:

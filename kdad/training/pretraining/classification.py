@@ -204,8 +204,7 @@ class GuidedClassification(Classification):
         self.guide = self.guide.to(self.images.device)
         if not self.recipe.shift:
             views = [batch for view in (self.images, self.images.flip(-1)) for batch in view.split(EVALUATION_BATCH)]
-            with self.trainer.precision_plugin.forward_context():
-                self.guide = remember(self.guide, views)
+            self.guide = remember(self.guide, views)
 
     def learning(self) -> list[nn.Parameter]:
         """As of `Classification`, and the readers."""

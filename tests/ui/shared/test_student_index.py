@@ -28,8 +28,9 @@ def test_the_app_finds_what_the_command_line_finds(root):
 def test_a_student_is_what_its_config_says(root):
     student = student_index.find()[0][DOTS]
     config = store.load_config(student.folder)
-    for name in ("dataset", "normal_class", "teacher", "label_overlap", "seed"):
+    for name in ("dataset", "normal_class", "label_overlap", "seed", "calibration"):
         assert getattr(student, name) == getattr(config, name)
+    assert student.teacher == store.load_local(student.folder)["teacher"]
     assert student.teacher_name == "tiny-vgg"
     assert student.evaluation["auroc"] == 0.9
 

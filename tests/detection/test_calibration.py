@@ -1,0 +1,87 @@
+"""What is learned from held-out normals, and what must not be."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.miniatures import TinyTask
+
+from kdad.data.preprocessing import Preprocessing
+from kdad.detection import calibration as calibration_module
+from kdad.detection.calibration import calibrate
+from kdad.detection.conformal import lowest_fpr, p_values, realised_fpr
+from kdad.detection.heatmaps import MapGeometry, PatchReading
+from kdad.networks.students import build_student
+from kdad.storage.layout import CROSS_FITTED, HELD_OUT, PEAK
+
+GEOMETRY = MapGeometry(Preprocessing(4, 4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), tile=0)
+
+
+@pytest.fixture
+def student():
+    torch.manual_seed(0)
+    return build_student({"kind": "compact-vgg", "inner": 4}).eval()
+
+
+def test_what_is_read_does_not_depend_on_the_normals_that_calibrate_it(student, vgg_teacher, tiny_task):
+    """But for a unit that all images share: else p-values of few normals would be too low."""
+    read = []
+    for held_out in tiny_task.calibration.split(5)[:2]:
+        found = calibrate(student, vgg_teacher, [(student, held_out)], tiny_task.train, PEAK, 0).reading
+        per_error = found.weights / found.std
+        read.append(per_error / per_error.norm())
+    torch.testing.assert_close(read[0], read[1])
+
+
+def errors_of_normals(count: int, rng: np.random.Generator) -> list[torch.Tensor]:
+    """Patch errors of normal images in two layers: images vary as a whole, and have heavy tails."""
+    image = rng.lognormal(0, 0.4, (count, 1, 1))
+    return [torch.from_numpy(image * rng.lognormal(0, 0.5, (count, 4, 4))).float() for _ in range(2)]
+
+
+def peaks(errors: list[torch.Tensor], held_out: list[torch.Tensor]) -> np.ndarray:
+    """The peaks of heatmaps read in units of held-out normals, as `calibrate` and `Detector` read them."""
+    mean, std = (torch.stack([statistic(layer) for layer in held_out]) for statistic in (torch.mean, torch.std))
+    reading = PatchReading(mean, std, std * torch.tensor([1.0, 0.5]))
+    return GEOMETRY.combine(reading.standardise(errors), reading.weights).amax((1, 2)).numpy()
+
+
+@pytest.mark.parametrize(("normals", "times"), [(10, 600), (30, 300), (100, 200), (1000, 40)])
+def test_the_false_positive_rate_is_held_however_few_normals_there_are(normals, times):
+    rng, tested = np.random.default_rng(normals), 200
+    found = []
+    for _ in range(times):
+        held_out, images = errors_of_normals(normals, rng), errors_of_normals(tested, rng)
+        found.append(p_values(peaks(images, held_out), peaks(held_out, held_out)))
+    for rate in (0.01, 0.05, 0.1):
+        realised = np.mean(np.array(found) <= rate, axis=1)
+        if rate < lowest_fpr(normals):
+            assert not realised.any()
+            continue
+        exact = np.floor(rate * (normals + 1) + 1e-9) / (normals + 1)
+        noise = 4 * realised.std() / np.sqrt(times)
+        assert realised.mean() == pytest.approx(exact, abs=noise)
+        low, high = realised_fpr(normals, rate)
+        sampling = 2 * np.sqrt(rate * (1 - rate) / tested)
+        assert np.mean((realised >= low - sampling) & (realised <= high + sampling)) > 0.9
+
+
+def test_layers_are_weighed_by_images_from_all_over_the_training_set(student, vgg_teacher, tiny_task, monkeypatch):
+    """Of tiled images, the first few hundred training images are tiles of three of them."""
+    monkeypatch.setattr(calibration_module, "PSEUDO_ANOMALIES", 4)
+    chosen, paste = [], calibration_module.cut_and_paste
+    monkeypatch.setattr(calibration_module, "cut_and_paste", lambda images: (chosen.append(images), paste(images))[1])
+    calibrate(student, vgg_teacher, [(student, tiny_task.calibration)], tiny_task.train, PEAK, 0)
+    rows = [
+        next(i for i, image in enumerate(tiny_task.train) if np.array_equal(image.permute(1, 2, 0).numpy(), picked))
+        for picked in chosen[0]
+    ]
+    assert rows == [0, 8, 15, 23]
+
+
+def test_a_calibration_says_how_its_normals_were_held_out(student, vgg_teacher):
+    task = TinyTask()
+    whole = calibrate(student, vgg_teacher, [(student, task.calibration)], task.train, PEAK, 0)
+    parts = [(student, part) for part in task.calibration.split(10)]
+    folded = calibrate(student, vgg_teacher, parts, task.train, PEAK, 0)
+    assert (whole.kind, folded.kind) == (HELD_OUT, CROSS_FITTED)
+    assert len(whole) == len(folded) == 20
