@@ -133,8 +133,8 @@ def entry():
         spread = {"mean": auroc, "deviation": 0.01, "values": [auroc - 0.01, auroc, auroc + 0.01]}
         scores = {
             "auroc": spread,
-            "auroc_last_layer": spread | {"mean": auroc - 0.01},
-            "auroc_mkd": spread | {"mean": auroc - 0.02},
+            "auroc_last_layer": spread | {"mean": auroc - 0.01, "values": [auroc - 0.02, auroc - 0.01, auroc]},
+            "auroc_mkd": spread | {"mean": auroc - 0.02, "values": [auroc - 0.03, auroc - 0.02, auroc - 0.01]},
         }
         return {
             "dataset": "cifar10",

@@ -3,7 +3,21 @@
 from typing import Any
 
 from kdad.networks.provenance import OVERLAP_IN_WORDS
+from kdad.storage.layout import CROSS_FITTED, DISTANT_ERROR, HELD_OUT, LAST_LAYER, MKD, PEAK, UNKNOWN
 from kdad.storage.student_config import StudentConfig
+
+# What chose the default score. None of it is of the data set of a student on other data than what is named.
+SELECTION_IN_WORDS = {
+    DISTANT_ERROR: "chosen once, for all teachers, on labelled validation anomalies of CIFAR-10's cat and airplane.",
+    PEAK: "chosen once, for all defects, on test images of the built-in `patterns-defects`, bricks.",
+    LAST_LAYER: "not the default.",
+    MKD: "as published.",
+}
+CALIBRATION_IN_WORDS = {
+    HELD_OUT: "normals that this network never saw; p-values are exact, and thresholds hold within stated bounds.",
+    CROSS_FITTED: "all normals, each scored by one of several networks that never saw it; p-values are estimates.",
+    UNKNOWN: "how its normals were held out is not recorded; p-values are estimates.",
+}
 
 
 def student_card(config: StudentConfig, evaluation: dict[str, Any] | None) -> str:
@@ -18,7 +32,9 @@ where the copy fails, an image is anomalous.
 
 - Teacher: `{config.teacher}` (SHA-256 `{config.teacher_sha256}`)
 - Label overlap: {config.label_overlap}. {OVERLAP_IN_WORDS[config.label_overlap]}
-- Seed {config.seed}, {config.recipe.epochs} epochs, last epoch kept; no labelled anomaly chose anything.
+- Seed {config.seed}, {config.recipe.epochs} epochs, last epoch kept: no labelled anomaly chose it.
+- Score `{config.score}`: {SELECTION_IN_WORDS[config.score]}
+- Calibration: {CALIBRATION_IN_WORDS[config.calibration]}
 - {_figures_in_words(evaluation)}
 
 ```python

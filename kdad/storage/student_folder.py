@@ -11,12 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
+from kdad.data.datasets import public_name
 from kdad.errors import UserError
 from kdad.files import write_atomically, write_json, write_text
 from kdad.networks.students import build_student
 from kdad.storage.layout import CARD, CONFIG, EVALUATION, LOCAL, WEIGHTS, student_folder
 from kdad.storage.model_cards import student_card
-from kdad.storage.student_config import StudentConfig
+from kdad.storage.student_config import StudentConfig, public_teacher
 
 
 def folder_of(out: Path, config: StudentConfig) -> Path:
@@ -57,9 +58,12 @@ def load_config(folder: Path) -> StudentConfig:
         raise UserError(f"{file} is damaged or not a student's ({type(error).__name__}: {reason})") from None
 
 
-def save_local(folder: Path, places: dict[str, str]) -> None:
-    """Write local.json: where the `dataset` and the `teacher` of a student are on this machine."""
-    write_json(folder / LOCAL, places)
+def save_local(folder: Path, dataset: str, teacher: str) -> None:
+    """Write local.json, if there is anything to say: where a user's own data set and teacher are on this machine."""
+    places = {"dataset": (dataset, public_name), "teacher": (teacher, public_teacher)}
+    own = {name: place for name, (place, public) in places.items() if public(place) != place}
+    if own:
+        write_json(folder / LOCAL, own)
 
 
 def load_local(folder: Path) -> dict[str, str]:

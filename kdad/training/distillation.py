@@ -109,7 +109,7 @@ def train_student(
     if not overwrite and _awaits_evaluation(folder, config):
         return folder
     _claim(folder, config, overwrite)
-    student_folder.save_local(folder, {"dataset": task.dataset, "teacher": teacher.name})
+    student_folder.save_local(folder, task.dataset, teacher.name)
     options: dict[str, Any] = {"device": device, "logger": logger, "callbacks": callbacks}
     teacher = remember(teacher.to(device), views(task, recipe, device))
     student = _distilled(task, teacher, config, folder, **options)

@@ -1,43 +1,62 @@
-"""The table that the default score was chosen by."""
+"""The table that the default score is chosen by."""
 
+import json
+
+import numpy as np
 import pytest
+from helpers.miniatures import TinyTask
 from sklearn.metrics import roc_auc_score
 
 from benchmarks import scores
-from benchmarks.scores import main, measure
+from benchmarks.scores import main, measure, summaries
+from benchmarks.tables import score_choice
 from kdad.detection.detector import Detector
+from kdad.detection.mahalanobis import pooled
 
 
 @pytest.fixture
 def one_task(monkeypatch, tiny_task):
     monkeypatch.setattr(scores, "load_task", lambda *_: tiny_task)
+    monkeypatch.setattr(scores, "CHOSEN_ON", ("dots",))
+    monkeypatch.setattr(scores, "DATASET", "patterns")
 
 
-def test_every_score_is_measured_on_the_validation_part_alone(one_task, tiny_task, student_folder, vgg_teacher):
+def test_every_candidate_is_measured_on_the_validation_part_alone(one_task, tiny_task, student_folder, vgg_teacher):
     validation = tiny_task.validation
     detector = Detector.load(student_folder, teacher=vgg_teacher, device="cpu")
     prediction = detector.predict(validation.images)
     del tiny_task.test
-    found = measure("patterns", "dots", detector)
+    found = measure("dots", detector)
     for name, score in (
-        ("distant-error", prediction.score),
-        ("last-layer", prediction.layer_errors[:, -1, 0]),
-        ("mkd", prediction.layer_scores[:, -3:].sum(1)),
-        ("distance", prediction.distance),
+        ("last layer × distance, patches", prediction.score),
+        ("last layer", prediction.layer_errors[:, -1, 0]),
+        ("published", prediction.layer_scores[:, -3:].sum(1)),
+        ("distance, patches", prediction.distance),
     ):
         assert found[name] == pytest.approx(roc_auc_score(validation.anomalous, score), abs=1e-6)
+    assert len(found) == 4  # a VGG has no class token
 
 
-def test_it_prints_a_row_per_score(one_task, student_folder, vgg_folder, capsys):
-    arguments = ["--dataset", "patterns", "--teacher", str(vgg_folder), "--classes", "dots"]
-    main([*arguments, "--students", str(student_folder.parents[2])])
-    assert [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()] == [
-        "| score", "|---|---|", "| distant-error", "| last-layer", "| mkd", "| distance",
-    ]  # fmt: skip
+def test_one_of_the_summaries_is_what_the_default_score_reads(vit_teacher):
+    images = TinyTask().train[:4]
+    features = vit_teacher(vit_teacher.preprocessing(images))
+    found = summaries(vit_teacher, images)
+    assert [name for name, summary in found.items() if np.allclose(summary, pooled(features, 1), atol=1e-6)] == [
+        "halfway"
+    ]
+
+
+def test_it_saves_a_row_per_teacher_and_class(one_task, student_folder, vgg_folder, tmp_path):
+    file = tmp_path / "scores.json"
+    main(["--teachers", str(vgg_folder), "--students", str(student_folder.parents[2]), "--results", str(file)])
+    measured = json.loads(file.read_text())
+    assert [(row["teacher"].split("/")[-1], row["normal_class"]) for row in measured["rows"]] == [("tiny-vgg", "dots")]
+    best = max(measured["rows"][0]["figures"].items(), key=lambda item: item[1])
+    assert f"| {best[0]} | {100 * best[1]:.2f} | **{100 * best[1]:.2f}** |" in score_choice(measured)
 
 
 def test_a_student_that_is_not_here_is_one_line(one_task, vgg_folder, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
-        main(["--teacher", str(vgg_folder), "--classes", "cat", "--students", str(tmp_path)])
+        main(["--teachers", str(vgg_folder), "--students", str(tmp_path)])
     assert caught.value.code == 2
     assert "no such student folder" in capsys.readouterr().err

@@ -374,7 +374,7 @@ def test_other_damaged_files_are_one_line(rejected, folder, image, name, damage)
 
 
 def test_a_missing_teacher_is_one_line(rejected, folder, image, vgg_folder):
-    store.save_local(folder, {"teacher": "/nowhere/teacher"})
+    store.save_local(folder, "patterns", "/nowhere/teacher")
     assert "/nowhere/teacher" in rejected("score", folder, image)
     (folder / layout.LOCAL).unlink()
     assert "say where with --teacher" in rejected("score", folder, image)

@@ -51,7 +51,7 @@ def test_save_and_load_give_equal_scores(tmp_path, student_folder, tiny_task, vg
     store.round_to_half(student.eval())
     held_out = [(student, tiny_task.calibration)]
     finish(tmp_path, config, student, vgg_teacher, held_out, tiny_task.train)
-    store.save_local(tmp_path, {"teacher": vgg_teacher.name})
+    store.save_local(tmp_path, config.dataset, vgg_teacher.name)
     calibration = calibrate(student, vgg_teacher, held_out, tiny_task.train, config.score, config.tile)
     in_memory = Detector(config, student, vgg_teacher, calibration)
     reloaded = Detector.load(tmp_path, device="cpu")
@@ -226,7 +226,7 @@ def test_another_teacher_is_a_clear_error(student_folder, vit_teacher):
 def test_a_retrained_teacher_is_a_clear_error(tmp_path, student_folder):
     teacher = save_vgg_teacher(tmp_path / "tiny-vgg", seed=1)
     shutil.copytree(student_folder, tmp_path / "student")
-    store.save_local(tmp_path / "student", {"teacher": str(teacher)})
+    store.save_local(tmp_path / "student", "patterns", str(teacher))
     with pytest.raises(UserError, match="SHA-256"):
         Detector.load(tmp_path / "student", device="cpu")
 

@@ -5,7 +5,16 @@ import json
 import pytest
 
 from kdad.evaluation.published import REFERENCES
-from kdad.evaluation.results_file import Figure, cell, images_of, lines, load_results, merge_entry, provenance_of
+from kdad.evaluation.results_file import (
+    CHOSEN_ON,
+    Figure,
+    cell,
+    images_of,
+    lines,
+    load_results,
+    merge_entry,
+    provenance_of,
+)
 
 
 @pytest.fixture
@@ -70,6 +79,22 @@ def test_ours_come_with_their_baselines_before_the_published_lines(entry):
     assert names(found) == ["vgg-cifar10", "nearest neighbours on vgg-cifar10", *published]
     assert [str(line.mean) for line in found] == ["88.00 ± 0.40", "85.00", "87.18", "96.83"]
     assert not [line for line in found[:2] if line.published]
+
+
+def test_the_headline_leaves_out_the_classes_that_chose_the_score(entry):
+    known = entry("vgg-cifar10", 0.9)
+    known["classes"] = {
+        name: {score: figures | {"values": [0.5, 0.5, 0.5]} for score, figures in scores.items()}
+        if name in CHOSEN_ON
+        else scores
+        for name, scores in known["classes"].items()
+    }
+    (ours, *published) = lines({"a": known}, "cifar10", "auroc")
+    assert str(ours.headline) == "90.00 ± 1.00"
+    for line, reference in zip(published, REFERENCES, strict=True):
+        kept = [value for name, value in reference.classes.items() if name not in CHOSEN_ON]
+        assert line.headline.mean == pytest.approx(sum(kept) / len(kept) / 100)
+    assert str(lines({"a": entry(dataset="mnist")}, "mnist", "auroc")[0].headline) == "90.00 ± 1.00"
 
 
 def test_published_means_are_those_of_their_classes():

@@ -201,7 +201,7 @@ def test_a_sweep_fills_its_cell_and_its_column(results, entry, tmp_path):
     merge_entry(tmp_path / "results.json", entry("vgg-cifar10", 0.97))
     merge_entry(tmp_path / "results.json", entry("vgg-tinyimagenet", 0.87, image_format="JPEG"))
     at = results("All classes")
-    assert figures(at) == {r"vgg\-cifar10": "97.00 ± 0.40", r"vgg\-tinyimagenet": "87.00 ± 0.40"}
+    assert figures(at) == {r"vgg\-cifar10": "97.00 ± 1.00", r"vgg\-tinyimagenet": "87.00 ± 1.00"}
     row = at.dataframe[0].value.set_index("system").loc["vgg-cifar10"]
     assert row.tolist() == ["97.00 ± 0.40"] + ["97.00 ± 1.00"] * 10
     shown = texts(at)
@@ -210,7 +210,7 @@ def test_a_sweep_fills_its_cell_and_its_column(results, entry, tmp_path):
     assert r"One student: 61 s \(cpu, x86\_64, 2 threads\)" in shown
     assert r"re\-encoded as JPEG" in shown
     choose(at, "button_group", "Score of ours", "auroc_mkd")
-    assert figures(at)[r"vgg\-cifar10"] == "95.00 ± 0.40"
+    assert figures(at)[r"vgg\-cifar10"] == "95.00 ± 1.00"
 
 
 def test_baselines_are_in_the_table_and_not_in_the_chart(results, entry, tmp_path):

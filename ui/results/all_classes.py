@@ -8,7 +8,7 @@ import streamlit as st
 
 from kdad.errors import UserError
 from kdad.evaluation import results_file as results
-from kdad.evaluation.results_file import DATASET, FAMILIES, SQUARE, Line
+from kdad.evaluation.results_file import CHOSEN_ON, DATASET, FAMILIES, SQUARE, Line
 from kdad.networks.registry import WEIGHTS_FILE, WEIGHTS_FOLDER
 from ui.results import charts
 from ui.shared.page import ROOT
@@ -49,7 +49,7 @@ def _square(entries: dict, score: str) -> None:
     st.markdown(
         "A teacher that was trained on CIFAR-10 with labels has met the anomalies before. Rows change the "
         "architecture, columns what the teacher was trained on: its images, their labels, for how long. Mean AUROC "
-        "over the ten classes:"
+        f"over the classes that had no part in choosing the score (all but {' and '.join(CHOSEN_ON)}):"
     )
     grid = st.grid(2, min_column_width=300, border=True)
     for (family, seen), teacher in SQUARE.items():
@@ -66,9 +66,14 @@ def _square(entries: dict, score: str) -> None:
 
 def _cell_line(line: Line) -> None:
     if line.published:
-        st.caption(f"{plain(line.name)}: {line.mean} ({plain(line.provenance)})")
+        st.caption(f"{plain(line.name)}: {line.headline} ({plain(line.provenance)}; all classes {line.mean})")
     else:
-        st.metric(plain(line.name), str(line.mean), width="content", help=plain(line.provenance))
+        st.metric(
+            plain(line.name),
+            str(line.headline),
+            width="content",
+            help=f"{plain(line.provenance)}. All classes: {line.mean}.",
+        )
 
 
 def _fill(teacher: str, family: str, seen: bool) -> None:
