@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: app test
+.PHONY: app test quick
 
 app: .venv/app.stamp
 	$(BIN)/streamlit run app.py
@@ -12,7 +12,11 @@ test: .venv/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest -n auto --dist worksteal
+	$(BIN)/pytest -n auto --dist worksteal $(SELECT)
+
+# Without the tests that take ten seconds or more, or a browser.
+quick: SELECT = -m 'not slow'
+quick: test
 
 .venv/app.stamp: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdad needs Python 3.11 or newer; try make PYTHON=python3.12")'

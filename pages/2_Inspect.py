@@ -2,8 +2,11 @@
 
 import streamlit as st
 
-from ui.inspect import panels
+from ui.inspect.closer_look import closer_look
+from ui.inspect.downloads import downloads
 from ui.inspect.image_sources import choose_pictures
+from ui.inspect.overview import load_judges, overview
+from ui.inspect.ranking import ranking
 from ui.inspect.view_controls import choose_view
 from ui.shared.page import footer, setup
 from ui.shared.student_picker import choose_students
@@ -13,11 +16,11 @@ st.title("Inspect images", anchor=False)
 
 students = choose_students()
 pictures = choose_pictures(students[0])
-judges = panels.load_judges(students)
+judges = load_judges(students)
 view = choose_view(judges)
 footer()
 if pictures:
-    chosen = panels.overview(pictures, judges[0], view)
-    shown = panels.closer_look(chosen, pictures, judges, view)
-    panels.ranking(shown, judges[0])
-    panels.downloads(pictures, judges, view)
+    chosen = overview(pictures, judges[0], view)
+    shown = closer_look(chosen, pictures, judges, view)
+    ranking(shown, judges[0])
+    downloads(pictures, judges, view)

@@ -2,13 +2,13 @@
 
 import streamlit as st
 
-from ui.results import all_classes, scores, test_images, training_curves
+from ui.results import all_classes, judged_images, scores, training_curves
 from ui.shared.page import footer, setup
 
 SECTIONS = {
     "Scores": scores.section,
     "Training": training_curves.section,
-    "Images": test_images.section,
+    "Images": judged_images.section,
     "All classes": all_classes.section,
 }
 

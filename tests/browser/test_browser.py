@@ -8,6 +8,8 @@ import pytest
 from helpers.browser import DESKTOP, PHONE, expect, marks, settled
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 DOTS, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/stripes"
 
 

@@ -3,6 +3,8 @@
 import pytest
 from helpers.browser import DESKTOP, PHONE, expect, settled
 
+pytestmark = pytest.mark.slow
+
 PAGE = "/Curves_and_results"
 DOTS, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/stripes"
 

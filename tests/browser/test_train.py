@@ -12,6 +12,8 @@ from PIL import Image
 from kdad.data import patterns
 from kdad.jobs import manager
 
+pytestmark = pytest.mark.slow
+
 PAGE = "/Train_or_load"
 TRAINED = "patterns-defects/vgg-cifar10"
 TO_THE_END = 100_000  # milliseconds

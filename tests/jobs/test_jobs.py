@@ -250,6 +250,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 def test_a_real_run_that_was_stopped_resumes_to_an_equal_end(root, tmp_path, vgg_folder, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     monkeypatch.setattr("kdad.data.loading.load_task", lambda _, normal_class, *sizes: SmallDefectsTask(normal_class))

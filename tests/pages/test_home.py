@@ -56,7 +56,7 @@ def test_everything_but_the_device_is_painted_without_torch(students_root):
         "at = AppTest.from_file('app.py', default_timeout=60).run()\n"
         "assert any('2 students' in caption.value for caption in at.caption)\n"
         "assert at.code and len(at.exception) == 1  # of the device, which comes last\n"
-        "import ui.inspect.panels, ui.inspect.image_sources\n"
+        "import ui.inspect.closer_look, ui.inspect.image_sources\n"
     )
     environment = {"KDAD_STUDENTS": str(students_root), "PATH": "/usr/bin:/bin"}
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)

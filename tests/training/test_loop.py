@@ -171,6 +171,7 @@ def kill_after_first_epoch(arguments: list[str], folder) -> int:
     return process.wait()
 
 
+@pytest.mark.slow
 def test_a_process_killed_for_real_and_started_again_ends_as_an_unbroken_one(tmp_path, vit_folder):
     broken, whole = (
         train_arguments(tmp_path / name, "patterns-defects", vit_folder, epochs=3, batch_size=64)

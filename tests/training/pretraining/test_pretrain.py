@@ -231,6 +231,7 @@ def test_the_guide_does_not_change(tmp_path, monkeypatch, taught_vgg):
     assert not any(module.training for module in guide.network.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "guided"), [("vgg", False), ("vit", False), ("vit", True)])
 def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, taught_vgg, backbone, guided):
     options = {"epochs": 2, "distil_from": str(taught_vgg) if guided else None}
