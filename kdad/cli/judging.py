@@ -76,7 +76,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def _own_dataset(folder: Path, dataset: str) -> str:
-    """Where a student's own data set is on this machine."""
+    """The name, or the path on this machine, of the data set that a student was trained on."""
     from kdad.data.datasets import folder_path, is_folder
     from kdad.storage.student_folder import load_local
 
@@ -88,9 +88,7 @@ def _own_dataset(folder: Path, dataset: str) -> str:
 
 
 def print_figures(figures: dict[str, Any]) -> None:
-    """One line of figures, and a warning where they rest on little."""
-    from kdad.detection.conformal import warning
-
+    """Print one line of figures, and a warning if they rest on few normals."""
     names = ("auroc", "auroc_mkd", "pixel_auroc", "pro", "pixel_ap")
     shown = [f"{name} {figures[name]:.4f}" for name in names if name in figures]
     print(
@@ -98,7 +96,14 @@ def print_figures(figures: dict[str, Any]) -> None:
         f"({figures['n_normal']} normal, {figures['n_anomalous']} anomalous; seed {figures['seed']}; "
         f"teacher {figures['teacher']}, label overlap: {figures['label_overlap']})"
     )
-    if caution := warning(figures["n_calibration"], figures["calibration"]):
+    _warn(figures["n_calibration"], figures["calibration"])
+
+
+def _warn(normals: int, kind: str) -> None:
+    """Print a warning to standard error if verdicts rest on few normals or on a weaker calibration."""
+    from kdad.detection.conformal import warning
+
+    if caution := warning(normals, kind):
         print(f"warning: {caution}", file=sys.stderr)
 
 
@@ -109,6 +114,8 @@ def score(args: argparse.Namespace) -> None:
     if args.method != "patch" and not args.heatmaps:
         raise UserError("--method is about heatmaps: give --heatmaps DIR as well")
     detector = _load(args, args.folder)
+    if detector.calibration is not None:
+        _warn(len(detector.calibration), detector.calibration.kind)
     rows = score_files(detector, args.images, args.fpr, args.heatmaps, args.method)
     if args.csv:
         _write_csv(Path(args.csv), rows)

@@ -69,7 +69,7 @@ def add_recipe(parser: Parser) -> None:
 
 
 def recipe_overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """What was asked to differ from the preset; None where nothing was."""
+    """The recipe settings given on the command line; None for those left at the preset."""
     return {"epochs": args.epochs, "batch_size": args.batch_size, "learning_rate": args.learning_rate}
 
 

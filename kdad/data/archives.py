@@ -1,4 +1,4 @@
-"""Unpacking zip files that nobody vetted: images alone, below one folder, and bounded in number and size."""
+"""Unpacking untrusted zip files: only images, into one folder, limited in number and size."""
 
 import shutil
 import zipfile
@@ -62,7 +62,7 @@ def _images(opened: zipfile.ZipFile) -> dict[str, PurePosixPath]:
 
 
 def _write(opened: zipfile.ZipFile, members: dict[str, PurePosixPath], folder: Path) -> None:
-    """Unpack, counting what comes out: a header may say anything."""
+    """Unpack, counting the bytes written, because the sizes in the headers cannot be trusted."""
     left = MOST_BYTES
     for name, place in members.items():
         target = folder / place

@@ -54,7 +54,7 @@ def dataset_slug(dataset: str) -> str:
 
 
 def public_name(dataset: str) -> str:
-    """A data set's name without where it is on this machine: `folder:NAME` for a folder."""
+    """A data set's name without its path on this machine: `folder:NAME` for a folder."""
     return f"{FOLDER}{dataset_slug(dataset)}" if is_folder(dataset) else dataset
 
 

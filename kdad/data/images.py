@@ -1,4 +1,4 @@
-"""Reading image files that nobody vetted."""
+"""Reading untrusted image files."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -93,7 +93,7 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
 
 
 def batch_size(height: int, width: int, most: int = BATCH_IMAGES) -> int:
-    """How many images of one size to work on at once: a folder of photographs must not fill the memory."""
+    """How many images of one size to process at once without filling the memory."""
     return max(1, min(most, BATCH_PIXELS // (height * width)))
 
 

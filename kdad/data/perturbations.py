@@ -1,4 +1,4 @@
-"""Small changes to an image, to see what a detector sees; every function takes and returns uint8 (H, W, 3)."""
+"""Small changes to an image, to probe a detector; every function takes and returns uint8 (H, W, 3)."""
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -17,7 +17,7 @@ def blur(image: np.ndarray, strength: float) -> np.ndarray:
 
 
 def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
-    """Turned counter-clockwise about its centre; what comes in from outside is the image mirrored at its border."""
+    """Rotate counter-clockwise about the centre; the corners are filled by mirroring the image at its border."""
     height, width = image.shape[:2]
     # The corner that reaches farthest out of the frame is half a diagonal away from the centre.
     room = int(np.ceil((np.hypot(height, width) - min(height, width)) / 2)) + 1

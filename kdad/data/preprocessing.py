@@ -48,7 +48,7 @@ class Preprocessing:
         return self._normalise(_crop(self._resize(images), offset, self.crop))
 
     def to_input(self, heatmap: Tensor, height: int, width: int) -> Tensor:
-        """A map over the crop (B, h, w) to the whole input (B, height, width); 0 where the crop never looked."""
+        """Upsample a map over the crop (B, h, w) to the whole input (B, height, width); 0 outside the crop."""
         scaled = resample(heatmap[:, None], self.crop, self.crop, "bilinear")[:, 0]
         border = self.resize - self.crop
         before = border // 2

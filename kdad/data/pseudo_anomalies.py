@@ -1,4 +1,4 @@
-"""Pseudo-anomalies: normal images with something pasted in, to learn which layers tell where an image is odd.
+"""Pseudo-anomalies: normal images with something pasted in, to learn which layers locate an anomaly.
 
 After Li et al. 2021, *CutPaste* (arXiv 2104.04015): patches and thin scars, here turned by any angle, taken from
 another normal image in other colours, or of one colour. No labelled anomaly is needed.

@@ -13,7 +13,7 @@ Images = Tensor | Sequence[Tensor]  # uint8 (N, 3, H, W), or N of (3, H, W) wher
 
 
 class Labelled(NamedTuple):
-    """Images to evaluate on, and what is known of them.
+    """Images to evaluate on, with their labels and masks.
 
     `labels` (N,) are class indices and `anomalous` (N,) is bool. `masks` are bool (H, W), or None for a
     defect whose place nobody marked; they are None as a whole where there are none.
@@ -37,7 +37,7 @@ class Fold(Protocol):
 
 
 class Task(Protocol):
-    """One kind of image is normal, everything else is anomalous; and which images may be used for what.
+    """Which images are normal, and which may be used for training, calibration, validation and testing.
 
     Training, calibration and test images never overlap. Calibration images set thresholds, p-values and heatmap
     scales; they may be the normals of the validation part, which draws curves and chooses nothing.

@@ -1,4 +1,4 @@
-"""Learning from normals how to read a student: its scores, its patch errors and its heatmaps."""
+"""Calibrating a student on normals: the statistics by which its scores and heatmaps are read."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ HeldOut = Sequence[tuple[nn.Module, Images]]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What held-out normals show, to read a student's scores and heatmaps by; all tensors float32.
+    """Statistics of held-out normals, by which a student's scores and heatmaps are read; all tensors float32.
 
     Args:
         layer_errors: their error tables, (N, L, 2).
@@ -141,7 +141,7 @@ def load_calibration(folder: Path, config: StudentConfig) -> Calibration | None:
 def calibrate(
     student: nn.Module, teacher: Teacher, held_out: HeldOut, train: Tensor, score: str, tile: int
 ) -> Calibration:
-    """What normals show of a student, to read its scores and heatmaps by.
+    """Calibrate a student on normals that it was not trained on.
 
     The p-values of a score are exact where all normals were held out of one network: nothing that a score reads is
     learned from them.
@@ -186,7 +186,7 @@ def calibrate(
 
 
 def _gaussian(teacher: Teacher, train: Tensor, device: torch.device) -> Gaussian:
-    """What distances are measured by: the Gaussian of training images, by their pooled features."""
+    """The Gaussian of the pooled features of training images."""
     batches = (batch.to(device) for batch in in_batches(train))
     return Gaussian.fit(pooled(teacher(teacher.preprocessing(batch)), teacher.prefix) for batch in batches)
 
@@ -204,7 +204,7 @@ def _moments(batches: Iterable[list[Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _coefficients(student: nn.Module, teacher: Teacher, train: Tensor) -> Tensor:
-    """How much a unit of each layer's patch errors counts (L,), so that pseudo-anomalies stand out best.
+    """The weight of each layer's patch errors (L,) that separates pseudo-anomalies best.
 
     Learned on training images, evenly chosen, and what is pasted into them.
     """

@@ -1,4 +1,4 @@
-"""What a score means among held-out normals: conformal p-values, thresholds and what they guarantee. No torch here."""
+"""Conformal p-values and thresholds from held-out normals, and what they guarantee. No torch here."""
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def threshold(calibration: np.ndarray, fpr: float) -> float:
 
 
 def realised_fpr(normals: int, fpr: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Between which rates a threshold set for `fpr` on `normals` calibration images truly errs.
+    """The range of the true false-positive rate of a threshold set for `fpr` on `normals` calibration images.
 
     The realised rate is Beta(k, n + 1 − k) distributed, k = floor(fpr · (n + 1)) (Vovk 2012, arXiv 1209.2673).
     """
@@ -70,7 +70,7 @@ def realised_fpr(normals: int, fpr: float, confidence: float = 0.95) -> tuple[fl
 
 
 def guarantee(normals: int, fpr: float, kind: str) -> str:
-    """What a threshold set for `fpr` on so many normals of this kind of calibration guarantees, as a sentence."""
+    """A sentence on what a threshold for `fpr` guarantees, given how many normals there are and how they were held out."""
     if kind == HELD_OUT:
         low, high = realised_fpr(normals, fpr)
         return (

@@ -155,7 +155,7 @@ def _side(size: int | dict[str, int]) -> int:
 
 @contextlib.contextmanager
 def _reading(file: Path) -> Iterator[None]:
-    """Turn what missing or senseless fields of `file` raise into one line that names it."""
+    """Turn errors from missing or invalid fields of `file` into a `UserError` that names it."""
     try:
         yield
     except (KeyError, TypeError, AttributeError, ValueError) as error:

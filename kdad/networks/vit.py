@@ -63,7 +63,7 @@ class ViTFeatures(FeatureNetwork):
 
     @contextlib.contextmanager
     def attending(self) -> Iterator[None]:
-        """Inside the block, the model can say what its attention is, which fused kernels cannot."""
+        """Within the context, the model returns its attention weights, which fused kernels do not."""
         usual = self.model.config._attn_implementation
         self.model.set_attn_implementation("eager")
         try:
@@ -129,7 +129,7 @@ class ViTStudent(FeatureNetwork):
         return read
 
     def _attention(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
-        """Backwards, a CPU's fused attention takes longer than all the rest of a student."""
+        """The plain attention kernel for training on a CPU, where the backward pass of the fused one is slow."""
         return sdpa_kernel(SDPBackend.MATH) if self.training and device.type == "cpu" else contextlib.nullcontext()
 
     def grids(self, height: int, width: int) -> list[tuple[int, int]]:
@@ -139,7 +139,7 @@ class ViTStudent(FeatureNetwork):
 
 @contextlib.contextmanager
 def _keeping_patches(embeddings: nn.Module, kept: Tensor) -> Iterator[None]:
-    """Inside the block, only the CLS token and the patches `kept` (B, n) leave `embeddings`."""
+    """Within the context, `embeddings` returns only the CLS token and the patches `kept` (B, n)."""
 
     def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         index = (kept + 1)[:, :, None].expand(-1, -1, output.shape[2])

@@ -19,7 +19,7 @@ DISTANT_ERROR, LAST_LAYER, MKD, PEAK = SCORE_NAMES = ("distant-error", "last-lay
 
 
 def calibration_kind(config: dict[str, Any]) -> str:
-    """How normals were held out, from a config.json; those of the first format did not say of folders."""
+    """How normals were held out, from a config.json; unknown for folders in the first format."""
     return str(config.get("calibration", UNKNOWN if is_folder(config["dataset"]) else HELD_OUT))
 
 

@@ -119,12 +119,12 @@ class StudentConfig:
         return cls(**{**values, "recipe": recipe, "preprocessing": preprocessing})
 
     def differences(self, wanted: "StudentConfig", *, versions: bool = False) -> str:
-        """What this run has otherwise than `wanted`, in words; '' if it is the same run.
+        """How this run differs from `wanted`, in words; '' if it is the same run.
 
-        Hardware and result do not count, nor what one of the two cannot say.
+        Hardware and results are ignored, and so is what one of the two does not record.
 
         Args:
-            versions: whether the installed libraries count: they do for a run that is to be continued.
+            versions: whether to compare the installed libraries too, as for a run that is to be resumed.
         """
         mine, theirs = (_flat(config.as_dict()) for config in (self, wanted))
         names = [
@@ -143,7 +143,7 @@ class StudentConfig:
 
 
 def public_teacher(name: str) -> str:
-    """A teacher's name without where it is on this machine."""
+    """A teacher's name without its path on this machine."""
     return Path(name).name if Path(name).is_absolute() else name
 
 

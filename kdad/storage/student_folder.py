@@ -59,7 +59,7 @@ def load_config(folder: Path) -> StudentConfig:
 
 
 def save_local(folder: Path, dataset: str, teacher: str) -> None:
-    """Write local.json, if there is anything to say: where a user's own data set and teacher are on this machine."""
+    """Write local.json, the paths of a user's own data set and teacher on this machine, if there are any."""
     places = {"dataset": (dataset, public_name), "teacher": (teacher, public_teacher)}
     own = {name: place for name, (place, public) in places.items() if public(place) != place}
     if own:
@@ -67,7 +67,7 @@ def save_local(folder: Path, dataset: str, teacher: str) -> None:
 
 
 def load_local(folder: Path) -> dict[str, str]:
-    """The places in local.json; {} where there is none, as on another machine."""
+    """The paths in local.json; {} if there is no such file, as on another machine."""
     try:
         places = json.loads((Path(folder) / LOCAL).read_text())
         return {name: str(place) for name, place in places.items()}

@@ -89,7 +89,7 @@ def run_sweep(
 
 
 def _tasks(dataset: str, normal_class: str) -> dict[str, tuple[str, str]]:
-    """Data set and normal class of what to train, by the name that its figures go under."""
+    """The data set and normal class of each student, keyed by its name in the table."""
     if is_folder(dataset) and (found := categories(folder_path(dataset))):
         names = {folder.name: (f"{FOLDER}{folder}", GOOD) for folder in found}
     elif is_folder(dataset):

@@ -13,7 +13,7 @@ from kdad.cli import main
 from kdad.data import folders
 from kdad.data.folders import FolderTask, ImageFiles, categories
 from kdad.data.loading import load_task
-from kdad.data.protocol import FEWEST_NORMALS, FOLDS
+from kdad.data.protocol import ENOUGH_TO_CALIBRATE, FEWEST_NORMALS, FOLDS
 from kdad.detection.calibration import load_calibration
 from kdad.detection.detector import Detector
 from kdad.errors import UserError
@@ -139,6 +139,16 @@ def test_folds_leave_every_normal_out_once_and_never_train_on_it(plain):
         assert len(fold.train) == 12 - len(part)
 
 
+@pytest.mark.parametrize(("normals", "held_out"), [(150, 15), (1000, 100)])
+def test_cross_fitting_is_what_too_few_held_out_normals_ask_for(normals, held_out, tmp_path):
+    """Folds make many calibration scores of few normals: how many there are says nothing of their kind."""
+    for index in range(normals):
+        Image.new("L", (4, 4), index % 256).save(tmp_path / f"{index:04d}.png")
+    task = FolderTask(tmp_path, side=32)
+    assert len(task.calibration) == held_out
+    assert task.cross_fitted == (held_out < ENOUGH_TO_CALIBRATE) == bool(next(iter(task.folds), None))
+
+
 def test_the_name_of_a_folder_is_its_slug(mvtec, tmp_path):
     place = layout.student_folder(tmp_path, f"folder:{mvtec}", "vgg-cifar10", "good", 0)
     assert place == tmp_path / "bottle" / "vgg-cifar10" / "good"
@@ -225,8 +235,11 @@ def test_from_the_command_line(mvtec, vgg_folder, tmp_path, capsys):
     said = capsys.readouterr()
     assert "no bound is guaranteed" in said.err
     folder = tmp_path / "out" / "bottle" / vgg_folder.name / "good"
+    assert main(["score", str(folder), str(mvtec / "test" / "good")]) == 0
+    assert "no bound is guaranteed" in capsys.readouterr().err
     assert main(["evaluate", str(folder), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
+    assert figures["calibration"] == "cross-fitted"
     assert figures["kinds"] == ["good", "crack", "stain"]
     assert {"pixel_auroc", "pro", "pro_without_good"} <= figures.keys()
     assert figures["label_overlap"] == "unknown"

@@ -71,7 +71,7 @@ def whiten_and_pass_through(model: CompactClassifier, pixels: Tensor) -> None:
 
 
 def _keep_initialisation(model: CompactClassifier, pixels: Tensor) -> None:
-    """A transformer starts as its library makes it."""
+    """Leave a transformer as its library initialises it."""
 
 
 VGG = PretrainRecipe(24, 256, "nesterov", 0.25, 5e-4)
@@ -159,7 +159,7 @@ def train_teacher(
 def _card(
     module: Classification, out: Path, settings: dict[str, Any], trained_on: list[str], device: str
 ) -> dict[str, Any]:
-    """What a finished teacher is, and how good; reads the test part."""
+    """The card of a finished teacher, with its accuracy; reads the test part."""
     source = module.source
     return {
         "name": out.name,
