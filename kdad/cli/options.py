@@ -3,6 +3,7 @@
 import argparse
 from typing import Any, NoReturn
 
+from kdad.data.datasets import DATASETS
 from kdad.errors import UserError
 from kdad.networks.recipes import LARGEST_SEED
 from kdad.storage.layout import DEFAULT_OUT
@@ -44,7 +45,7 @@ def seed(text: str) -> int:
 
 def add_task(parser: Parser) -> None:
     """What to train on, which teacher to copy, and where the student goes."""
-    names = "patterns, patterns-defects, cifar10, mnist, fashion-mnist, or folder:PATH for images of your own"
+    names = f"{', '.join(DATASETS)}, or folder:PATH for images of your own"
     parser.add_argument("--dataset", required=True, help=names)
     parser.add_argument("--teacher", required=True, help="a teacher's name, Hub id or folder")
     parser.add_argument("--normal-class", help="which class is normal; a folder needs none")
