@@ -114,8 +114,6 @@ def score(args: argparse.Namespace) -> None:
     if args.method != "patch" and not args.heatmaps:
         raise UserError("--method is about heatmaps: give --heatmaps DIR as well")
     detector = _load(args, args.folder)
-    if detector.calibration is not None:
-        _warn(len(detector.calibration), detector.calibration.kind)
     rows = score_files(detector, args.images, args.fpr, args.heatmaps, args.method)
     if args.csv:
         _write_csv(Path(args.csv), rows)
@@ -125,6 +123,8 @@ def score(args: argparse.Namespace) -> None:
         for row in rows:
             p = "uncalibrated" if row["p_value"] is None else f"p {row['p_value']:.4f}"
             print(f"{row['score']:9.6f}  {p}  {'anomaly' if row['is_anomaly'] else 'normal '}  {row['image']}")
+    if detector.calibration is not None:
+        _warn(len(detector.calibration), detector.calibration.kind)
 
 
 def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:

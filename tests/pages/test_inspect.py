@@ -125,7 +125,7 @@ def test_a_higher_false_positive_rate_never_calls_fewer_images_anomalous(inspect
 
 
 def test_the_rate_is_said_with_its_uncertainty(inspect):
-    assert "Set on 20 held-out normals, the true rate lies between" in texts(inspect())
+    assert "Set on 20 held-out normals: the true rate lies between" in texts(inspect())
 
 
 def test_the_layer_changes_the_heatmap_and_never_the_score(inspect):
