@@ -99,6 +99,7 @@ class FolderTask:
         self.root, self.side = root.resolve(), side
         self.dataset = f"{FOLDER}{self.root}"
         self._asked_tile = tile
+        self._fingerprints: dict[str, str] = {}
 
     @cached_property
     def tile(self) -> int:
@@ -118,15 +119,17 @@ class FolderTask:
 
     def fingerprint(self, part: str) -> str:
         """As of `Task`: of the files of normals, or of test images and their masks, by path and content."""
-        if part == "train":
-            return self._fingerprint_of(self._normals)
-        if self.test is None:
-            return ""
-        files = [file for kind in self.kinds for file in self._test_files.get(kind, ())]
-        return self._fingerprint_of([*files, *filter(None, map(self._mask_of, files))])
+        if part not in self._fingerprints:
+            files = self._normals if part == "train" else self._tested
+            names = [file.relative_to(self.root).as_posix() for file in files]
+            self._fingerprints[part] = sha256_of(files, names) if files else ""
+        return self._fingerprints[part]
 
-    def _fingerprint_of(self, files: list[Path]) -> str:
-        return sha256_of(files, [file.relative_to(self.root).as_posix() for file in files])
+    @property
+    def _tested(self) -> list[Path]:
+        """The test images and their masks; none unless both normal and anomalous ones are there."""
+        files = [file for kind in self.kinds for file in self._test_files.get(kind, ())] if self.test else []
+        return [*files, *filter(None, map(self._mask_of, files))]
 
     @cached_property
     def calibration(self) -> ImageFiles:

@@ -6,6 +6,7 @@ number and not a download.
 """
 
 import hashlib
+from functools import cache
 
 import numpy as np
 
@@ -109,6 +110,7 @@ def normals(name: str, n: int, seed: int) -> np.ndarray:
     return _to_uint8(_paint(name, n, rng), rng)
 
 
+@cache
 def fingerprint(what: str) -> str:
     """SHA-256 of what is drawn, and of a few drawings of every texture: it changes when the generator does."""
     digest = hashlib.sha256(what.encode())

@@ -6,6 +6,7 @@ teacher keeps them.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -139,22 +140,14 @@ def mean_of(entry: dict[str, Any], score: str) -> Figure:
 
 def headline_of(entry: dict[str, Any], score: str) -> Figure:
     """An entry's mean over the classes that had no part in choosing the score."""
-    by_class = [
-        figures[score]["values"] for name, figures in entry["classes"].items() if _unused(entry["dataset"], name)
-    ]
-    by_seed = [fmean(values) for values in zip(*by_class, strict=True)]
+    return _headline(entry["dataset"], {name: at[score]["values"] for name, at in entry["classes"].items()})
+
+
+def _headline(dataset: str, values: Mapping[str, Sequence[float]]) -> Figure:
+    """The mean over unused classes of one value per seed; over all classes, if none of them is unused."""
+    unused = [of_class for name, of_class in values.items() if dataset != DATASET or name not in CHOSEN_ON]
+    by_seed = [fmean(of_seed) for of_seed in zip(*(unused or values.values()), strict=True)]
     return Figure(fmean(by_seed), stdev(by_seed) if len(by_seed) > 1 else None)
-
-
-def _unused(dataset: str, normal_class: str) -> bool:
-    """Whether a class had no part in choosing the default score."""
-    return dataset != DATASET or normal_class not in CHOSEN_ON
-
-
-def _headline(dataset: str, classes: dict[str, Figure]) -> Figure:
-    """As `headline_of` where there is one value per class; of all classes, if only used ones are known."""
-    unused = [figure.mean for name, figure in classes.items() if _unused(dataset, name)]
-    return Figure(fmean(unused or [figure.mean for figure in classes.values()]))
 
 
 def _lines_of(entry: dict[str, Any], score: str) -> list[Line]:
@@ -167,7 +160,7 @@ def _lines_of(entry: dict[str, Any], score: str) -> list[Line]:
     for name, figures in entry.get("baselines", {}).items():
         values = {key: Figure(float(value)) for key, value in figures["classes"].items()}
         mean = Figure(float(figures["mean"]))
-        headline = _headline(entry["dataset"], values)
+        headline = _headline(entry["dataset"], {key: [figure.mean] for key, figure in values.items()})
         found.append(Line(f"{name} on {teacher}", family, overlap, name, mean, headline, values, untrained))
     return found
 
@@ -176,10 +169,9 @@ def _published(reference: Reference) -> Line:
     classes = {name: Figure(value / 100) for name, value in reference.classes.items()}
     provenance = f"{reference.split} split; {reference.selection}"
     mean = Figure(reference.mean / 100)
-    headline, score = _headline(reference.dataset, classes), "as published"
-    return Line(
-        reference.name, reference.family, reference.label_overlap, score, mean, headline, classes, provenance, True
-    )
+    headline = _headline(reference.dataset, {name: [figure.mean] for name, figure in classes.items()})
+    name, family, overlap = reference.name, reference.family, reference.label_overlap
+    return Line(name, family, overlap, "as published", mean, headline, classes, provenance, True)
 
 
 def seeds_of(entry: dict[str, Any]) -> str:

@@ -189,9 +189,9 @@ def _claim(folder: Path, config: StudentConfig, overwrite: bool) -> None:
 
 def _obstacle(folder: Path, config: StudentConfig) -> str | None:
     """What in `folder` is in the way of a run of `config`, or None."""
-    if not (folder / layout.CONFIG).is_file():
-        return "a complete student" if student_folder.is_complete(folder) else None
     complete = student_folder.is_complete(folder)
+    if not (folder / layout.CONFIG).is_file():
+        return "a complete student" if complete else None
     try:
         different = student_folder.load_config(folder).differences(config, versions=not complete)
     except UserError:

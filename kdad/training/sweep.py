@@ -11,11 +11,13 @@ from kdad.data.folders import GOOD, categories
 from kdad.data.images import in_batches
 from kdad.data.loading import load_task
 from kdad.data.sources import image_format
+from kdad.data.task import Task
 from kdad.detection.detector import Detector
 from kdad.devices import accelerator
 from kdad.errors import UserError, one_of
 from kdad.evaluation.evaluate import evaluate
 from kdad.evaluation.results_file import AUROCS, Figure
+from kdad.networks.recipes import Recipe
 from kdad.networks.students import recipe_for
 from kdad.networks.teachers import Teacher, load_teacher
 from kdad.storage import layout, student_folder
@@ -52,20 +54,20 @@ def run_sweep(
     wanted = _tasks(dataset, normal_class)
     device = accelerator(device)
     teacher = load_teacher(teacher_name).to(device)
+    tasks = {name: load_task(*source, teacher.preprocessing.resize, tile) for name, source in wanted.items()}
+    recipes = {name: recipe_for(teacher, task.train_size, **overrides) for name, task in tasks.items()}
     folders, missing = {}, {}
-    for name, (source, normal) in wanted.items():
-        task = load_task(source, normal, teacher.preprocessing.resize, tile)
-        recipe = recipe_for(teacher, task.train_size, **overrides)
-        plans = [planned(task, teacher, recipe, seed, device) for seed in range(seeds)]
+    for name, task in tasks.items():
+        plans = [planned(task, teacher, recipes[name], seed, device) for seed in range(seeds)]
         folders[name] = [student_folder.folder_of(out, plan) for plan in plans]
-        missing[name] = [
-            plan.seed for plan, folder in zip(plans, folders[name], strict=True) if not _is_done(folder, plan)
-        ]
+        places = zip(plans, folders[name], strict=True)
+        missing[name] = {plan.seed: folder for plan, folder in places if not _is_done(folder, plan)}
     if any(missing.values()):
         teacher = _remembering(teacher, next(iter(wanted.values())), device)
     for name, lacking in missing.items():
+        task = tasks.pop(name)  # what it has read goes with it
         if lacking:
-            _complete(*wanted[name], lacking, teacher, out, device, overrides, tile)
+            _complete(task, recipes[name], lacking, teacher, out, device)
     runs = {name: [_figures(folder) for folder in of_class] for name, of_class in folders.items()}
     every = [run for of_class in runs.values() for run in of_class]
     shown = [score for score in (*AUROCS, *LOCALISATION) if all(score in run for run in every)]
@@ -110,22 +112,10 @@ def _remembering(teacher: Teacher, any_task: tuple[str, str], device: str) -> Te
     return teacher
 
 
-def _complete(
-    dataset: str,
-    normal_class: str,
-    seeds: list[int],
-    teacher: Teacher,
-    out: Path,
-    device: str,
-    overrides: dict[str, Any],
-    tile: int | None,
-) -> None:
-    """Train and evaluate the students of one class under some seeds; what seeds share is paid for once."""
-    task = load_task(dataset, normal_class, teacher.preprocessing.resize, tile)
-    recipe = recipe_for(teacher, task.train_size, **overrides)
+def _complete(task: Task, recipe: Recipe, folders: dict[int, Path], teacher: Teacher, out: Path, device: str) -> None:
+    """Train and evaluate the students of one class, each seed in its folder; what seeds share is paid for once."""
     teacher = remember(teacher, views(task, recipe, device))
-    for seed in seeds:
-        folder = student_folder.folder_of(out, planned(task, teacher, recipe, seed, device))
+    for seed, folder in folders.items():
         if not student_folder.is_complete(folder):
             train_student(task, teacher, out, recipe=recipe, seed=seed, device=device)
         evaluate(task, Detector.load(folder, teacher=teacher, device=device)).save(folder)
