@@ -4,7 +4,7 @@ Three baselines on the same split as the students', merged into the results file
 the nearest training normals and the Mahalanobis distance to their mean, both on the teacher's last critical layer, and,
 of a compact teacher taught the data set's own labels, 1 − p(normal class). Neighbours are sought by the class token
 alone, where there is one: they are found worse by what the other distance is measured on,
-`kdad.detection.mahalanobis.pooled`.
+`FeatureNetwork.summary`.
 """
 
 import argparse
@@ -20,13 +20,12 @@ from torch import Tensor
 from kdad.data.datasets import class_names
 from kdad.data.sources import load_source
 from kdad.data.task import holdout_split
-from kdad.detection.mahalanobis import pooled
 from kdad.devices import accelerator
 from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.evaluation.results_file import RESULTS, load_results, merge_entry
 from kdad.networks.registry import CARD_FILE, WEIGHTS_FOLDER
-from kdad.networks.teachers import Teacher, load_teacher
+from kdad.networks.teachers import Teacher, teacher_for
 from kdad.networks.vgg import CompactVGG
 from kdad.networks.vit import CompactViT
 
@@ -39,7 +38,7 @@ class Features(NamedTuple):
     """What a teacher says of N images on its last critical layer, each (N, D) float32."""
 
     token: np.ndarray  # its first token, or where that is a patch like all others, their mean
-    pooled: np.ndarray  # what the default score's Gaussian is fitted on, `kdad.detection.mahalanobis.pooled`
+    pooled: np.ndarray  # what the default score's Gaussian is fitted on, `FeatureNetwork.summary`
 
 
 @torch.inference_mode()
@@ -48,7 +47,7 @@ def features_of(teacher: Teacher, source, part: str, indices: Tensor, device: st
     tokens, summaries = [], []
     for chunk in indices.split(BATCH):
         features = teacher(teacher.preprocessing(source.images(part, chunk).to(device)))
-        summaries.append(pooled(features, teacher.prefix).cpu())
+        summaries.append(teacher.network.summary(features).cpu())
         tokens.append(features[-1][:, 0].float().cpu() if teacher.prefix else summaries[-1])
     return Features(torch.cat(tokens).numpy(), torch.cat(summaries).numpy())
 
@@ -111,7 +110,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / RESULTS)
     args = parser.parse_args()
     try:
-        teacher = load_teacher(args.teacher)
+        teacher = teacher_for(args.teacher, args.dataset)
         entry = load_results(args.results).get(f"{args.dataset}/{teacher.name}")
         if entry is None or entry["teacher_sha256"] != teacher.sha256:
             raise UserError(f"{args.results} has no students of this teacher yet: run its sweep first")

@@ -58,7 +58,7 @@ def _save(pixels: np.ndarray, file: Path) -> None:
 def measure(root: Path, teacher_name: str, tile: int | None, out: Path) -> dict:
     """Train, evaluate, and time."""
     teacher = load_teacher(teacher_name)
-    task = load_task(f"{FOLDER}{root}", "good", teacher.preprocessing.resize, tile)
+    task = load_task(f"{FOLDER}{root}", "good", teacher.preprocessing, tile)
     started = time.perf_counter()
     folder = train_student(task, teacher, out, device="cpu")
     trained = time.perf_counter()

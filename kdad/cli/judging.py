@@ -42,9 +42,13 @@ def _add_teacher(parser: Parser) -> None:
 
 def _load(args: argparse.Namespace, folder: str | Path) -> "Detector":
     from kdad.detection.detector import Detector
-    from kdad.networks.teachers import load_teacher
+    from kdad.networks.teachers import teacher_copied
+    from kdad.storage import hub, student_folder
 
-    teacher = None if args.teacher is None else load_teacher(args.teacher)
+    teacher = None
+    if args.teacher is not None:
+        config = student_folder.load_config(hub.resolve(folder))
+        teacher = teacher_copied(args.teacher, config.preprocessing.resize, config.layers)
     return Detector.load(folder, teacher=teacher, device=args.device)
 
 
@@ -60,7 +64,7 @@ def evaluate(args: argparse.Namespace) -> None:
     config = detector.config
     dataset = args.dataset or _own_dataset(folder, config.dataset)
     tile = config.tile if is_folder(dataset) else None
-    task = load_task(dataset, config.normal_class, config.preprocessing.resize, tile)
+    task = load_task(dataset, config.normal_class, config.preprocessing, tile)
     evaluation = evaluate_student(task, detector)
     if evaluation.own and Path(args.folder).is_dir():
         evaluation.save(folder)

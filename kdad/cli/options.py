@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 from kdad.data.datasets import DATASETS
 from kdad.errors import UserError
 from kdad.networks.recipes import LARGEST_SEED
+from kdad.networks.registry import LITE0, available, default_teacher
 from kdad.storage.layout import DEFAULT_OUT
 
 EXIT_STATUSES = "exit status: 0 on success, 1 when the work itself fails, 2 on a mistake in the request"
@@ -47,13 +48,30 @@ def add_task(parser: Parser) -> None:
     """What to train on, which teacher to copy, and where the student goes."""
     names = f"{', '.join(DATASETS)}, or folder:PATH for images of your own"
     parser.add_argument("--dataset", required=True, help=names)
-    parser.add_argument("--teacher", required=True, help="a teacher's name, Hub id or folder")
+    parser.add_argument(
+        "--teacher", help=f"a teacher's name, Hub id or folder, or timm:NAME[@FILE] (default of a folder: {LITE0})"
+    )
+    parser.add_argument(
+        "--side", type=positive, metavar="PIXELS",
+        help=f"the side at which {LITE0} or a timm teacher reads images (default: by data set)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--layers", nargs="+", default=[], metavar="NAME", help="the critical layers of such a teacher, fine to coarse"
+    )
     parser.add_argument("--normal-class", help="which class is normal; a folder needs none")
     parser.add_argument(
         "--tile", type=natural, metavar="PIXELS",
         help="of a folder's images: the side of the tiles to look at one by one, 0 for whole images (default: by size)",
     )  # fmt: skip
     add_out(parser)
+
+
+def teacher_name(args: argparse.Namespace) -> str:
+    """The teacher that was asked for, or the default of the data set."""
+    name: str | None = args.teacher or default_teacher(args.dataset)
+    if name is None:
+        raise UserError(f"--teacher is needed; there are: {', '.join(available())}")
+    return name
 
 
 def add_out(parser: Parser) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdad.cli.options import add_device, add_recipe, add_task, positive, recipe_overrides, seed
+from kdad.cli.options import add_device, add_recipe, add_task, positive, recipe_overrides, seed, teacher_name
 from kdad.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
     from kdad.detection.detector import Detector
     from kdad.evaluation.evaluate import evaluate
     from kdad.networks.students import recipe_for
-    from kdad.networks.teachers import load_teacher
+    from kdad.networks.teachers import teacher_for
     from kdad.training.distillation import train_student
     from kdad.training.loop import Progress
 
-    teacher = load_teacher(args.teacher)
-    task = load_task(args.dataset, _normal_class(args), teacher.preprocessing.resize, args.tile)
-    recipe = recipe_for(teacher, len(task.train), **recipe_overrides(args))
+    teacher = teacher_for(teacher_name(args), args.dataset, args.side, args.layers)
+    task = load_task(args.dataset, _normal_class(args), teacher.preprocessing, args.tile)
+    recipe = recipe_for(teacher, task.train_size, **recipe_overrides(args))
     folder = train_student(
         task, teacher, Path(args.out), recipe=recipe, seed=args.seed, device=args.device,
         overwrite=args.overwrite, logger=args.logger, callbacks=[Progress(report)] if report else [],
@@ -109,8 +109,8 @@ def sweep(args: argparse.Namespace) -> None:
             raise UserError("--results keeps whole data sets: use it with --normal-class all")
         load_results(Path(args.results))  # a damaged file is refused before the work, not after it
     results = run_sweep(
-        args.dataset, args.teacher, args.normal_class, seeds=args.seeds, out=Path(args.out), device=args.device,
-        overrides=recipe_overrides(args), tile=args.tile,
+        args.dataset, teacher_name(args), args.normal_class, seeds=args.seeds, out=Path(args.out), device=args.device,
+        overrides=recipe_overrides(args), tile=args.tile, side=args.side, layers=args.layers,
     )  # fmt: skip
     if args.results:
         merge_entry(Path(args.results), results)

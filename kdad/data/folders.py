@@ -5,8 +5,9 @@
     PATH/test/<kind>/…             and anomalous ones
     PATH/ground_truth/<kind>/…     optional masks: <image>_mask.png or <image>.png, anything but black is anomalous
 
-Images may be nested, of any size and mode. The normals, in the order of their paths, split 90/10
-like every data set; where that leaves few for calibration, five folds of all of them are left out in turn.
+Images may be nested, of any size and mode. Of the normals, in the order of their paths, a tenth is held out like of
+every data set, but at least 100 to calibrate on where that leaves two thirds to train on; of fewer normals, five folds
+of all of them are left out in turn.
 """
 
 import sys
@@ -22,8 +23,8 @@ from torch import Tensor
 
 from kdad.data.datasets import FOLDER
 from kdad.data.images import SUFFIXES, read_image
-from kdad.data.preprocessing import resample
-from kdad.data.protocol import ENOUGH_TO_CALIBRATE, FEWEST_NORMALS, FOLDS
+from kdad.data.preprocessing import Preprocessing, resample
+from kdad.data.protocol import ENOUGH_TO_CALIBRATE, FEWEST_NORMALS, FOLDS, HELD_OUT, MOST_HELD_OUT
 from kdad.data.task import Labelled, all_normal, holdout_split
 from kdad.errors import UserError
 from kdad.files import sha256_of
@@ -82,7 +83,7 @@ class FolderTask:
 
     Args:
         root: the folder.
-        side: the side in pixels that the teacher resizes images to.
+        pixels: how the teacher prepares images; they are resized to its side, by its kernel.
         tile: the side of the tiles to look at one by one, 0 for whole images; None to choose by size.
 
     Raises:
@@ -93,10 +94,10 @@ class FolderTask:
     same_images = False
     local_anomalies = True
 
-    def __init__(self, root: Path, side: int, tile: int | None = None):
+    def __init__(self, root: Path, pixels: Preprocessing, tile: int | None = None):
         if not root.is_dir():
             raise UserError(f"{root}: no such folder")
-        self.root, self.side = root.resolve(), side
+        self.root, self.pixels, self.side = root.resolve(), pixels, pixels.resize
         self.dataset = f"{FOLDER}{self.root}"
         self._asked_tile = tile
         self._fingerprints: dict[str, str] = {}
@@ -177,7 +178,7 @@ class FolderTask:
 
     @cached_property
     def _split(self) -> tuple[Tensor, Tensor]:
-        return holdout_split(len(self._normals))
+        return holdout_split(len(self._normals), _held_out(len(self._normals)))
 
     @cached_property
     def _normals(self) -> list[Path]:
@@ -218,7 +219,13 @@ class FolderTask:
         if self.tile:
             each, rng = _tiles_each(len(self._split[0])), np.random.default_rng(0)
             images = (tile for image in images for tile in _random_tiles(image, self.tile, each, rng))
-        return torch.stack([_resized(image, self.side, self.side) for image in images])
+        return torch.stack([_resized(image, self.side, self.side, self.pixels.kernel) for image in images])
+
+
+def _held_out(normals: int) -> int:
+    """How many of so many normals to hold out: a tenth, or as many as calibrate well if those can be spared."""
+    tenth = round(normals * HELD_OUT)
+    return tenth if ENOUGH_TO_CALIBRATE > normals * MOST_HELD_OUT else max(tenth, ENOUGH_TO_CALIBRATE)
 
 
 def _tiles_each(images: int) -> int:
@@ -252,16 +259,16 @@ def _size(file: Path) -> tuple[int, int]:
         return image.size
 
 
-def _resized(image: Tensor, height: int, width: int) -> Tensor:
+def _resized(image: Tensor, height: int, width: int, kernel: str) -> Tensor:
     """uint8 (3, H, W) to uint8 (3, height, width)."""
-    return resample(image[None].float(), height, width, "lanczos")[0].clamp(0, 255).round().byte()
+    return resample(image[None].float(), height, width, kernel)[0].clamp(0, 255).round().byte()
 
 
 def _random_tiles(image: Tensor, tile: int, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
     """`count` squares of `tile` pixels from anywhere in an image, which is enlarged if it is smaller."""
     height, width = (max(side, tile) for side in image.shape[1:])
     if (height, width) != tuple(image.shape[1:]):
-        image = _resized(image, height, width)
+        image = _resized(image, height, width, "lanczos")
     for _ in range(count):
         row, column = rng.integers(0, [height - tile + 1, width - tile + 1])
         yield image[:, row : row + tile, column : column + tile]

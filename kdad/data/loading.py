@@ -4,21 +4,26 @@ from kdad.data.datasets import DATASETS, folder_path, is_folder
 from kdad.data.folders import FolderTask
 from kdad.data.one_vs_rest import OneVsRestTask
 from kdad.data.pattern_defects import PatternDefectsTask
+from kdad.data.preprocessing import Preprocessing
 from kdad.data.sources import load_source
 from kdad.data.task import Task
 from kdad.errors import UserError, one_of
 
+PHOTOGRAPHS = Preprocessing(256, 256, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
-def load_task(dataset: str, normal_class: str, side: int = 256, tile: int | None = None) -> Task:
+
+def load_task(
+    dataset: str, normal_class: str, pixels: Preprocessing = PHOTOGRAPHS, tile: int | None = None
+) -> Task:
     """The task in which `normal_class` of `dataset` is normal and everything else anomalous; see `DATASETS`.
 
     Args:
         dataset: a name in `DATASETS`, or `folder:PATH`.
-        side, tile: for a folder, see `kdad.data.folders.FolderTask`.
+        pixels, tile: for a folder, see `kdad.data.folders.FolderTask`.
     """
     if is_folder(dataset):
         one_of(f"class of {dataset}", normal_class, FolderTask.classes)
-        return FolderTask(folder_path(dataset), side, tile)
+        return FolderTask(folder_path(dataset), pixels, tile)
     one_of("data set", dataset, (*DATASETS, "folder:PATH"))
     if tile:
         raise UserError(f"tiles are for folders of large images; the images of {dataset} are small")

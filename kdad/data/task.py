@@ -103,8 +103,8 @@ def all_normal(images: Tensor) -> Labelled:
     return Labelled(images, labels, labels.bool())
 
 
-def holdout_split(n: int) -> tuple[Tensor, Tensor]:
-    """Indices of the 90 % to train on and of the 10 % held out of every student and teacher."""
+def holdout_split(n: int, held_out: int | None = None) -> tuple[Tensor, Tensor]:
+    """Indices of the 90 % to train on and of the 10 %, or of `held_out`, that no student or teacher sees."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(SPLIT_SEED))
-    kept = n - round(n * HELD_OUT)
+    kept = n - (round(n * HELD_OUT) if held_out is None else held_out)
     return order[:kept], order[kept:]

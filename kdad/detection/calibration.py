@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kdad.data.images import in_batches
-from kdad.data.pseudo_anomalies import cut_and_paste
+from kdad.data.pseudo_anomalies import blend_in
 from kdad.data.task import Images
 from kdad.detection.discrepancy import SCORES, layer_scores
 from kdad.detection.heatmaps import MapGeometry, PatchReading, layer_weights, sampled
-from kdad.detection.mahalanobis import Gaussian, pooled
+from kdad.detection.mahalanobis import Gaussian
 from kdad.detection.observation import Observation, observe
 from kdad.errors import UserError
 from kdad.files import write_atomically
@@ -188,7 +188,7 @@ def calibrate(
 def _gaussian(teacher: Teacher, train: Tensor, device: torch.device) -> Gaussian:
     """The Gaussian of the pooled features of training images."""
     batches = (batch.to(device) for batch in in_batches(train))
-    return Gaussian.fit(pooled(teacher(teacher.preprocessing(batch)), teacher.prefix) for batch in batches)
+    return Gaussian.fit(teacher.network.summary(teacher(teacher.preprocessing(batch))) for batch in batches)
 
 
 def _moments(batches: Iterable[list[Tensor]]) -> tuple[Tensor, Tensor]:
@@ -212,7 +212,7 @@ def _coefficients(student: nn.Module, teacher: Teacher, train: Tensor) -> Tensor
     chosen = train[torch.linspace(0, len(train) - 1, min(len(train), PSEUDO_ANOMALIES)).round().long()]
     mean, std = _moments(observe(student, teacher, batch.to(device), tile=0).maps for batch in in_batches(chosen))
     reading = PatchReading(mean, std.clamp(min=1e-12), torch.ones_like(mean))
-    pasted, masks = map(torch.from_numpy, cut_and_paste(chosen.permute(0, 2, 3, 1).contiguous().numpy()))
+    pasted, masks = map(torch.from_numpy, blend_in(chosen.permute(0, 2, 3, 1).contiguous().numpy()))
     points, truth = [], []
     for batch, mask in zip(pasted.permute(0, 3, 1, 2).split(64), masks.split(64), strict=True):
         maps = reading.standardise(observe(student, teacher, batch.to(device), tile=0).maps)

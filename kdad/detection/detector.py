@@ -20,8 +20,8 @@ from kdad.detection.rendering import colour_range
 from kdad.detection.tiles import Tiling
 from kdad.devices import accelerator, in_halves
 from kdad.errors import UserError
-from kdad.networks.registry import TEACHERS
-from kdad.networks.teachers import Teacher, load_teacher
+from kdad.networks.registry import TEACHERS, adjustable
+from kdad.networks.teachers import Teacher, teacher_copied
 from kdad.storage import hub, student_folder
 from kdad.storage.student_config import StudentConfig
 
@@ -192,9 +192,9 @@ class Detector:
 def _teacher_of(folder: Path, config: StudentConfig) -> Teacher:
     """The teacher that a student names, wherever it is on this machine."""
     place = student_folder.load_local(folder).get("teacher", config.teacher)
-    if "/" not in place and place not in TEACHERS:
+    if "/" not in place and place not in TEACHERS and not adjustable(place):
         raise UserError(f"the teacher of this student, {place!r}, is a folder elsewhere: say where with --teacher")
-    return load_teacher(place)
+    return teacher_copied(place, config.preprocessing.resize, config.layers)
 
 
 def _check_teacher(config: StudentConfig, teacher: Teacher) -> None:
@@ -205,10 +205,15 @@ def _check_teacher(config: StudentConfig, teacher: Teacher) -> None:
             f"teacher {teacher.name!r} has SHA-256 {teacher.sha256[:12]}…, but this student copied one with "
             f"{config.teacher_sha256[:12]}…: their scores would mean nothing; get the original teacher"
         )
+    if list(teacher.layers) != config.layers:
+        raise UserError(
+            f"teacher {teacher.name!r} is read at {', '.join(teacher.layers)}, but this student copied "
+            f"{', '.join(config.layers)}: load it with these layers"
+        )
     if teacher.preprocessing != config.preprocessing:
         raise UserError(
             f"teacher {teacher.name!r} now prepares its pixels as {teacher.preprocessing}, but this student was "
-            f"trained with {config.preprocessing}: restore its preprocessor_config.json"
+            f"trained with {config.preprocessing}: restore its preprocessor_config.json, or load it with that side"
         )
 
 

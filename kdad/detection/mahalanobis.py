@@ -6,7 +6,7 @@ is the trivial student, that gives the mean of the normals to any image, judged 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,27 +15,16 @@ from torch import Tensor
 SMALLEST_VARIANCE = 1e-8  # of features; what varies less counts as if it varied so much
 
 
-def pooled(features: Sequence[Tensor], prefix: int) -> Tensor:
-    """The teacher's own summary of an image, (B, D) float32: the mean over patches of its last critical layer.
-
-    Where `prefix` tokens stand before those of the patches, halfway between that and the first, the class token: each
-    of the two tells some classes better.
-    """
-    last = features[-1].float()
-    patches = last[:, prefix:].mean(1)
-    return (last[:, 0] + patches) / 2 if prefix else patches
-
-
 @dataclass(frozen=True)
 class Gaussian:
-    """`mean` (D,) and symmetric `whitening` matrix (D, D) of pooled features of normals, float32."""
+    """`mean` (D,) and symmetric `whitening` matrix (D, D) of summaries of normals, float32."""
 
     mean: Tensor
     whitening: Tensor
 
     @classmethod
     def fit(cls, features: Iterable[Tensor]) -> Gaussian:
-        """The Gaussian of training normals, in batches (B, D) of pooled features; rounded as it will be saved.
+        """The Gaussian of training normals, in batches (B, D) of summaries; rounded as it will be saved.
 
         Its covariance is shrunk after Ledoit and Wolf (2004), so that fewer images than dimensions will do.
         """
@@ -49,7 +38,7 @@ class Gaussian:
         return cls(known.mean(0).float(), whitening.half().float())
 
     def distance(self, features: Tensor) -> Tensor:
-        """The squared Mahalanobis distance (B,) of pooled features (B, D), per dimension: of normals, about 1.
+        """The squared Mahalanobis distance (B,) of summaries (B, D), per dimension: of normals, about 1.
 
         Source: Lee et al. 2018 (arXiv 1807.03888), equation 2, with one class.
         """

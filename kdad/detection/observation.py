@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from kdad.detection.discrepancy import layer_errors, patch_errors
-from kdad.detection.mahalanobis import pooled
 from kdad.detection.tiles import Tiling, map_tiles
 from kdad.devices import full_float32
 from kdad.networks.teachers import Teacher
@@ -17,7 +16,7 @@ class Observation(NamedTuple):
     """What is measured of B images."""
 
     errors: Tensor  # the error table (B, L, 2); of tiles, their mean
-    summary: Tensor  # (B, D), the teacher's own, see `kdad.detection.mahalanobis.pooled`; of tiles, the mean
+    summary: Tensor  # (B, D), the teacher's own, see `FeatureNetwork.summary`; of tiles, the mean
     maps: list[Tensor]  # the patch errors (B, h, w) of every critical layer
 
 
@@ -37,7 +36,7 @@ def observe(
         with full_float32(pixels.device):
             copied, target = student(pixels), teacher(pixels) if features is None else features
             maps = patch_errors(copied, target, teacher.prefix, teacher.grids)
-            return layer_errors(copied, target), pooled(target, teacher.prefix), *maps
+            return layer_errors(copied, target), teacher.network.summary(target), *maps
 
     if not tile:
         errors, summary, *maps = look(images)

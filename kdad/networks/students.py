@@ -8,12 +8,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdad.errors import UserError, one_of
+from kdad.networks.conv_student import ConvStudent
 from kdad.networks.features import FeatureNetwork
-from kdad.networks.recipes import COMPACT_BELOW, COMPACT_VGG, Recipe, vit_recipe, with_overrides
+from kdad.networks.recipes import COMPACT_BELOW, COMPACT_CONV, COMPACT_VGG, Recipe, vit_recipe, with_overrides
 from kdad.networks.registry import TEACHERS
 from kdad.networks.teachers import Teacher
+from kdad.networks.timm_backbones import TimmFeatures
 from kdad.networks.vgg import ConvStack, compact_layers, compact_student_blocks, paper_student
-from kdad.networks.vit import ViTFeatures, ViTStudent
+from kdad.networks.vit import CRITICAL_LAYERS, ViTFeatures, ViTStudent
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 SCHEDULES: dict[str, Callable[[Optimizer, Recipe, int], LRScheduler]] = {
@@ -34,6 +36,7 @@ ARCHITECTURES: dict[str, Callable[..., FeatureNetwork]] = {
     "compact-vgg": _compact_vgg,
     "paper-vgg": paper_student,
     "vit": ViTStudent,
+    "conv": ConvStudent,
 }
 
 
@@ -54,7 +57,10 @@ def preset(teacher: Teacher) -> tuple[dict[str, Any], Recipe]:
     if spec is not None and spec.student is not None and spec.recipe is not None:
         return {"kind": spec.student}, spec.recipe
     if isinstance(teacher.network, ViTFeatures):
-        return _vit_architecture(teacher, teacher.network), vit_recipe(teacher.network.width)
+        width = teacher.network.width
+        return _vit_architecture(teacher, teacher.network.patch, width, CRITICAL_LAYERS), vit_recipe(width)
+    if isinstance(teacher.network, TimmFeatures):
+        return _of_timm(teacher, teacher.network)
     return {"kind": "compact-vgg", "inner": 16}, COMPACT_VGG
 
 
@@ -63,18 +69,27 @@ def recipe_for(teacher: Teacher, images: int, **overrides: Any) -> Recipe:
     return with_overrides(preset(teacher)[1].with_enough_steps(images), **overrides)
 
 
-def _vit_architecture(teacher: Teacher, network: ViTFeatures) -> dict[str, Any]:
-    width = network.width
+def _of_timm(teacher: Teacher, network: TimmFeatures) -> tuple[dict[str, Any], Recipe]:
+    if network.transformer:
+        width, layers = network.channels[-1], len(network.layers)
+        return _vit_architecture(teacher, network.strides[-1], width, layers), vit_recipe(width)
+    return {"kind": "conv", "strides": list(network.strides), "channels": list(network.channels)}, COMPACT_CONV
+
+
+def _vit_architecture(teacher: Teacher, patch: int, width: int, layers: int) -> dict[str, Any]:
     sizes = (
         {"width": 56, "hidden": 112, "heads": 4, "dropout": 0.0}
         if width < COMPACT_BELOW
         else {"width": width, "hidden": 512, "heads": 8, "dropout": 0.2}
     )
+    # Students of four layers, as all were first, do not name their number.
+    number = {} if layers == CRITICAL_LAYERS else {"layers": layers}
     return {
         "kind": "vit",
         "size": teacher.preprocessing.crop,
-        "patch": network.patch,
+        "patch": patch,
         "prefix": teacher.prefix,
         "teacher_width": width,
         **sizes,
+        **number,
     }

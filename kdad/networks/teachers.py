@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,26 @@ from kdad.devices import full_float32
 from kdad.errors import UserError
 from kdad.files import sha256_of
 from kdad.networks.features import FeatureNetwork
-from kdad.networks.provenance import UNKNOWN
+from kdad.networks.provenance import UNKNOWN, trained_on_of_tag
 from kdad.networks.registry import (
     CARD_FILE,
     COMPACT_VGG_TYPE,
     HUB,
+    LITE0,
     SHIPPED,
     TEACHERS,
+    TIMM,
     TORCHVISION,
     WEIGHTS_FILE,
     WEIGHTS_FOLDER,
     TeacherSpec,
+    adjustable,
     available,
+    side_for,
+    split_timm,
 )
+from kdad.networks.timm_backbones import TimmFeatures, build_timm, timm_config, timm_pixels
+from kdad.networks.timm_weights import lite0, timm_weights
 from kdad.networks.vgg import CompactVGG, imagenet_vgg16
 from kdad.networks.vit import ViTFeatures
 
@@ -64,6 +71,11 @@ class Teacher:
         return self.network.prefix
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of its critical layers, where they can be chosen."""
+        return self.network.layers
+
+    @property
     def grids(self) -> list[tuple[int, int]]:
         """(h, w) of the patches of every critical layer."""
         return self.network.grids(self.preprocessing.crop, self.preprocessing.crop)
@@ -74,12 +86,40 @@ class Teacher:
         return self
 
 
-def load_teacher(name: str) -> Teacher:
-    """Load a teacher by name, local folder, or Hub id of a ViT-family model.
+def load_teacher(name: str, side: int | None = None, layers: Sequence[str] = ()) -> Teacher:
+    """Load a teacher by name, local folder, Hub id of a ViT-family model, or `timm:NAME[@FILE]`.
+
+    Args:
+        name: one of the above.
+        side: the side in pixels at which to read images, if not its own; of `lite0-imagenet` and timm's models.
+        layers: the names of its critical layers, from fine to coarse, if not its own; of the same.
 
     Raises:
-        UserError: nothing of that name is here or can be fetched.
+        UserError: nothing of that name is here or can be fetched, or it cannot be read so.
     """
+    if adjustable(name):
+        load = _from_timm if name.startswith(TIMM) else _from_package
+        return load(name, side, layers)
+    teacher = _of_fixed_size(name)
+    if layers or side not in (None, teacher.preprocessing.resize):
+        raise UserError(
+            f"teacher {name!r} reads images at {teacher.preprocessing.resize} px, at layers of its own; --side and "
+            f"--layers are for {LITE0} and timm:NAME"
+        )
+    return teacher
+
+
+def teacher_for(name: str, dataset: str, side: int | None = None, layers: Sequence[str] = ()) -> Teacher:
+    """A teacher as students of `dataset` read it, unless another side or other layers are asked for."""
+    return load_teacher(name, side or side_for(name, dataset), layers)
+
+
+def teacher_copied(name: str, side: int, layers: Sequence[str]) -> Teacher:
+    """A teacher as a student read it, of whose configuration `side` and `layers` are."""
+    return load_teacher(name, side, layers) if adjustable(name) else load_teacher(name)
+
+
+def _of_fixed_size(name: str) -> Teacher:
     if name in TEACHERS:
         spec = TEACHERS[name]
         return LOADERS[spec.source](name, spec)
@@ -89,7 +129,7 @@ def load_teacher(name: str) -> Teacher:
         return _from_folder(name, _fetch_snapshot(name))
     raise UserError(
         f"unknown teacher {name!r}; choose one of: {', '.join(available())}, "
-        "or give the Hub id (owner/name) or the folder of a ViT-family model"
+        "or give the Hub id (owner/name) or the folder of a ViT-family model, or timm:NAME"
     )
 
 
@@ -190,6 +230,25 @@ def _fetch_snapshot(repo: str) -> Path:
             "network, or use a shipped teacher"
         ) from None
     return folder
+
+
+def _from_package(name: str, side: int | None, layers: Sequence[str]) -> Teacher:
+    spec = TEACHERS[name]
+    model, sha256 = lite0(spec.place)
+    preprocessing = Preprocessing(**(spec.pixels or {}))
+    if side is not None:
+        preprocessing = replace(preprocessing, resize=side, crop=side)
+    network = TimmFeatures(model, layers, preprocessing.crop)
+    return Teacher(name, sha256, spec.trained_on or UNKNOWN, preprocessing, network)
+
+
+def _from_timm(name: str, side: int | None, layers: Sequence[str]) -> Teacher:
+    model, given = split_timm(name)
+    config, file = timm_config(model), timm_weights(model, given)
+    preprocessing = timm_pixels(config, side)
+    network = TimmFeatures(build_timm(model, file, side), layers, preprocessing.crop)
+    full_name = f"{TIMM}{model}@{file.resolve()}" if given else name
+    return Teacher(full_name, sha256_of([file]), trained_on_of_tag(config.get("tag") or ""), preprocessing, network)
 
 
 def _torchvision_vgg16(name: str, spec: TeacherSpec) -> Teacher:

@@ -100,6 +100,7 @@ class ViTStudent(FeatureNetwork):
         heads: int,
         dropout: float,
         teacher_width: int,
+        layers: int = CRITICAL_LAYERS,
     ):
         super().__init__()
         self.size, self.patch, self.prefix = size, patch, prefix
@@ -110,11 +111,11 @@ class ViTStudent(FeatureNetwork):
             nn.TransformerEncoderLayer(
                 width, heads, hidden, dropout, activation="gelu", batch_first=True, norm_first=True
             )
-            for _ in range(CRITICAL_LAYERS)
+            for _ in range(layers)
         )
         narrow = width != teacher_width
         self.projections = nn.ModuleList(
-            nn.Linear(width, teacher_width) if narrow else nn.Identity() for _ in range(CRITICAL_LAYERS)
+            nn.Linear(width, teacher_width) if narrow else nn.Identity() for _ in range(layers)
         )
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
@@ -133,8 +134,8 @@ class ViTStudent(FeatureNetwork):
         return sdpa_kernel(SDPBackend.MATH) if self.training and device.type == "cpu" else contextlib.nullcontext()
 
     def grids(self, height: int, width: int) -> list[tuple[int, int]]:
-        """(h, w) in patches, the same for all four layers."""
-        return [(height // self.patch, width // self.patch)] * CRITICAL_LAYERS
+        """(h, w) in patches, the same for all layers."""
+        return [(height // self.patch, width // self.patch)] * len(self.blocks)
 
 
 @contextlib.contextmanager

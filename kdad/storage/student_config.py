@@ -1,6 +1,6 @@
 """What a student is and where it comes from: its config.json."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_origin
@@ -12,6 +12,7 @@ from kdad.data.task import Task
 from kdad.errors import UserError, one_of
 from kdad.networks.provenance import OVERLAP_IN_WORDS, label_overlap
 from kdad.networks.recipes import Recipe
+from kdad.networks.registry import TIMM, split_timm
 from kdad.networks.teachers import Teacher
 from kdad.storage.layout import (
     CALIBRATION_KINDS,
@@ -24,8 +25,8 @@ from kdad.storage.layout import (
     calibration_kind,
 )
 
-FORMAT = 2  # of student folders; a folder that does not say is of the first
-RECORDED_VERSIONS = ("torch", "torchvision", "transformers", "pytorch-lightning", "scikit-learn")
+FORMAT = 3  # of student folders; a folder that does not say is of the first
+RECORDED_VERSIONS = ("torch", "torchvision", "transformers", "timm", "pytorch-lightning", "scikit-learn")
 RESULTS = ("format", "hardware", "weights_sha256")  # what a configuration says beside what was asked for
 MOST_DIFFERENCES = 3
 
@@ -38,7 +39,8 @@ class StudentConfig:
     not shared. `images_sha256` is `Task.fingerprint("train")`, empty where a student of the first format cannot say;
     `score` is the default one, a name in `kdad.storage.layout.SCORE_NAMES`; `calibration` says how its normals are held
     out, a name in `CALIBRATION_KINDS` there; `tile` is the side in pixels of the tiles
-    that it looks at one by one, 0 for whole images; `weights_sha256` is that of the finished student's
+    that it looks at one by one, 0 for whole images; `layers` names the teacher's critical layers, where they can be
+    chosen; `weights_sha256` is that of the finished student's
     model.safetensors, and empty before.
     """
 
@@ -57,13 +59,14 @@ class StudentConfig:
     seed: int
     hardware: str
     versions: dict[str, Any]
+    layers: list[str] = field(default_factory=list)
     weights_sha256: str = ""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            kind: Any = get_origin(field.type) or field.type
-            if not isinstance(getattr(self, field.name), kind):
-                raise UserError(f"{field.name} must be of type {kind.__name__}")
+        for entry in fields(self):
+            kind: Any = get_origin(entry.type) or entry.type
+            if not isinstance(getattr(self, entry.name), kind):
+                raise UserError(f"{entry.name} must be of type {kind.__name__}")
         one_of("label overlap", self.label_overlap, OVERLAP_IN_WORDS)
         one_of("score", self.score, SCORE_NAMES)
         one_of("kind of calibration", self.calibration, CALIBRATION_KINDS)
@@ -90,6 +93,7 @@ class StudentConfig:
             tile=task.tile,
             seed=seed,
             hardware=hardware,
+            layers=list(teacher.layers),
             versions={package: version(package) for package in RECORDED_VERSIONS} | {"kdad": __version__},
         )
 
@@ -113,7 +117,7 @@ class StudentConfig:
             )
         if found == 1:
             values = {"images_sha256": "", "calibration": calibration_kind(values), **values}
-        if unknown := values.keys() - {field.name for field in fields(cls)}:
+        if unknown := values.keys() - {entry.name for entry in fields(cls)}:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
         recipe, preprocessing = Recipe.from_dict(values["recipe"]), Preprocessing.from_dict(values["preprocessing"])
         return cls(**{**values, "recipe": recipe, "preprocessing": preprocessing})
@@ -143,7 +147,9 @@ class StudentConfig:
 
 
 def public_teacher(name: str) -> str:
-    """A teacher's name without its path on this machine."""
+    """A teacher's name without its path, or that of its weights, on this machine."""
+    if name.startswith(TIMM):
+        return f"{TIMM}{split_timm(name)[0]}"
     return Path(name).name if Path(name).is_absolute() else name
 
 

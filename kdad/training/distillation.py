@@ -131,8 +131,9 @@ def views(task: Task, recipe: Recipe, device: str) -> list[Tensor]:
     """
     if recipe.random_crop:
         return []
-    mirrored = [task.train.flip(-1)] if recipe.flip else []
-    shown = [task.train, *mirrored, task.validation.images]
+    trained_on = [task.train, *([task.validation.images] if task.cross_fitted else [])]
+    mirrored = [images.flip(-1) for images in trained_on] if recipe.flip else []
+    shown = [task.train, task.validation.images, *mirrored]
     return [batch.to(device) for images in shown for batch in in_batches(images)]
 
 

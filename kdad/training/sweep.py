@@ -19,7 +19,7 @@ from kdad.evaluation.evaluate import evaluate
 from kdad.evaluation.results_file import AUROCS, Figure
 from kdad.networks.recipes import Recipe
 from kdad.networks.students import recipe_for
-from kdad.networks.teachers import Teacher, load_teacher
+from kdad.networks.teachers import Teacher, teacher_for
 from kdad.storage import layout, student_folder
 from kdad.storage.history import read_history
 from kdad.storage.student_config import StudentConfig, public_teacher
@@ -45,6 +45,8 @@ def run_sweep(
     device: str,
     overrides: dict[str, Any],
     tile: int | None = None,
+    side: int | None = None,
+    layers: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train and evaluate what is missing, and return per-class and mean figures over seeds.
 
@@ -53,8 +55,8 @@ def run_sweep(
     """
     wanted = _tasks(dataset, normal_class)
     device = accelerator(device)
-    teacher = load_teacher(teacher_name).to(device)
-    tasks = {name: load_task(*source, teacher.preprocessing.resize, tile) for name, source in wanted.items()}
+    teacher = teacher_for(teacher_name, dataset, side, layers).to(device)
+    tasks = {name: load_task(*source, teacher.preprocessing, tile) for name, source in wanted.items()}
     recipes = {name: recipe_for(teacher, task.train_size, **overrides) for name, task in tasks.items()}
     folders, missing = {}, {}
     for name, task in tasks.items():

@@ -1,0 +1,202 @@
+"""Any backbone of timm as a teacher, convolutional or transformer, read through timm's own feature extraction.
+
+What the layers are called, how wide and how coarse they are, how the model wants its pixels and what it was trained on
+is what timm's model says of itself (`feature_info` and `pretrained_cfg`).
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdad.data.preprocessing import KERNELS, Preprocessing
+from kdad.errors import UserError
+from kdad.networks.features import FeatureNetwork
+from kdad.networks.vgg import tokens
+
+FINAL = "final"  # the layer that the classifier reads, whatever it is called in the model
+READ_STRIDES = (8, 16)  # critical layers below the final one: finer ones see no defect, only noise
+MOST_FINAL_CHANNELS = 512
+TRANSFORMER_LAYERS = 4
+
+
+class TimmFeatures(FeatureNetwork):
+    """A timm model read at some of its layers.
+
+    Of a model with a classifier, the final layer is reduced to the `MOST_FINAL_CHANNELS` directions that it reads most,
+    the leading right singular vectors of its weight matrix: what it cannot see varies without meaning.
+
+    Args:
+        model: a timm model that has `forward_intermediates`.
+        layers: names of `layer_names(model)`, from fine to coarse; empty for the default.
+        size: side of the square input in pixels.
+
+    Raises:
+        UserError: a layer is unknown, or the model cannot be read at this size.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], size: int):
+        super().__init__()
+        self.model: Any = model.to(memory_format=torch.channels_last)
+        known = layer_names(model)
+        self.layers = tuple(layers) or _default_layers(model)
+        for layer in self.layers:
+            if layer not in known:
+                raise UserError(f"there is no layer {layer!r} in this teacher; its layers are: {', '.join(known)}")
+        if list(self.layers) != sorted(set(self.layers), key=known.index):
+            raise UserError(f"layers go from fine to coarse, each once: {', '.join(known)}")
+        info = {entry["module"]: entry for entry in model.feature_info}
+        self.transformer = is_transformer(model)
+        self.prefix = int(getattr(model, "num_prefix_tokens", 0)) if self.transformer else 0
+        coarsest = model.feature_info[-1]
+        self.strides = tuple(int(info.get(layer, coarsest)["reduction"]) for layer in self.layers)
+        self.reduce = _classifier_directions(model) if FINAL in self.layers else None
+        self.channels = self._checked_channels(size)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Normalised pixels (B, 3, S, S) to one (B, prefix + h·w, D) tensor per layer."""
+        if self.transformer:
+            pairs = self.model.forward_intermediates(
+                pixels, indices=self._indices(), norm=False, return_prefix_tokens=True, output_fmt="NLC",
+                intermediates_only=True,
+            )  # fmt: skip
+            return [torch.cat([pair[1], pair[0]], 1) if self.prefix else _patches(pair) for pair in pairs]
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        final, maps = self.model.forward_intermediates(pixels, indices=self._indices(), output_fmt="NCHW")
+        read = [tokens(layer) for layer in maps]
+        return [*read, self._final(final)] if FINAL in self.layers else read
+
+    def grids(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(h, w) of the patches of every layer."""
+        return [(height // stride, width // stride) for stride in self.strides]
+
+    def summary(self, features: Sequence[Tensor]) -> Tensor:
+        """Of a convolutional model, the mean (B, D) over all but the outermost patches, to length one.
+
+        The outermost patches see the padding more than the image, and how long the mean is tells more of contrast than
+        of content. Both were chosen with the default score; see `benchmarks/scores.py`.
+        """
+        if self.transformer:
+            return super().summary(features)
+        side = int(features[-1].shape[1] ** 0.5)
+        grid = features[-1].float().unflatten(1, (side, -1))
+        inner = grid[:, 1:-1, 1:-1] if side > 2 else grid
+        return nn.functional.normalize(inner.flatten(1, 2).mean(1), dim=1)
+
+    def _indices(self) -> list[int]:
+        names = [entry["module"] for entry in self.model.feature_info]
+        # Without any, timm would compute them all.
+        return [names.index(layer) for layer in self.layers if layer != FINAL] or [len(names) - 1]
+
+    def _final(self, final: Tensor) -> Tensor:
+        flat = final.flatten(1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else tokens(final)
+        return flat if self.reduce is None else flat @ self.reduce
+
+    @torch.no_grad()
+    def _checked_channels(self, size: int) -> tuple[int, ...]:
+        """The width of every layer, from a blank image that has to go through."""
+        if size % max(self.strides):
+            raise UserError(f"this teacher reads images whose side is a multiple of {max(self.strides)}, not {size}")
+        try:
+            read = self.eval()(torch.zeros(1, 3, size, size))
+        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+            raise UserError(f"this teacher cannot read images of {size} px: {_line(error)}") from None
+        if [layer.shape[1] - self.prefix for layer in read] != [h * w for h, w in self.grids(size, size)]:
+            raise UserError(f"this teacher does not halve images of {size} px evenly; choose another --side")
+        return tuple(layer.shape[2] for layer in read)
+
+
+def _patches(pair: Any) -> Tensor:
+    """The patches of what a transformer without prefix tokens returns: alone, or first of a pair."""
+    return pair[0] if isinstance(pair, tuple) else pair
+
+
+def is_transformer(model: Any) -> bool:
+    """Whether all layers share one grid of patches, as those of a plain transformer do."""
+    return len({entry["reduction"] for entry in model.feature_info}) == 1
+
+
+def layer_names(model: Any) -> list[str]:
+    """The layers that a model can be read at, from fine to coarse; a convolutional one also at its final features."""
+    names = [str(entry["module"]) for entry in model.feature_info]
+    return names if is_transformer(model) else [*names, FINAL]
+
+
+def _default_layers(model: Any) -> tuple[str, ...]:
+    """Of a transformer of n blocks, n/4, n/2, 3n/4 and n; of others, the strides of `READ_STRIDES` and the end."""
+    names = [str(entry["module"]) for entry in model.feature_info]
+    if is_transformer(model):
+        places = [max(0, round(len(names) * part / TRANSFORMER_LAYERS) - 1) for part in range(1, TRANSFORMER_LAYERS + 1)]
+        return tuple(dict.fromkeys(names[place] for place in places))
+    last_of = {entry["reduction"]: str(entry["module"]) for entry in model.feature_info}
+    return (*(last_of[stride] for stride in READ_STRIDES if stride in last_of), FINAL)
+
+
+def _classifier_directions(model: Any) -> Tensor | None:
+    """(D, `MOST_FINAL_CHANNELS`), orthonormal, or None where the final layer is no wider or no classifier reads it."""
+    classifier = model.get_classifier()
+    if not isinstance(classifier, nn.Linear) or classifier.in_features != model.num_features:
+        return None
+    if classifier.in_features <= MOST_FINAL_CHANNELS or classifier.out_features < MOST_FINAL_CHANNELS:
+        return None
+    rows = torch.linalg.svd(classifier.weight.detach().double(), full_matrices=False).Vh[:MOST_FINAL_CHANNELS]
+    # A singular vector is known up to its sign, which may not depend on the machine.
+    largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
+    return (rows * largest.sign()).T.float().contiguous()
+
+
+def timm_pixels(config: dict[str, Any], side: int | None) -> Preprocessing:
+    """How a model wants its pixels, from its `pretrained_cfg`; whole images, so that no part of them escapes."""
+    kernel = config.get("interpolation", "bilinear")
+    size = side or int(config["input_size"][-1])
+    known = kernel if kernel in KERNELS else "bicubic"
+    return Preprocessing(size, size, tuple(config["mean"]), tuple(config["std"]), known)
+
+
+def timm_config(name: str) -> dict[str, Any]:
+    """What timm knows of the weights of a model, before anything is loaded.
+
+    Raises:
+        UserError: timm has no such model.
+    """
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+    if not timm.is_model(architecture) or (tag and tag not in tags):
+        known = [*timm.list_models(), *timm.list_pretrained()]
+        near = get_close_matches(name, known, n=4, cutoff=0.5)
+        raise UserError(f"timm has no model {name!r}{'; near ones: ' + ', '.join(near) if near else ''}")
+    config = timm.get_pretrained_cfg(name)
+    return {} if config is None else dict(config.to_dict())
+
+
+def build_timm(name: str, file: Path | None, side: int | None) -> nn.Module:
+    """The model of this name with the weights in a local safetensors file, or with random ones.
+
+    Raises:
+        UserError: the file does not hold just this model's weights, or the model has no such size.
+    """
+    import timm
+
+    options: dict[str, Any] = {}
+    config = timm_config(name)
+    if side and config.get("fixed_input_size") and side != config["input_size"][-1]:
+        options["img_size"] = side
+    if file is not None:
+        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file), "hf_hub_id": None, "url": ""}}
+    try:
+        model: nn.Module = timm.create_model(name, **options)
+    except Exception as error:  # timm raises many types on weights or sizes that do not fit
+        what = f"{file} does not hold the weights of timm's {name}" if file else f"timm's {name} cannot be built"
+        raise UserError(f"{what}: {_line(error)}") from None
+    if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
+        raise UserError(f"timm's {name} does not give its layers' features; choose another model")
+    return model
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
