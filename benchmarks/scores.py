@@ -1,9 +1,10 @@
 """Which score tells anomalies best on *validation* images: `python benchmarks/scores.py`.
 
-The default score of one-vs-rest students is chosen by this table: one score for all teachers, that with the highest
-mean. It reads labelled anomalies of two classes of CIFAR-10 as they stand in the validation split; the headline leaves
-these two classes out. The test part is not read. `distance` is what the teacher alone says (see
-`kdad.detection.mahalanobis`), of its class token, of the mean over its patches, or halfway between.
+The default score of one-vs-rest students is chosen by this table: one score for all teachers, and for each kind of
+network the summary that the distance reads. It reads labelled anomalies of two classes of CIFAR-10 as they stand in the
+validation split; the headline leaves these two classes out. The test part is not read. `distance` is what the teacher
+alone says (see `kdad.detection.mahalanobis`), of its class token, of the mean over its patches, or halfway between; of
+a full-size CNN also of its inner patches, and of means scaled to length one.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from kdad.data.images import in_batches
 from kdad.data.loading import load_task
@@ -24,25 +26,45 @@ from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.evaluation.results_file import CHOSEN_ON
 from kdad.files import write_json
-from kdad.networks.registry import shipped
-from kdad.networks.teachers import Teacher, load_teacher
+from kdad.networks.registry import LITE0, shipped
+from kdad.networks.teachers import Teacher, teacher_for
+from kdad.networks.timm_backbones import TimmFeatures
 from kdad.storage.layout import DEFAULT_OUT, student_folder
 
 RESULTS = Path(__file__).resolve().parent / "results" / "scores.json"
 DATASET = "cifar10"
-# The summaries of a teacher's last layer (B, T, D) with so many prefix tokens that a distance may read: (B, D).
-SUMMARIES: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "patches": lambda last, prefix: last[:, prefix:].mean(1),
-    "class token": lambda last, prefix: last[:, 0] if prefix else last.mean(1),
-    "halfway": lambda last, prefix: (last[:, 0] + last[:, prefix:].mean(1)) / 2 if prefix else last.mean(1),
+# The summaries of a teacher's last layer (B, T, D) that a distance may read, (B, D), and which teachers have them.
+SUMMARIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "patches": lambda last: last.mean(1),
+    "unit length": lambda last: normalize(last.mean(1), dim=1),
+    "inner patches": lambda last: inner(last).mean(1),
+    "inner patches, unit length": lambda last: normalize(inner(last).mean(1), dim=1),
 }
+WITH_TOKEN: dict[str, Callable[[Tensor], Tensor]] = {
+    "patches": lambda last: last[:, 1:].mean(1),
+    "class token": lambda last: last[:, 0],
+    "halfway": lambda last: (last[:, 0] + last[:, 1:].mean(1)) / 2,
+}
+
+
+def inner(last: Tensor) -> Tensor:
+    """The patches (B, T, D) of a square grid but for the outermost."""
+    side = int(last.shape[1] ** 0.5)
+    return last.unflatten(1, (side, side))[:, 1:-1, 1:-1].flatten(1, 2)
+
+
+def candidates(teacher: Teacher) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The summaries that are tried of a teacher: of a compact VGG, as it was chosen first, the mean alone."""
+    if teacher.prefix:
+        return WITH_TOKEN
+    return SUMMARIES if isinstance(teacher.network, TimmFeatures) else {"patches": SUMMARIES["patches"]}
 
 
 @torch.inference_mode()
 def summaries(teacher: Teacher, images: Tensor) -> dict[str, Tensor]:
     """Every summary (N, D) of uint8 images (N, 3, H, W)."""
     last = [teacher(teacher.preprocessing(batch))[-1] for batch in in_batches(images)]
-    return {name: torch.cat([summary(layer, teacher.prefix) for layer in last]) for name, summary in SUMMARIES.items()}
+    return {name: torch.cat([summary(layer) for layer in last]) for name, summary in candidates(teacher).items()}
 
 
 @torch.inference_mode()
@@ -60,27 +82,27 @@ def measure(normal_class: str, detector: Detector) -> dict[str, float]:
     task = load_task(DATASET, normal_class)
     validation, teacher = task.validation, detector.teacher
     anomalous, table = validation.anomalous.numpy(), errors(detector, validation.images)
-    candidates = {
+    found = {
         "last layer": last_layer_score(table),
         "published": mkd_score(table, detector.config.recipe.mse_weight),
     }
     train, held_out = summaries(teacher, task.train), summaries(teacher, validation.images)
-    for name in SUMMARIES if teacher.prefix else ["patches"]:
+    for name in candidates(teacher):
         distance = Gaussian.fit([train[name]]).distance(held_out[name]).numpy()
-        candidates |= {f"distance, {name}": distance, f"last layer × distance, {name}": distant_error(table, distance)}
-    return {name: round(metrics.auroc(values, anomalous), 6) for name, values in candidates.items()}
+        found |= {f"distance, {name}": distance, f"last layer × distance, {name}": distant_error(table, distance)}
+    return {name: round(metrics.auroc(values, anomalous), 6) for name, values in found.items()}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure, save for `benchmarks/tables.py`, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--teachers", nargs="+", default=shipped())
+    parser.add_argument("--teachers", nargs="+", default=[*shipped(), LITE0])
     parser.add_argument("--students", type=Path, default=DEFAULT_OUT, help="where student folders are")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     rows = []
     try:
-        for teacher in map(load_teacher, args.teachers):
+        for teacher in (teacher_for(name, DATASET) for name in args.teachers):
             for name in CHOSEN_ON:
                 folder = student_folder(args.students, DATASET, teacher.name, name, 0)
                 figures = measure(name, Detector.load(folder, teacher=teacher, device="cpu"))

@@ -9,7 +9,7 @@ from kdad.errors import UserError
 from kdad.evaluation import results_file
 from kdad.evaluation.results_file import AUROCS, DATASET, FAMILIES, LABELS_SEEN, SQUARE, Line, load_results
 from kdad.files import write_text
-from kdad.networks.registry import CARD_FILE, WEIGHTS_FOLDER, shipped
+from kdad.networks.registry import CARD_FILE, LITE0, WEIGHTS_FOLDER, shipped
 from kdad.networks.teacher_cards import origin
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,18 +25,19 @@ def headline(entries: dict[str, dict]) -> str:
             "with a teacher that was trained on CIFAR-10 *with the labels of all ten classes*, the anomalous too",
         ),
         ("vgg-tinyimagenet", "with one that never saw a label of CIFAR-10"),
+        ("lite0-imagenet", "with EfficientNet-Lite0 of ImageNet, which saw labels of related classes"),
     ):
         if entry := entries.get(f"{DATASET}/{teacher}"):
             mean, seeds = results_file.headline_of(entry, "auroc").mean, results_file.seeds_of(entry)
             sentences.append(f"**{100 * mean:.1f} %** {trained} (`{teacher}`, {seeds})")
-    others = [line for line in results_file.lines({}, DATASET, "auroc") if line.published]
+    others = [line for line in results_file.lines({}, DATASET, "auroc") if line.published and line.headline]
     published = "; ".join(
         f"{line.name}: {line.headline} %, labels {SEEN[LABELS_SEEN[line.label_overlap]]}" for line in others
     )
-    ours = ", and ".join(sentences)
+    ours = ", and ".join(filter(None, [", ".join(sentences[:-1]), *sentences[-1:]]))
     return (
         f"Mean test AUROC on CIFAR-10 one-vs-rest, over the eight classes that had no part in choosing the score, "
-        f"students of the compact VGG: {ours}. ({published}.)"
+        f"students of a compact VGG or of EfficientNet-Lite0: {ours}. ({published}.)"
     )
 
 
@@ -78,7 +79,7 @@ def summary(entries: dict[str, dict], dataset: str) -> str:
     ]
     for name, line in by_score["auroc"].items():
         shown = _scores_of(line)
-        figures = [str(by_score[score][name].headline) if score in shown else "–" for score in AUROCS]
+        figures = [str(by_score[score][name].headline or "–") if score in shown else "–" for score in AUROCS]
         figures.append(str(line.mean))
         seen = f"{SEEN[LABELS_SEEN.get(line.label_overlap)]} ({line.label_overlap})"
         rows.append([name, FAMILIES[line.family], seen, *figures, line.provenance, costs.get(name, "–")])
@@ -98,7 +99,10 @@ def square(entries: dict[str, dict]) -> str:
     for family, name in FAMILIES.items():
         row = [name]
         for seen in (False, True):
-            teacher = SQUARE[family, seen]
+            teacher = SQUARE.get((family, seen))
+            if teacher is None:
+                row.append("–")
+                continue
             entry = entries.get(f"{DATASET}/{teacher}")
             figure = "not measured" if entry is None else str(results_file.headline_of(entry, "auroc"))
             row.append(f"{figure} ({teacher})")
@@ -201,8 +205,9 @@ def score_choice(measured: dict) -> str:
         table.append([name, *(f"{100 * value:.2f}" for value in values), f"**{100 * sum(values) / len(values):.2f}**"])
     words = (
         f"AUROC in per cent on the {measured['split']} split of {measured['dataset']}, seed {measured['seed']}, "
-        f"{measured['hardware']}. A VGG has no class token: its distance is always that of its patches. The default is "
-        "the candidate with the highest mean."
+        f"{measured['hardware']}. Only a ViT has a class token, and only of {LITE0} were the inner patches tried: "
+        "other distances are those of all patches. The default is the product of last layer and distance, of the "
+        "summary with the highest figures of each kind of network."
     )
     return f"{_table(table)}\n\n{words}"
 

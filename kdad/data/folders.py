@@ -225,7 +225,7 @@ class FolderTask:
 def _held_out(normals: int) -> int:
     """How many of so many normals to hold out: a tenth, or as many as calibrate well if those can be spared."""
     tenth = round(normals * HELD_OUT)
-    return tenth if ENOUGH_TO_CALIBRATE > normals * MOST_HELD_OUT else max(tenth, ENOUGH_TO_CALIBRATE)
+    return tenth if normals * MOST_HELD_OUT < ENOUGH_TO_CALIBRATE else max(tenth, ENOUGH_TO_CALIBRATE)
 
 
 def _tiles_each(images: int) -> int:

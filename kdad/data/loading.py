@@ -12,9 +12,7 @@ from kdad.errors import UserError, one_of
 PHOTOGRAPHS = Preprocessing(256, 256, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
-def load_task(
-    dataset: str, normal_class: str, pixels: Preprocessing = PHOTOGRAPHS, tile: int | None = None
-) -> Task:
+def load_task(dataset: str, normal_class: str, pixels: Preprocessing = PHOTOGRAPHS, tile: int | None = None) -> Task:
     """The task in which `normal_class` of `dataset` is normal and everything else anomalous; see `DATASETS`.
 
     Args:

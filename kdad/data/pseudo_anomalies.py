@@ -1,9 +1,9 @@
 """Pseudo-anomalies: normal images with something blended in, to learn which layers locate an anomaly.
 
 After Li et al. 2021, *CutPaste* (arXiv 2104.04015): patches and thin scars, here turned by any angle, taken from
-another normal image in other colours, or of one colour. Beyond CutPaste they are of any size down to a thousandth of the
-image, more or less transparent, and their edges more or less soft, as real defects are: large opaque ones are found by
-any layer, which tells nothing. No labelled anomaly is needed.
+another normal image in other colours, or of one colour. Unlike CutPaste's, they are of any size down to a thousandth of
+the image, more or less transparent, and their edges more or less soft, as those of real defects are: what is large and
+opaque is found by any layer, which tells nothing. No labelled anomaly is needed.
 """
 
 import numpy as np
@@ -33,9 +33,7 @@ def _turned_rectangle(shape: tuple[int, int], rng: np.random.Generator) -> np.nd
     height, width = shape
     area = np.exp(rng.uniform(*np.log(AREA))) * height * width
     stretch = np.exp(rng.uniform(*LOG_ASPECT) / 2)
-    half_length, half_breadth = (
-        max(side / 2, THINNEST) for side in (np.sqrt(area) * stretch, np.sqrt(area) / stretch)
-    )
+    half_length, half_breadth = (max(side / 2, THINNEST) for side in (np.sqrt(area) * stretch, np.sqrt(area) / stretch))
     angle, (y, x) = rng.uniform(0, np.pi), rng.uniform(0.1, 0.9, 2) * shape
     rows, columns = np.mgrid[0:height, 0:width] + 0.5
     along = abs(np.cos(angle) * (columns - x) + np.sin(angle) * (rows - y)) / half_length

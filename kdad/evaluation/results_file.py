@@ -18,7 +18,7 @@ from kdad.files import write_json
 
 RESULTS = Path("benchmarks") / "results" / "one_vs_rest.json"
 AUROCS = {"auroc": "default score", "auroc_last_layer": "last layer alone", "auroc_mkd": "published score"}
-FAMILIES = {"vgg": "VGG", "vit": "ViT"}
+FAMILIES = {"vgg": "VGG", "vit": "ViT", "conv": "CNN"}
 LABELS_SEEN = {"related": False, "none": False, "same": True}
 DATASET = "cifar10"  # what the published lines and the square are about
 # The classes whose validation anomalies chose the default score (`benchmarks/scores.py`): the headline leaves them out.
@@ -33,6 +33,7 @@ SQUARE = {
     ("vgg", True): "vgg-cifar10",
     ("vit", False): "vit-tinyimagenet",
     ("vit", True): "vit-cifar10",
+    ("conv", False): "lite0-imagenet",
 }
 
 
@@ -52,7 +53,8 @@ class Figure:
 class Line:
     """One system's figures on one data set by one score, with where they come from.
 
-    `mean` is over all classes, `headline` over those that had no part in choosing the score.
+    `mean` is over all classes, `headline` over those that had no part in choosing the score; None where no figure of a
+    class is published.
     """
 
     name: str
@@ -60,7 +62,7 @@ class Line:
     label_overlap: str
     score: str
     mean: Figure
-    headline: Figure
+    headline: Figure | None
     classes: dict[str, Figure]
     provenance: str
     published: bool = False
@@ -169,7 +171,8 @@ def _published(reference: Reference) -> Line:
     classes = {name: Figure(value / 100) for name, value in reference.classes.items()}
     provenance = f"{reference.split} split; {reference.selection}"
     mean = Figure(reference.mean / 100)
-    headline = _headline(reference.dataset, {name: [figure.mean] for name, figure in classes.items()})
+    values = {name: [figure.mean] for name, figure in classes.items()}
+    headline = _headline(reference.dataset, values) if values else None
     name, family, overlap = reference.name, reference.family, reference.label_overlap
     return Line(name, family, overlap, "as published", mean, headline, classes, provenance, True)
 

@@ -67,7 +67,7 @@ COMPACT_VGG = Recipe(epochs=4, learning_rate=3e-3, schedule="one-cycle", flip=Tr
 COMPACT_VIT = Recipe(epochs=8, optimizer="adamw", learning_rate=1e-3, schedule="one-cycle", flip=True, fewest_steps=400)
 # No MSE: how large a backbone's features are, nobody has made comparable.
 COMPACT_CONV = Recipe(
-    epochs=4, batch_size=32, learning_rate=3e-3, schedule="one-cycle", mse_weight=0.0, flip=True, fewest_steps=200
+    epochs=2, batch_size=32, learning_rate=3e-3, schedule="one-cycle", mse_weight=0.0, flip=True, fewest_steps=200
 )
 COMPACT_BELOW = 384  # the width from which a ViT is not compact
 

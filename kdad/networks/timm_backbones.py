@@ -38,7 +38,7 @@ class TimmFeatures(FeatureNetwork):
         UserError: a layer is unknown, or the model cannot be read at this size.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[str], size: int):
+    def __init__(self, model: Any, layers: Sequence[str], size: int):
         super().__init__()
         self.model: Any = model.to(memory_format=torch.channels_last)
         known = layer_names(model)
@@ -129,8 +129,8 @@ def _default_layers(model: Any) -> tuple[str, ...]:
     """Of a transformer of n blocks, n/4, n/2, 3n/4 and n; of others, the strides of `READ_STRIDES` and the end."""
     names = [str(entry["module"]) for entry in model.feature_info]
     if is_transformer(model):
-        places = [max(0, round(len(names) * part / TRANSFORMER_LAYERS) - 1) for part in range(1, TRANSFORMER_LAYERS + 1)]
-        return tuple(dict.fromkeys(names[place] for place in places))
+        depths = (round(len(names) * part / TRANSFORMER_LAYERS) for part in range(1, TRANSFORMER_LAYERS + 1))
+        return tuple(dict.fromkeys(names[max(0, depth - 1)] for depth in depths))
     last_of = {entry["reduction"]: str(entry["module"]) for entry in model.feature_info}
     return (*(last_of[stride] for stride in READ_STRIDES if stride in last_of), FINAL)
 

@@ -83,4 +83,3 @@ def _fetched(name: str, repo: str | None) -> Path:
             f"the weights of timm:{name} are not here and could not be fetched ({type(error).__name__}): check the "
             f"network, or download model.safetensors of huggingface.co/{repo} and give timm:{name}@FILE"
         ) from None
-

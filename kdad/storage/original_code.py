@@ -52,6 +52,8 @@ def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -
         score=DISTANT_ERROR,
         calibration=HELD_OUT,
         tile=0,
+        layers=[],
+        layers=[],
         seed=0,
         hardware="unknown",
         versions={},

@@ -1,6 +1,6 @@
 """What a student is and where it comes from: its config.json."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_origin
@@ -59,7 +59,7 @@ class StudentConfig:
     seed: int
     hardware: str
     versions: dict[str, Any]
-    layers: list[str] = field(default_factory=list)
+    layers: list[str]
     weights_sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -117,6 +117,8 @@ class StudentConfig:
             )
         if found == 1:
             values = {"images_sha256": "", "calibration": calibration_kind(values), **values}
+        if found < 3:
+            values = {"layers": [], **values}
         if unknown := values.keys() - {entry.name for entry in fields(cls)}:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
         recipe, preprocessing = Recipe.from_dict(values["recipe"]), Preprocessing.from_dict(values["preprocessing"])

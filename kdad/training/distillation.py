@@ -131,9 +131,11 @@ def views(task: Task, recipe: Recipe, device: str) -> list[Tensor]:
     """
     if recipe.random_crop:
         return []
-    trained_on = [task.train, *([task.validation.images] if task.cross_fitted else [])]
+    held_out = task.validation.images
+    assert isinstance(held_out, Tensor)  # of one size, as training images are
+    trained_on = [task.train, held_out] if task.cross_fitted else [task.train]
     mirrored = [images.flip(-1) for images in trained_on] if recipe.flip else []
-    shown = [task.train, task.validation.images, *mirrored]
+    shown = [task.train, held_out, *mirrored]
     return [batch.to(device) for images in shown for batch in in_batches(images)]
 
 

@@ -11,7 +11,6 @@ from benchmarks import scores
 from benchmarks.scores import main, measure, summaries
 from benchmarks.tables import score_choice
 from kdad.detection.detector import Detector
-from kdad.detection.mahalanobis import pooled
 
 
 @pytest.fixture
@@ -37,13 +36,26 @@ def test_every_candidate_is_measured_on_the_validation_part_alone(one_task, tiny
     assert len(found) == 4  # a VGG has no class token
 
 
+def own(teacher, features):
+    return teacher.network.summary(features)
+
+
 def test_one_of_the_summaries_is_what_the_default_score_reads(vit_teacher):
     images = TinyTask().train[:4]
     features = vit_teacher(vit_teacher.preprocessing(images))
     found = summaries(vit_teacher, images)
-    assert [name for name, summary in found.items() if np.allclose(summary, pooled(features, 1), atol=1e-6)] == [
+    assert [name for name, found_as in found.items() if np.allclose(found_as, own(vit_teacher, features), atol=1e-6)] == [
         "halfway"
     ]
+
+
+def test_that_of_a_full_size_cnn_is_of_its_inner_patches(timm_teacher):
+    images = TinyTask().train[:4]
+    features = timm_teacher(timm_teacher.preprocessing(images))
+    found = summaries(timm_teacher, images)
+    same = [name for name, found_as in found.items() if np.allclose(found_as, own(timm_teacher, features), atol=1e-6)]
+    assert same == ["inner patches, unit length"]
+    assert len(found) == 4
 
 
 def test_it_saves_a_row_per_teacher_and_class(one_task, student_folder, vgg_folder, tmp_path):

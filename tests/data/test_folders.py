@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from kdad.cli import main
 from kdad.data import folders
 from kdad.data.folders import FolderTask, ImageFiles, categories
 from kdad.data.loading import load_task
+from kdad.data.preprocessing import Preprocessing
 from kdad.data.protocol import ENOUGH_TO_CALIBRATE, FEWEST_NORMALS, FOLDS
 from kdad.detection.calibration import load_calibration
 from kdad.detection.detector import Detector
@@ -22,6 +24,7 @@ from kdad.storage import layout
 from kdad.storage import student_folder as store
 from kdad.training.distillation import train_student
 
+SMALL = Preprocessing(32, 32, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 QUICK = Recipe(epochs=1, batch_size=8)
 
 
@@ -60,7 +63,7 @@ def plain(tmp_path):
 
 
 def test_the_mvtec_layout(mvtec):
-    task = FolderTask(mvtec, side=32)
+    task = FolderTask(mvtec, SMALL)
     assert task.train.shape == (11, 3, 32, 32) and task.train.dtype == torch.uint8
     assert [tuple(image.shape) for image in task.calibration] == [(3, 40, 40)]
     assert task.kinds == ("good", "crack", "stain")
@@ -72,7 +75,7 @@ def test_the_mvtec_layout(mvtec):
 
 
 def test_a_plain_folder_skips_what_is_no_image_and_says_so(plain, capsys):
-    task = FolderTask(plain, side=32)
+    task = FolderTask(plain, SMALL)
     assert len(task.train) + len(task.calibration) == 12
     assert task.test is None
     said = capsys.readouterr().err
@@ -80,7 +83,7 @@ def test_a_plain_folder_skips_what_is_no_image_and_says_so(plain, capsys):
 
 
 def test_no_image_is_in_two_parts(plain):
-    task = FolderTask(plain, side=32)
+    task = FolderTask(plain, SMALL)
     train, held_out = ({task._normals[i] for i in part} for part in task._split)
     assert not train & held_out
     assert len(train | held_out) == 12
@@ -93,13 +96,13 @@ def test_without_both_kinds_there_is_no_test(mvtec, kinds):
     for folder in list((mvtec / "test").iterdir()):
         if folder.name not in kinds:
             shutil.rmtree(folder)
-    assert FolderTask(mvtec, side=32).test is None
+    assert FolderTask(mvtec, SMALL).test is None
 
 
 def test_test_images_are_no_normals_of_a_plain_folder(plain, mvtec):
     (mvtec / "test").rename(plain / "test")
     (mvtec / "ground_truth").rename(plain / "ground_truth")
-    task = FolderTask(plain, side=32)
+    task = FolderTask(plain, SMALL)
     assert len(task.train) + len(task.calibration) == 12
     assert len(task.test.images) == 9
 
@@ -108,30 +111,30 @@ def test_too_few_images_are_refused(tmp_path, refusal):
     rng = np.random.default_rng(0)
     for index in range(FEWEST_NORMALS - 1):
         picture(rng).save(tmp_path / f"{index}.png")
-    assert f"holds {FEWEST_NORMALS - 1} readable images" in refusal(lambda: FolderTask(tmp_path, side=32).train)
-    assert "no such folder" in refusal(FolderTask, tmp_path / "nowhere", 32)
+    assert f"holds {FEWEST_NORMALS - 1} readable images" in refusal(lambda: FolderTask(tmp_path, SMALL).train)
+    assert "no such folder" in refusal(FolderTask, tmp_path / "nowhere", SMALL)
 
 
 def test_a_mask_of_another_size_is_named(mvtec):
     Image.new("L", (20, 40)).save(mvtec / "ground_truth" / "crack" / "001_mask.png")
     with pytest.raises(UserError, match=r"001_mask\.png: a mask of \(20, 40\)"):
-        FolderTask(mvtec, side=32).test.masks[5]
+        FolderTask(mvtec, SMALL).test.masks[5]
 
 
 def test_large_images_are_tiled_for_a_small_teacher_only(tmp_path):
     rng = np.random.default_rng(0)
     for index in range(FEWEST_NORMALS):
         picture(rng, 300, 320).save(tmp_path / f"{index}.png")
-    small = FolderTask(tmp_path, side=32)
+    small = FolderTask(tmp_path, SMALL)
     assert small.tile == 128
     assert small.train.shape[1:] == (3, 32, 32)
-    assert FolderTask(tmp_path, side=128).tile == 0
-    assert FolderTask(tmp_path, side=32, tile=0).tile == 0
-    assert FolderTask(tmp_path, side=32, tile=400).train.shape[1:] == (3, 32, 32)  # enlarged to one tile
+    assert FolderTask(tmp_path, replace(SMALL, resize=128, crop=128)).tile == 0
+    assert FolderTask(tmp_path, SMALL, tile=0).tile == 0
+    assert FolderTask(tmp_path, SMALL, tile=400).train.shape[1:] == (3, 32, 32)  # enlarged to one tile
 
 
 def test_folds_leave_every_normal_out_once_and_never_train_on_it(plain):
-    task = FolderTask(plain, side=32)
+    task = FolderTask(plain, SMALL)
     left_out = [set(fold.left_out.files) for fold in task.folds]
     assert len(left_out) == FOLDS
     assert sorted(file for part in left_out for file in part) == sorted(task._normals)
@@ -144,7 +147,7 @@ def test_cross_fitting_is_what_too_few_held_out_normals_ask_for(normals, held_ou
     """Folds make many calibration scores of few normals: how many there are says nothing of their kind."""
     for index in range(normals):
         Image.new("L", (4, 4), index % 256).save(tmp_path / f"{index:04d}.png")
-    task = FolderTask(tmp_path, side=32)
+    task = FolderTask(tmp_path, SMALL)
     assert len(task.calibration) == held_out
     assert task.cross_fitted == (held_out < ENOUGH_TO_CALIBRATE) == bool(next(iter(task.folds), None))
 
@@ -160,18 +163,18 @@ def test_folders_of_one_name_do_not_share_a_student(plain, vgg_teacher, tmp_path
     first = next(file for file in sorted(other.rglob("*")) if file.is_file())
     Image.fromarray(255 - np.asarray(Image.open(first).convert("RGB"))).save(first)
     out, options = tmp_path / "out", {"recipe": QUICK, "device": "cpu"}
-    train_student(FolderTask(plain, side=32), vgg_teacher, out, **options)
-    assert "other images" in refusal(train_student, FolderTask(other, side=32), vgg_teacher, out, **options)
+    train_student(FolderTask(plain, SMALL), vgg_teacher, out, **options)
+    assert "other images" in refusal(train_student, FolderTask(other, SMALL), vgg_teacher, out, **options)
 
 
 def test_a_run_over_changed_images_is_not_resumed(plain, vgg_teacher, tmp_path, refusal, monkeypatch):
     out, options = tmp_path / "out", {"recipe": QUICK, "device": "cpu"}
     with monkeypatch.context() as patched, pytest.raises(Crash):
         patched.setattr("kdad.training.distillation.calibrate", crash)
-        train_student(FolderTask(plain, side=32), vgg_teacher, out, **options)
+        train_student(FolderTask(plain, SMALL), vgg_teacher, out, **options)
     first = next(file for file in sorted(plain.rglob("*")) if file.is_file())
     Image.fromarray(255 - np.asarray(Image.open(first).convert("RGB"))).save(first)
-    message = refusal(train_student, FolderTask(plain, side=32), vgg_teacher, out, **options)
+    message = refusal(train_student, FolderTask(plain, SMALL), vgg_teacher, out, **options)
     assert "unfinished run of other settings (other images)" in message
 
 
@@ -191,7 +194,7 @@ def test_where_the_images_are_is_not_in_what_is_shared(mvtec, vgg_folder, tmp_pa
 
 
 def test_few_normals_are_calibrated_on_all_of_them(mvtec, vgg_teacher, tmp_path):
-    task = load_task(f"folder:{mvtec}", "good", 32)
+    task = load_task(f"folder:{mvtec}", "good", SMALL)
     folder = train_student(task, vgg_teacher, tmp_path / "out", recipe=QUICK, device="cpu")
     assert len(load_calibration(folder, store.load_config(folder))) == 12
     assert not (folder / "folds").exists()
@@ -199,7 +202,7 @@ def test_few_normals_are_calibrated_on_all_of_them(mvtec, vgg_teacher, tmp_path)
 
 def test_cross_fitting_judges_each_normal_by_a_student_that_never_saw_it(mvtec, vgg_teacher, tmp_path):
     """The final student has seen nine tenths of the images: its own scores of them are not what is kept."""
-    task = load_task(f"folder:{mvtec}", "good", 32)
+    task = load_task(f"folder:{mvtec}", "good", SMALL)
     recipe = Recipe(epochs=6, batch_size=4, learning_rate=3e-3)
     folder = train_student(task, vgg_teacher, tmp_path / "out", recipe=recipe, device="cpu")
     detector = Detector.load(folder, teacher=vgg_teacher, device="cpu")
@@ -211,7 +214,7 @@ def test_cross_fitting_judges_each_normal_by_a_student_that_never_saw_it(mvtec, 
 def test_an_interrupted_cross_fit_ends_as_an_unbroken_one(mvtec, vgg_teacher, tmp_path, monkeypatch):
     from kdad.training import distillation
 
-    task = load_task(f"folder:{mvtec}", "good", 32)
+    task = load_task(f"folder:{mvtec}", "good", SMALL)
     whole = train_student(task, vgg_teacher, tmp_path / "whole", recipe=QUICK, device="cpu")
     usual, calls = distillation.loop.fit, []
 
@@ -279,7 +282,7 @@ def test_a_large_image_is_judged_tile_by_tile(tmp_path, vgg_teacher, monkeypatch
     rng = np.random.default_rng(0)
     for index in range(FEWEST_NORMALS):
         picture(rng, 320, 288).save(tmp_path / f"{index}.png")
-    task = FolderTask(tmp_path, side=32)
+    task = FolderTask(tmp_path, SMALL)
     folder = train_student(task, vgg_teacher, tmp_path / "out", recipe=QUICK, device="cpu")
     detector = Detector.load(folder, teacher=vgg_teacher, device="cpu")
     normal = torch.from_numpy(np.array(picture(rng, 320, 288))).permute(2, 0, 1)

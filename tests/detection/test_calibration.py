@@ -68,8 +68,8 @@ def test_the_false_positive_rate_is_held_however_few_normals_there_are(normals, 
 def test_layers_are_weighed_by_images_from_all_over_the_training_set(student, vgg_teacher, tiny_task, monkeypatch):
     """Of tiled images, the first few hundred training images are tiles of three of them."""
     monkeypatch.setattr(calibration_module, "PSEUDO_ANOMALIES", 4)
-    chosen, paste = [], calibration_module.cut_and_paste
-    monkeypatch.setattr(calibration_module, "cut_and_paste", lambda images: (chosen.append(images), paste(images))[1])
+    chosen, paste = [], calibration_module.blend_in
+    monkeypatch.setattr(calibration_module, "blend_in", lambda images: (chosen.append(images), paste(images))[1])
     calibrate(student, vgg_teacher, [(student, tiny_task.calibration)], tiny_task.train, PEAK, 0)
     rows = [
         next(i for i, image in enumerate(tiny_task.train) if np.array_equal(image.permute(1, 2, 0).numpy(), picked))

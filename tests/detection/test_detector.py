@@ -15,7 +15,7 @@ from kdad.data import images
 from kdad.detection.calibration import calibrate
 from kdad.detection.detector import Detector, to_tensor
 from kdad.detection.discrepancy import last_layer_score, layer_errors
-from kdad.detection.mahalanobis import Gaussian, pooled
+from kdad.detection.mahalanobis import Gaussian
 from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.networks.students import build_student
@@ -79,7 +79,9 @@ def test_the_score_is_read_from_the_error_table_and_the_distance(detector, vgg_t
     with torch.no_grad():
         errors = layer_errors(detector.student(pixels), vgg_teacher(pixels))
         train = vgg_teacher(vgg_teacher.preprocessing(tiny_task.train))
-        distance = Gaussian.fit([pooled(train, 0)]).distance(pooled(vgg_teacher(pixels), 0))
+        distance = Gaussian.fit([vgg_teacher.network.summary(train)]).distance(
+            vgg_teacher.network.summary(vgg_teacher(pixels))
+        )
     prediction = detector.predict(pictures)
     np.testing.assert_allclose(prediction.layer_errors, errors, atol=1e-6)
     np.testing.assert_allclose(prediction.distance, distance, rtol=1e-3)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 
-from kdad.detection.mahalanobis import Gaussian, pooled
+from kdad.detection.mahalanobis import Gaussian
 
 
 @pytest.fixture
@@ -14,14 +14,6 @@ def normals() -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator))[0]
     return torch.randn(4000, 6, generator=generator) * torch.linspace(0.3, 3, 6) @ rotation + 3
-
-
-def test_pooled_is_the_mean_over_patches_of_the_last_layer_and_halfway_to_a_class_token():
-    last = torch.tensor([[[5.0, 9], [1, 2], [3, 4]]])
-    assert pooled([torch.zeros(1, 9, 5), last], prefix=0).tolist() == [[3, 5]]
-    assert pooled([torch.zeros(1, 9, 5), last], prefix=1).tolist() == [[3.5, 6]]
-    assert pooled([torch.zeros(1, 9, 5), last], prefix=2).tolist() == [[4, 6.5]]  # a register says nothing
-    assert pooled([last.half()], prefix=0).dtype == torch.float32
 
 
 def test_distance_is_that_of_mahalanobis_with_a_shrunk_covariance(normals):

@@ -95,7 +95,7 @@ def torch_cache() -> Path:
 
 def test_vgg16_is_fetched_once_and_prepared_as_published(vgg16_url, hub, capsys):
     teacher = load_teacher("vgg16-imagenet")
-    assert (teacher.name, teacher.trained_on, teacher.prefix) == ("vgg16-imagenet", ("imagenet",), 0)
+    assert (teacher.name, teacher.trained_on, teacher.prefix) == ("vgg16-imagenet", ("imagenet-1k",), 0)
     assert teacher.sha256 == hashlib.sha256(vgg16_url.read_bytes()).hexdigest()
     prepared = teacher.preprocessing
     assert (prepared.resize, prepared.crop, prepared.kernel) == (256, 224, "lanczos")
@@ -174,7 +174,7 @@ def test_vit_base_cifar10_takes_its_own_colours_and_leaves_room_to_crop(seed_vit
     prepared = teacher.preprocessing
     assert (prepared.mean, prepared.std, prepared.kernel) == ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), "bilinear")
     assert (prepared.resize, prepared.crop) == (37, 32)  # 256 : 224
-    assert (teacher.name, teacher.trained_on) == ("vit-base-cifar10", ("imagenet", "cifar10"))
+    assert (teacher.name, teacher.trained_on) == ("vit-base-cifar10", ("imagenet-21k", "cifar10"))
     assert teacher.sha256 == hashlib.sha256((seed_vit / CHECKPOINT).read_bytes()).hexdigest()
     assert_same_features(teacher, vit_teacher)
 
@@ -364,16 +364,16 @@ def test_compact_teacher_uses_its_card(vgg_folder, vgg_teacher):
     ("trained_on", "dataset", "overlap"),
     [
         (("cifar10",), "cifar10", "same"),
-        (("imagenet", "cifar10"), "cifar10", "same"),
-        (("imagenet",), "cifar10", "related"),
+        (("imagenet-21k", "cifar10"), "cifar10", "same"),
+        (("imagenet-1k",), "cifar10", "related"),
         (("tiny-imagenet-32",), "cifar10", "related"),
-        (("imagenet",), "fashion-mnist", "related"),
+        (("imagenet-1k",), "fashion-mnist", "related"),
         (("tiny-imagenet-32", "cifar10"), "mnist", "none"),
-        (("imagenet",), "patterns", "none"),
+        (("imagenet-1k",), "patterns", "none"),
         (("cifar10",), "fashion-mnist", "none"),
         (("unknown",), "cifar10", "unknown"),
-        (("unknown", "imagenet"), "cifar10", "related"),
-        (("imagenet",), "folder:screws", "unknown"),
+        (("unknown", "imagenet-1k"), "cifar10", "related"),
+        (("imagenet-1k",), "folder:screws", "unknown"),
     ],
 )
 def test_label_overlap(trained_on, dataset, overlap):

@@ -65,7 +65,7 @@ def tiny_vgg16():
 
     torch.manual_seed(1)
     network = imagenet_vgg16(make_layers(cfgs["D"]))
-    return Teacher("vgg16-imagenet", "397923af" + "0" * 56, ("imagenet",), PREPROCESSING, network)
+    return Teacher("vgg16-imagenet", "397923af" + "0" * 56, ("imagenet-1k",), PREPROCESSING, network)
 
 
 class Bomb:

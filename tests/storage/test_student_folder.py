@@ -120,7 +120,7 @@ def test_unknown_fields_are_refused(saved, refusal):
 def test_a_newer_format_is_refused_with_what_to_do(saved, refusal):
     change_config(saved, format=student_config.FORMAT + 1)
     message = refusal(store.load_config, saved)
-    assert "format 3" in message
+    assert "format 4" in message
     assert "update kdad" in message
 
 

@@ -43,21 +43,22 @@ def load(student: Student) -> "Detector":
     Raises:
         UserError: student or teacher are missing, damaged, or do not match.
     """
-    return _load(str(student.folder), fingerprint(student.folder), student.teacher, _teacher_fingerprint(student))
+    stamps = fingerprint(student.folder), _teacher_fingerprint(student)
+    return _load(str(student.folder), stamps[0], student.teacher, stamps[1], student.side, student.layers)
 
 
 @st.cache_resource(max_entries=32, show_spinner="Loading the student…")
-def _load(folder: str, stamp: str, teacher: str, teacher_stamp: str) -> "Detector":
+def _load(folder: str, stamp: str, teacher: str, teacher_stamp: str, side: int, layers: tuple[str, ...]) -> "Detector":
     from kdad.detection.detector import Detector
 
-    return Detector.load(folder, teacher=_load_teacher(teacher, teacher_stamp))
+    return Detector.load(folder, teacher=_load_teacher(teacher, teacher_stamp, side, layers))
 
 
 @st.cache_resource(max_entries=3, show_spinner="Loading the teacher…")
-def _load_teacher(name: str, stamp: str) -> "Teacher":
-    from kdad.networks.teachers import load_teacher
+def _load_teacher(name: str, stamp: str, side: int, layers: tuple[str, ...]) -> "Teacher":
+    from kdad.networks.teachers import teacher_copied
 
-    return load_teacher(name)
+    return teacher_copied(name, side, layers)
 
 
 def _teacher_fingerprint(student: Student) -> str:

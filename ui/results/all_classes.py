@@ -9,7 +9,7 @@ import streamlit as st
 from kdad.errors import UserError
 from kdad.evaluation import results_file as results
 from kdad.evaluation.results_file import CHOSEN_ON, DATASET, FAMILIES, SQUARE, Line
-from kdad.networks.registry import WEIGHTS_FILE, WEIGHTS_FOLDER
+from kdad.networks.registry import available
 from ui.results import charts
 from ui.shared.page import ROOT
 from ui.shared.words import overlap_badge, plain
@@ -66,7 +66,7 @@ def _square(entries: dict, score: str) -> None:
 
 def _cell_line(line: Line) -> None:
     if line.published:
-        st.caption(f"{plain(line.name)}: {line.headline} ({plain(line.provenance)}; all classes {line.mean})")
+        st.caption(f"{plain(line.name)}: {line.headline or '–'} ({plain(line.provenance)}; all classes {line.mean})")
     else:
         st.metric(
             plain(line.name),
@@ -79,7 +79,7 @@ def _cell_line(line: Line) -> None:
 def _fill(teacher: str, family: str, seen: bool) -> None:
     """The commands that put a figure into an empty cell."""
     commands = [results.sweep_command(DATASET, teacher)]
-    if not (WEIGHTS_FOLDER / teacher / WEIGHTS_FILE).is_file():
+    if teacher not in available():  # one that is trained here
         data = "cifar10" if seen else "tiny-imagenet-32"
         commands.insert(0, f"python -m kdad pretrain --backbone {family} --dataset {data} --out kdad/weights/{teacher}")
     st.caption(f"Our {plain(teacher)} is not measured yet. This fills the cell:")

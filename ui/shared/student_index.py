@@ -22,6 +22,8 @@ class Student:
     teacher: str
     label_overlap: str
     seed: int
+    side: int  # in pixels, at which its teacher reads images
+    layers: tuple[str, ...]  # the teacher's, where they can be chosen
     calibration: str  # how its normals were held out, a name in `kdad.storage.layout.CALIBRATION_KINDS`
     evaluation: dict | None
 
@@ -63,8 +65,9 @@ def _read(key: str, folder: Path) -> Student:
     if figures is not None:
         figures["auroc"] = float(figures["auroc"])
     return Student(
-        key, folder, **names, seed=int(config["seed"]), calibration=calibration_kind(config), evaluation=figures
-    )
+        key, folder, **names, seed=int(config["seed"]), side=int(config["preprocessing"]["resize"]),
+        layers=tuple(config.get("layers", ())), calibration=calibration_kind(config), evaluation=figures,
+    )  # fmt: skip
 
 
 def _places(file: Path) -> dict:

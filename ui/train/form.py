@@ -5,11 +5,11 @@ from dataclasses import replace
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from kdad.data.datasets import DATASETS, FOLDER, at_hand, class_names
+from kdad.data.datasets import DATASETS, FOLDER, at_hand, class_names, is_folder
 from kdad.jobs import manager
 from kdad.networks.provenance import label_overlap
 from kdad.networks.recipes import LARGEST_SEED, Recipe
-from kdad.networks.registry import available, teacher_facts
+from kdad.networks.registry import available, default_teacher, teacher_facts
 from ui.shared.student_index import jobs_root
 from ui.shared.words import overlap_badge, plain
 from ui.train import own_folder
@@ -56,9 +56,14 @@ def _whereabouts(dataset: str) -> str:
 
 def _choose_teacher(dataset: str) -> tuple[str, Recipe | None]:
     """A teacher's name and the preset of its students, if it is known before the teacher is loaded."""
+    names, proposed = available(), default_teacher(dataset)
+    # Own images and data sets each keep a choice of their own: they start from different teachers.
+    key = "teacher-own" if is_folder(dataset) else "teacher"
     teacher = st.selectbox(
-        "Teacher", available(), key="teacher", persist_state="session", accept_new_options=True,
-        help="Choose one, or type the Hub id (owner/name) or the folder of a ViT-family model.",
+        "Teacher", names, index=names.index(proposed) if proposed in names else 0, key=key, persist_state="session",
+        accept_new_options=True,
+        help="Choose one, or type timm:NAME for a model of timm (timm:NAME@FILE for weights of your own), or the Hub "
+        "id (owner/name) or the folder of a ViT-family model.",
     )  # fmt: skip
     teacher = teacher_named(teacher)
     facts = teacher_facts(teacher)

@@ -10,7 +10,7 @@ from kdad.data.datasets import at_hand
 from kdad.errors import UserError
 from kdad.jobs import manager
 from kdad.networks.recipes import Recipe, with_overrides
-from kdad.networks.registry import available, teacher_facts
+from kdad.networks.registry import TIMM, available, split_timm, teacher_facts
 from kdad.storage.layout import WEIGHTS, student_folder
 from ui.shared.student_index import jobs_root, root
 
@@ -94,7 +94,10 @@ def unmet(request: Request) -> str | None:
     except UserError as error:
         return str(error)
     teacher_here, data_here = teacher_facts(request.teacher).here, at_hand(request.dataset, ("train", "test"))
-    if not teacher_here and request.teacher not in available() and request.teacher.count("/") != 1:
+    if request.teacher.startswith(TIMM) and not teacher_here:
+        if (missing := _no_such_timm(request.teacher)) is not None:
+            return missing
+    elif not teacher_here and request.teacher not in available() and request.teacher.count("/") != 1:
         return f"There is no teacher {request.teacher}: choose one of the list, or give a Hub id or a folder."
     if Path(request.teacher).is_dir() and not (Path(request.teacher) / "config.json").is_file():
         return f"{request.teacher} holds no config.json, so it is no teacher's folder."
@@ -104,6 +107,18 @@ def unmet(request: Request) -> str | None:
         place = f"put it below $KDAD_DATA/{request.dataset}, or choose patterns"
         return f"{request.dataset} is not on this machine, and the Hub cannot be reached: {place}."
     return f"{request.teacher} is not on this machine, and the Hub cannot be reached: choose a teacher that is."
+
+
+def _no_such_timm(name: str) -> str | None:
+    """Why there is no such model of timm, or no such file of weights, or None."""
+    from kdad.networks.timm_backbones import timm_config
+
+    model, file = split_timm(name)
+    try:
+        timm_config(model)
+    except UserError as error:
+        return str(error)
+    return f"{file}: no such file." if file else None
 
 
 def hub_reachable() -> bool:
