@@ -14,7 +14,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers.miniatures import ROOT, TinyTask, save_vgg_teacher
+from helpers.miniatures import ROOT, TinyTask, save_timm_weights, save_vgg_teacher
 
 from kdad.data.datasets import CIFAR10_CLASSES
 from kdad.detection.discrepancy import DISTANT_ERROR
@@ -30,6 +30,18 @@ def vgg_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def vgg_teacher(vgg_folder):
     return load_teacher(str(vgg_folder))
+
+
+@pytest.fixture(scope="session")
+def timm_file(tmp_path_factory):
+    """Random weights of timm's smallest ResNet."""
+    return save_timm_weights(tmp_path_factory.mktemp("timm") / "weights.safetensors", "test_resnet")
+
+
+@pytest.fixture(scope="session")
+def timm_teacher(timm_file):
+    """A tiny CNN whose layers differ in width and stride."""
+    return load_teacher(f"timm:test_resnet@{timm_file}", side=96)
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,9 @@ class Preprocessing:
         # Like PIL: first the width, then the height, each clipped where a kernel overshoots a hard edge.
         across = resize_matrix(images.shape[-1], self.resize, self.kernel).to(images.device)
         down = resize_matrix(images.shape[-2], self.resize, self.kernel).to(images.device)
-        return (down @ (images.float() @ across.T).clamp(0, 255)).clamp(0, 255)
+        # In training, autocast would round pixels to bfloat16: another image than is judged later, and than is remembered.
+        with torch.autocast(images.device.type, enabled=False):
+            return (down @ (images.float() @ across.T).clamp(0, 255)).clamp(0, 255)
 
     def _normalise(self, pixels: Tensor) -> Tensor:
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)

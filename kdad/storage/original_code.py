@@ -53,7 +53,6 @@ def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -
         calibration=HELD_OUT,
         tile=0,
         layers=[],
-        layers=[],
         seed=0,
         hardware="unknown",
         versions={},

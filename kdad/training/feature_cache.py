@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import psutil
@@ -16,8 +17,12 @@ SHARE_OF_FREE_MEMORY = 0.5
 def fingerprint(pixels: Tensor) -> Tensor:
     """A 64-bit key (B,) of each image (B, C, H, W) of float32 pixels: a random linear hash of its bits."""
     bits = pixels.float().contiguous().flatten(1).view(torch.int32).long()
-    weights = torch.randint(-(2**62), 2**62, bits.shape[1:], generator=torch.Generator().manual_seed(0))
-    return (bits * weights.to(bits.device)).sum(1)
+    return (bits * _hash_weights(bits.shape[1]).to(bits.device)).sum(1)
+
+
+@cache
+def _hash_weights(count: int) -> Tensor:
+    return torch.randint(-(2**62), 2**62, (count,), generator=torch.Generator().manual_seed(0))
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,9 @@ def test_one_of_the_summaries_is_what_the_default_score_reads(vit_teacher):
     images = TinyTask().train[:4]
     features = vit_teacher(vit_teacher.preprocessing(images))
     found = summaries(vit_teacher, images)
-    assert [name for name, found_as in found.items() if np.allclose(found_as, own(vit_teacher, features), atol=1e-6)] == [
-        "halfway"
-    ]
+    assert [
+        name for name, found_as in found.items() if np.allclose(found_as, own(vit_teacher, features), atol=1e-6)
+    ] == ["halfway"]
 
 
 def test_that_of_a_full_size_cnn_is_of_its_inner_patches(timm_teacher):

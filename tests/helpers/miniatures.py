@@ -4,7 +4,9 @@ import json
 import time
 from pathlib import Path
 
+import timm
 import torch
+from safetensors.torch import save_file
 
 from kdad.data import patterns
 from kdad.data.pattern_defects import PatternDefectsTask
@@ -75,6 +77,14 @@ def save_vgg_teacher(folder, seed: int = 0):
     card = {"trained_on": ["cifar10"], "preprocessing": PREPROCESSING.as_dict()}
     (folder / "teacher.json").write_text(json.dumps(card))
     return folder
+
+
+def save_timm_weights(file, name: str, seed: int = 0):
+    """Random weights of timm's model `name` in `file`."""
+    torch.manual_seed(seed)
+    state = timm.create_model(name).state_dict()
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, file)
+    return file
 
 
 def evaluated(folder, task, detector) -> dict:
