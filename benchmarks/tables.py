@@ -172,6 +172,37 @@ def large_images(measured: dict) -> str:
     return f"{_table(rows)}\n\n{words}"
 
 
+def photographs(measured: dict) -> str:
+    """How defects on photographs of real things are found, one row per folder and teacher."""
+    names = ("auroc", "pixel_auroc", "pro", "pixel_ap")
+    heads = ("image AUROC", "pixel AUROC", "PRO", "pixel AP", "seconds")
+    rows = [["images", "trained on", "tested on", "students of", *heads]]
+    for row in measured["rows"]:
+        tested = f"{row['n_normal']} good, {row['n_anomalous']} with a defect"
+        figures = [f"{100 * row[name]:.1f}" if name in row else "–" for name in names]
+        source = f"{row['dataset']} ({row['source']})"
+        rows.append([source, str(row["normals"]), tested, row["teacher"], *figures, str(row["seconds"])])
+    machines = "; ".join(dict.fromkeys(row["hardware"] for row in measured["rows"]))
+    words = f"Test part, read once, seed 0; seconds from the start of `train` to its figures, {machines}; per cent."
+    return f"{_table(rows)}\n\n{words}"
+
+
+def student_designs(measured: dict) -> str:
+    """How each design of student finds pseudo-anomalies, by each reading of its patch errors."""
+    readings = [name for name in measured["rows"][0] if name not in ("design", "seconds")]
+    rows = [["reading", *(row["design"] for row in measured["rows"])]]
+    rows += [[name, *(f"{100 * row[name]:.1f}" for row in measured["rows"])] for name in readings]
+    rows.append(["seconds of training", *(str(row["seconds"]) for row in measured["rows"])])
+    words = (
+        f"AUROC in per cent on {measured['held_out']} held-out normals of {measured['dataset']} "
+        f"({measured['source']}), {measured['draws']} pseudo-anomalies blended into each; {measured['train']} normals to train on, "
+        f"{measured['steps']} steps of {measured['batch']}, teacher {measured['teacher']}, {measured['hardware']}. "
+        "Readings are of patch errors: of single layers or summed, by the highest value of a map, by the mean of its "
+        "highest hundredth, or pixel by pixel."
+    )
+    return f"{_table(rows)}\n\n{words}"
+
+
 def teachers(folder: Path) -> str:
     """How each shipped teacher was trained and how well it classifies, from the cards below `folder`."""
     heads = ("accuracy on validation", "on test", "epochs", "minutes", "trained on")
@@ -224,6 +255,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Path], str]]] = {
     "results": ("one_vs_rest.json", lambda file: render(load_results(file))),
     "localisation": ("localisation.json", lambda file: localisation(_read(file))),
     "large_images": ("large_images.json", lambda file: large_images(_read(file))),
+    "photographs": ("photographs.json", lambda file: photographs(_read(file))),
+    "student_designs": ("student_designs.json", lambda file: student_designs(_read(file))),
     "scores": ("scores.json", lambda file: score_choice(_read(file))),
     "teachers": (str(WEIGHTS_FOLDER), teachers),
 }

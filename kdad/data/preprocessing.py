@@ -68,7 +68,7 @@ class Preprocessing:
         # Like PIL: first the width, then the height, each clipped where a kernel overshoots a hard edge.
         across = resize_matrix(images.shape[-1], self.resize, self.kernel).to(images.device)
         down = resize_matrix(images.shape[-2], self.resize, self.kernel).to(images.device)
-        # In training, autocast would round pixels to bfloat16: another image than is judged later, and than is remembered.
+        # In training, autocast would round pixels to bfloat16: another image than is judged and remembered.
         with torch.autocast(images.device.type, enabled=False):
             return (down @ (images.float() @ across.T).clamp(0, 255)).clamp(0, 255)
 

@@ -73,6 +73,26 @@ def test_large_images_too(files, tmp_path):
     assert "Defects of 20 px in images of 1024 px, 24 normal images to train on, 20 to test" in text
 
 
+def test_photographs_and_designs_too(files, tmp_path):
+    row = {"dataset": "tiles", "source": "A. Maker", "teacher": "lite0-imagenet", "auroc": 0.9514, "normals": 281}
+    counts = {"n_normal": 96, "n_anomalous": 115, "seconds": 99, "hardware": "a CPU"}
+    (tmp_path / "photographs.json").write_text(json.dumps({"rows": [row | counts]}))
+    designs = {
+        "dataset": "tiles", "source": "A. Maker", "teacher": "lite0-imagenet", "steps": 2, "batch": 3, "train": 4,
+        "held_out": 5, "draws": 6, "hardware": "a CPU",
+        "rows": [{"design": "one", "seconds": 7, "peak": 0.7}, {"design": "other", "seconds": 8, "peak": 0.6}],
+    }  # fmt: skip
+    (tmp_path / "student_designs.json").write_text(json.dumps(designs))
+    with open(tmp_path / "README.md", "a") as readme:
+        for name in ("photographs", "student_designs"):
+            readme.write("\n".join(markers(name)) + "\n")
+    main(files)
+    text = (tmp_path / "README.md").read_text()
+    shown = "| tiles (A. Maker) | 281 | 96 good, 115 with a defect | lite0-imagenet | 95.1 | – | – | – | 99 |"
+    assert shown in text
+    assert "| reading | one | other |" in text and "| peak | 70.0 | 60.0 |" in text
+
+
 def test_how_well_each_shipped_teacher_classifies_comes_from_its_card(files, tmp_path):
     main(files)
     begin, end = markers("teachers")

@@ -142,7 +142,7 @@ def test_folds_leave_every_normal_out_once_and_never_train_on_it(plain):
         assert len(fold.train) == 12 - len(part)
 
 
-@pytest.mark.parametrize(("normals", "held_out"), [(150, 15), (1000, 100)])
+@pytest.mark.parametrize(("normals", "held_out"), [(150, 15), (299, 30), (300, 100), (1200, 120)])
 def test_cross_fitting_is_what_too_few_held_out_normals_ask_for(normals, held_out, tmp_path):
     """Folds make many calibration scores of few normals: how many there are says nothing of their kind."""
     for index in range(normals):

@@ -274,7 +274,13 @@ def test_own_images_are_trained_on_by_their_folder(train, started, root, tmp_pat
     press(rerun(at), "Start training")
     arguments, student = started[0]
     assert f"--dataset=folder:{tmp_path / 'mugs'}" in arguments
-    assert student == (root / "mugs" / "vgg-cifar10" / "good").resolve()
+    assert student == (root / "mugs" / "lite0-imagenet" / "good").resolve()
+
+
+def test_own_images_and_data_sets_keep_a_teacher_each(train):
+    at = choose(choose(train(), "Data set", "cifar10"), "Teacher", "vit-cifar10")
+    assert control(choose(at, "Data set", "my own images"), "selectbox", "Teacher").value == "lite0-imagenet"
+    assert control(choose(at, "Data set", "cifar10"), "selectbox", "Teacher").value == "vit-cifar10"
 
 
 def test_a_zip_file_becomes_a_folder(train, started, root):

@@ -1,0 +1,71 @@
+"""Defects on photographs of real things: `python benchmarks/photographs.py FOLDER --source "who made it"`.
+
+For each teacher named, a student of the normals of a folder in the layout of MVTec AD is trained as `kdad train` does,
+and its test part is read once. Seconds are those from the start of the training to the figures. No image of the folder
+is kept but in the student's folder, which is a temporary one.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from kdad.data.datasets import FOLDER, dataset_slug
+from kdad.data.loading import load_task
+from kdad.detection.detector import Detector
+from kdad.devices import hardware
+from kdad.errors import UserError
+from kdad.evaluation.evaluate import evaluate
+from kdad.files import write_json
+from kdad.networks.registry import LITE0
+from kdad.networks.teachers import teacher_for
+from kdad.training.distillation import train_student
+
+RESULTS = Path(__file__).resolve().parent / "results" / "photographs.json"
+FIGURES = ("auroc", "pixel_auroc", "pro", "pixel_ap")
+
+
+def measure(dataset: str, teacher_name: str, out: Path) -> dict:
+    """Figures in 0…1 and seconds of one student of `folder:PATH`, seed 0."""
+    started = time.perf_counter()
+    teacher = teacher_for(teacher_name, dataset)
+    task = load_task(dataset, "good", teacher.preprocessing)
+    folder = train_student(task, teacher, out, device="cpu")
+    figures = evaluate(task, Detector.load(folder, teacher=teacher, device="cpu")).figures
+    return {
+        "dataset": dataset_slug(dataset),
+        "teacher": figures["teacher"],
+        **{name: round(figures[name], 4) for name in FIGURES if name in figures},
+        "normals": len(task.train),
+        "n_normal": figures["n_normal"],
+        "n_anomalous": figures["n_anomalous"],
+        "calibration": f"{figures['n_calibration']} {figures['calibration']}",
+        "seconds": round(time.perf_counter() - started),
+        "hardware": hardware("cpu"),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, merge into the results for `benchmarks/tables.py`, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--source", required=True, help="who made the images, for the table")
+    parser.add_argument("--teachers", nargs="+", default=[LITE0])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args(argv)
+    rows = json.loads(args.results.read_text())["rows"] if args.results.is_file() else []
+    try:
+        for teacher in args.teachers:
+            with tempfile.TemporaryDirectory() as out:
+                row = measure(f"{FOLDER}{args.folder}", teacher, Path(out)) | {"source": args.source}
+            key = (row["dataset"], row["teacher"])
+            rows = [*(other for other in rows if (other["dataset"], other["teacher"]) != key), row]
+            write_json(args.results, {"rows": rows})
+            print(row, flush=True)
+    except UserError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

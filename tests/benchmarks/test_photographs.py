@@ -1,0 +1,55 @@
+"""Defects on photographs, measured from a folder to a row of the table."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import photographs, student_designs
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve grey images to train on, four to test on, two with a white square and its mask."""
+    root, rng = tmp_path / "screws", np.random.default_rng(0)
+    for place, count in (("train/good", 12), ("test/good", 4), ("test/hole", 2)):
+        (root / place).mkdir(parents=True)
+        for index in range(count):
+            pixels = rng.integers(90, 110, (40, 40, 3), dtype=np.uint8)
+            if place == "test/hole":
+                pixels[10:22, 10:22] = 255
+            Image.fromarray(pixels).save(root / place / f"{index}.png")
+    (root / "ground_truth" / "hole").mkdir(parents=True)
+    mask = np.zeros((40, 40), np.uint8)
+    mask[10:22, 10:22] = 255
+    for index in range(2):
+        Image.fromarray(mask).save(root / "ground_truth" / "hole" / f"{index}_mask.png")
+    return root
+
+
+def test_a_row_per_teacher_and_a_new_run_replaces_it(folder, tmp_path, vgg_folder):
+    file = tmp_path / "photographs.json"
+    for source in ("first", "second"):
+        photographs.main([str(folder), "--source", source, "--teachers", str(vgg_folder), "--results", str(file)])
+    (row,) = json.loads(file.read_text())["rows"]
+    assert (row["dataset"], row["teacher"], row["source"]) == ("screws", "tiny-vgg", "second")
+    assert (row["n_normal"], row["n_anomalous"], row["normals"]) == (4, 2, 11)
+    assert all(0 <= row[name] <= 1 for name in photographs.FIGURES)
+    assert str(tmp_path) not in file.read_text()
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path, vgg_folder, capsys):
+    with pytest.raises(SystemExit):
+        photographs.main([str(tmp_path / "nowhere"), "--source", "x", "--teachers", str(vgg_folder)])
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_every_design_is_judged_by_every_reading(folder, monkeypatch, timm_teacher):
+    monkeypatch.setattr(student_designs, "teacher_for", lambda *_: timm_teacher)
+    monkeypatch.setattr(student_designs, "STEPS", 2)
+    monkeypatch.setattr(student_designs, "DRAWS", 1)
+    found = student_designs.run(folder, "nobody")
+    assert [row["design"] for row in found["rows"]][:3] == ["patch embedding", "narrow copy", "reverse decoder"]
+    assert all(len(row) == 2 + 3 * len(student_designs.READINGS) for row in found["rows"])
+    assert all(0 <= value <= 1 for row in found["rows"] for name, value in row.items() if "," in name)
