@@ -195,10 +195,10 @@ def student_designs(measured: dict) -> str:
     rows.append(["seconds of training", *(str(row["seconds"]) for row in measured["rows"])])
     words = (
         f"AUROC in per cent on {measured['held_out']} held-out normals of {measured['dataset']} "
-        f"({measured['source']}), {measured['draws']} pseudo-anomalies blended into each; {measured['train']} normals to train on, "
-        f"{measured['steps']} steps of {measured['batch']}, teacher {measured['teacher']}, {measured['hardware']}. "
-        "Readings are of patch errors: of single layers or summed, by the highest value of a map, by the mean of its "
-        "highest hundredth, or pixel by pixel."
+        f"({measured['source']}), {measured['draws']} pseudo-anomalies blended into each; {measured['train']} normals "
+        f"to train on, {measured['steps']} steps of {measured['batch']}, teacher {measured['teacher']}, "
+        f"{measured['hardware']}. Readings are of patch errors, of single layers or summed: by the highest value of a "
+        "map, by the mean of its highest hundredth, or pixel by pixel."
     )
     return f"{_table(rows)}\n\n{words}"
 
