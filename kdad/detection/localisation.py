@@ -17,6 +17,7 @@ from kdad.detection.detector import Detector
 from kdad.detection.discrepancy import layer_errors, mkd_score
 from kdad.detection.tiles import Tiling, map_tiles
 from kdad.errors import UserError, one_of
+from kdad.networks.timm_backbones import TimmFeatures
 from kdad.networks.vit import ViTFeatures
 
 SAMPLES = 50
@@ -48,8 +49,8 @@ def localise(detector: Detector, images: Tensor, method: str = "patch", noise: f
 
 def methods_for(detector: Detector) -> list[str]:
     """The names of the methods that this detector's networks allow."""
-    unfit = "guided-backprop" if _is_transformer(detector) else "attention-rollout"
-    return [name for name in METHODS if name != unfit]
+    fit = {"guided-backprop": not _is_transformer(detector), "attention-rollout": _attends(detector)}
+    return [name for name in METHODS if fit.get(name, True)]
 
 
 Saliency = Callable[[Tensor], Tensor]  # normalised pixels (B, 3, S, S) to maps (B, S, S)
@@ -161,6 +162,12 @@ def _attention_rollout(detector: Detector, noise: float) -> Saliency:
 
 
 def _is_transformer(detector: Detector) -> bool:
+    network = detector.teacher.network
+    return _attends(detector) or (isinstance(network, TimmFeatures) and network.transformer)
+
+
+def _attends(detector: Detector) -> bool:
+    """Whether the teacher gives its attention weights."""
     return isinstance(detector.teacher.network, ViTFeatures)
 
 

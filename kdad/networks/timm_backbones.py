@@ -53,7 +53,8 @@ class TimmFeatures(FeatureNetwork):
         self.prefix = int(getattr(model, "num_prefix_tokens", 0)) if self.transformer else 0
         coarsest = model.feature_info[-1]
         self.strides = tuple(int(info.get(layer, coarsest)["reduction"]) for layer in self.layers)
-        self.reduce = _classifier_directions(model) if FINAL in self.layers else None
+        self.reduce: Tensor | None
+        self.register_buffer("reduce", _classifier_directions(model) if FINAL in self.layers else None)
         self.channels = self._checked_channels(size)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
@@ -66,8 +67,9 @@ class TimmFeatures(FeatureNetwork):
             return [torch.cat([pair[1], pair[0]], 1) if self.prefix else _patches(pair) for pair in pairs]
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         final, maps = self.model.forward_intermediates(pixels, indices=self._indices(), output_fmt="NCHW")
-        read = [tokens(layer) for layer in maps]
-        return [*read, self._final(final)] if FINAL in self.layers else read
+        if FINAL not in self.layers:
+            return [tokens(layer) for layer in maps]
+        return [*(tokens(layer) for layer in maps[: len(self.layers) - 1]), self._final(final)]
 
     def grids(self, height: int, width: int) -> list[tuple[int, int]]:
         """(h, w) of the patches of every layer."""
@@ -88,7 +90,7 @@ class TimmFeatures(FeatureNetwork):
 
     def _indices(self) -> list[int]:
         names = [entry["module"] for entry in self.model.feature_info]
-        # Without any, timm would compute them all.
+        # Without any, timm would give them all.
         return [names.index(layer) for layer in self.layers if layer != FINAL] or [len(names) - 1]
 
     def _final(self, final: Tensor) -> Tensor:

@@ -211,6 +211,28 @@ def test_cross_fitting_judges_each_normal_by_a_student_that_never_saw_it(mvtec, 
     assert detector.calibration.layer_errors[:, -1, 0].mean() > own.mean()
 
 
+def test_folds_cost_the_teacher_nothing(mvtec, vgg_teacher, tmp_path, monkeypatch):
+    """What all folds train on, mirrored or not, is what was remembered before the first."""
+    from kdad.training import distillation
+
+    usual, training = distillation.loop.fit, []
+
+    class Watched(type(vgg_teacher.network)):
+        def forward(self, pixels):
+            assert not training
+            return super().forward(pixels)
+
+    def fit(*arguments, **options):
+        training.append(1)
+        usual(*arguments, **options)
+        training.clear()
+
+    monkeypatch.setattr(distillation.loop, "fit", fit)
+    monkeypatch.setattr(vgg_teacher.network, "__class__", Watched)
+    recipe = Recipe(epochs=3, batch_size=4, flip=True)
+    train_student(FolderTask(mvtec, SMALL), vgg_teacher, tmp_path / "out", recipe=recipe, device="cpu")
+
+
 def test_an_interrupted_cross_fit_ends_as_an_unbroken_one(mvtec, vgg_teacher, tmp_path, monkeypatch):
     from kdad.training import distillation
 

@@ -206,3 +206,11 @@ def test_preprocessing_survives_json():
 
     preprocessing = Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD, "bicubic")
     assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.as_dict()))) == preprocessing
+
+
+def test_training_under_autocast_sees_the_pixels_that_are_judged_later():
+    images = torch.randint(0, 256, (2, 3, 20, 20), dtype=torch.uint8)
+    preprocessing = Preprocessing(32, 32, PLAIN.mean, PLAIN.std)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = preprocessing(images)
+    assert torch.equal(inside, preprocessing(images))

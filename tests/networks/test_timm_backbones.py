@@ -11,11 +11,13 @@ from torch.nn.functional import normalize
 from kdad.data.preprocessing import Preprocessing
 from kdad.detection.detector import Detector
 from kdad.networks import timm_backbones
+from kdad.networks.recipes import Recipe
 from kdad.networks.students import build_student, preset
 from kdad.networks.teachers import load_teacher, teacher_for
 from kdad.networks.timm_backbones import TimmFeatures, timm_pixels
 from kdad.training.distillation import train_student
 
+QUICK = Recipe(epochs=1, batch_size=16, mse_weight=0.0)
 FAMILIES = ("test_resnet", "test_convnext", "test_byobnet", "test_efficientnet", "test_vit", "test_mambaout")
 
 
@@ -56,6 +58,11 @@ def test_layers_can_be_chosen_and_a_student_follows(timm_file):
     assert preset(teacher)[0] == {"kind": "conv", "strides": [4, 8, 32], "channels": [32, 48, 96]}
 
 
+def test_the_final_layer_alone_will_do(timm_file):
+    teacher = load_teacher(f"timm:test_resnet@{timm_file}", side=64, layers=["final"])
+    assert [layer.shape for layer in features_of(teacher)] == [(2, 4, 96)]
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
@@ -93,6 +100,7 @@ def test_the_final_layer_is_what_the_classifier_reads_most(monkeypatch, timm_fil
     monkeypatch.setattr(timm_backbones, "MOST_FINAL_CHANNELS", 16)
     model = timm.create_model("test_resnet", pretrained_cfg_overlay={"file": str(timm_file)}, pretrained=True)
     network = TimmFeatures(model, (), 64)
+    assert "reduce" in dict(network.named_buffers())  # it moves with the network
     assert network.channels == (48, 192, 16)
     weight = model.fc.weight.detach().double()
     largest = torch.linalg.svd(weight, full_matrices=False).Vh[:16].float()
@@ -132,7 +140,7 @@ def test_other_teachers_have_one_side_and_layers_of_their_own(options, vgg_folde
 
 def test_a_student_finds_its_teacher_where_its_file_was_with_its_side_and_layers(timm_teacher, tmp_path):
     images = TinyTask().calibration[:4]
-    folder = train_student(TinyTask(), timm_teacher, tmp_path, device="cpu")
+    folder = train_student(TinyTask(), timm_teacher, tmp_path, recipe=QUICK, device="cpu")
     assert folder.parent.name == "timm-test_resnet"
     detector = Detector.load(folder, device="cpu")
     assert detector.config.teacher == "timm:test_resnet"
@@ -142,7 +150,7 @@ def test_a_student_finds_its_teacher_where_its_file_was_with_its_side_and_layers
 
 
 def test_a_student_of_other_layers_is_refused(timm_teacher, timm_file, tmp_path, refusal):
-    folder = train_student(TinyTask(), timm_teacher, tmp_path, device="cpu")
+    folder = train_student(TinyTask(), timm_teacher, tmp_path, recipe=QUICK, device="cpu")
     other = load_teacher(f"timm:test_resnet@{timm_file}", side=96, layers=["layer2", "layer3", "layer4"])
     assert "load it with these layers" in refusal(Detector.load, folder, teacher=other, device="cpu")
     moved = tmp_path / "moved"
