@@ -169,7 +169,7 @@ def timm_config(name: str) -> dict[str, Any]:
     architecture, _, tag = name.partition(".")
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
     if not timm.is_model(architecture) or (tag and tag not in tags):
-        known = [*timm.list_models(), *timm.list_pretrained()]
+        known = [f"{architecture}.{known}" for known in tags] or timm.list_models()
         near = get_close_matches(name, known, n=4, cutoff=0.5)
         raise UserError(f"timm has no model {name!r}{'; near ones: ' + ', '.join(near) if near else ''}")
     config = timm.get_pretrained_cfg(name)

@@ -46,7 +46,7 @@ def test_missing_extra_and_misshapen_tensors_are_refused(tmp_path, refusal):
     ("name", "message"),
     [
         ("timm:resnt18", "near ones: resnet18"),
-        ("timm:resnet18.no_such_tag", "near ones: resnet18"),
+        ("timm:resnet18.no_such_tag", "near ones: resnet18."),
         ("timm:mixer_s16_224", "timm has no pretrained weights of mixer_s16_224"),
         ("timm:test_resnet@/nowhere/w.safetensors", "no such file"),
         ("timm:", "timm has no model ''"),
