@@ -1,12 +1,14 @@
 """Defects on photographs, measured from a folder to a row of the table."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks import photographs, student_designs
+from kdad.networks.recipes import Recipe
 
 
 @pytest.fixture
@@ -28,7 +30,9 @@ def folder(tmp_path):
     return root
 
 
-def test_a_row_per_teacher_and_a_new_run_replaces_it(folder, tmp_path, vgg_folder):
+def test_a_row_per_teacher_and_a_new_run_replaces_it(folder, tmp_path, vgg_folder, monkeypatch):
+    quick = partial(photographs.train_student, recipe=Recipe(epochs=1, batch_size=8))
+    monkeypatch.setattr(photographs, "train_student", quick)
     file = tmp_path / "photographs.json"
     for source in ("first", "second"):
         photographs.main([str(folder), "--source", source, "--teachers", str(vgg_folder), "--results", str(file)])

@@ -115,7 +115,7 @@ def test_a_zip_file_of_images_is_trained_on_to_the_end(visit, root):
         # Its own progress first: a new card may for a moment still show what the one in its place did.
         expect(trained.get_by_text(re.compile("Loading|Epoch|Calibrating"))).to_be_visible(timeout=TO_THE_END)
         expect(trained.get_by_text("Test AUROC")).to_be_visible(timeout=TO_THE_END)
-        (folder,) = root.glob("mugs-*/vgg-cifar10/good")
+        (folder,) = root.glob("mugs-*/lite0-imagenet/good")
         assert (folder / "evaluation.json").is_file()
         trained.get_by_role("link", name="Inspect images").click()
         expect(page.get_by_text("Anomaly score", exact=True)).to_be_visible()

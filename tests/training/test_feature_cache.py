@@ -16,7 +16,7 @@ class Counting(nn.Module):
     def __init__(self, network):
         super().__init__()
         self.network, self.prefix, self.grids, self.shown = network, network.prefix, network.grids, 0
-        self.layers = network.layers
+        self.layers, self.summary = network.layers, network.summary
 
     def forward(self, pixels):
         self.shown += len(pixels)
