@@ -7,7 +7,6 @@ against the mean of its highest hundredth. Without a student, the Mahalanobis di
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,14 +190,12 @@ def run(folder: Path, source: str) -> dict:
     rows = []
     for name, make in designs(teacher).items():
         torch.manual_seed(0)
-        started = time.perf_counter()
         student = train(make(), teacher, shown, known)
-        seconds = round(time.perf_counter() - started)
         maps = [errors(student, teacher, *pair) for pair in ((held_out, known_good), (odd, known_odd))]
-        rows.append({"design": name, "seconds": seconds, **figures(*maps, masks)})
+        rows.append({"design": name, **figures(*maps, masks)})
         print(rows[-1], flush=True)
     maps = [distances(layers, known, teacher) for layers in (known_good, known_odd)]
-    rows.append({"design": "no student: Mahalanobis distance", "seconds": 0, **figures(*maps, masks)})
+    rows.append({"design": "no student: Mahalanobis distance", **figures(*maps, masks)})
     print(rows[-1], flush=True)
     return {
         "dataset": dataset_slug(dataset), "source": source, "teacher": LITE0, "steps": STEPS, "batch": BATCH,

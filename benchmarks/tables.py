@@ -190,10 +190,9 @@ def photographs(measured: dict) -> str:
 
 def student_designs(measured: dict) -> str:
     """How each design of student finds pseudo-anomalies, by each reading of its patch errors."""
-    readings = [name for name in measured["rows"][0] if name not in ("design", "seconds")]
+    readings = [name for name in measured["rows"][0] if name != "design"]
     rows = [["reading", *(row["design"] for row in measured["rows"])]]
     rows += [[name, *(f"{100 * row[name]:.1f}" for row in measured["rows"])] for name in readings]
-    rows.append(["seconds of training", *(str(row["seconds"]) for row in measured["rows"])])
     words = (
         f"AUROC in per cent on {measured['held_out']} held-out normals of {measured['dataset']} "
         f"({measured['source']}), {measured['draws']} pseudo-anomalies blended into each; {measured['train']} normals "
@@ -235,11 +234,13 @@ def score_choice(measured: dict) -> str:
     for name in names:
         values = [_candidate(row["figures"], name) for row in rows]
         table.append([name, *(f"{100 * value:.2f}" for value in values), f"**{100 * sum(values) / len(values):.2f}**"])
+    of_cnns = LITE0 in [row["teacher"] for row in rows]
+    inner = f", and only of {LITE0} were the inner patches tried" if of_cnns else ""
     words = (
         f"AUROC in per cent on the {measured['split']} split of {measured['dataset']}, seed {measured['seed']}, "
-        f"{measured['hardware']}. Only a ViT has a class token, and only of {LITE0} were the inner patches tried: "
-        "other distances are those of all patches. The default is the product of last layer and distance, of the "
-        "summary with the highest figures of each kind of network."
+        f"{measured['hardware']}. Only a ViT has a class token{inner}: other distances are those of all patches. "
+        "The default is the product of last layer and distance, of the summary with the highest figures of each kind "
+        "of network."
     )
     return f"{_table(table)}\n\n{words}"
 

@@ -186,7 +186,7 @@ def calibrate(
 
 
 def _gaussian(teacher: Teacher, train: Tensor, device: torch.device) -> Gaussian:
-    """The Gaussian of the pooled features of training images."""
+    """The Gaussian of the teacher's summaries of training images."""
     batches = (batch.to(device) for batch in in_batches(train))
     return Gaussian.fit(teacher.network.summary(teacher(teacher.preprocessing(batch))) for batch in batches)
 

@@ -16,11 +16,11 @@ from kdad.data.preprocessing import KERNELS, Preprocessing
 from kdad.errors import UserError
 from kdad.networks.features import FeatureNetwork
 from kdad.networks.vgg import tokens
+from kdad.networks.vit import CRITICAL_LAYERS
 
 FINAL = "final"  # the layer that the classifier reads, whatever it is called in the model
 READ_STRIDES = (8, 16)  # critical layers below the final one: finer ones see no defect, only noise
 MOST_FINAL_CHANNELS = 512
-TRANSFORMER_LAYERS = 4
 
 
 class TimmFeatures(FeatureNetwork):
@@ -131,7 +131,7 @@ def _default_layers(model: Any) -> tuple[str, ...]:
     """Of a transformer of n blocks, n/4, n/2, 3n/4 and n; of others, the strides of `READ_STRIDES` and the end."""
     names = [str(entry["module"]) for entry in model.feature_info]
     if is_transformer(model):
-        depths = (round(len(names) * part / TRANSFORMER_LAYERS) for part in range(1, TRANSFORMER_LAYERS + 1))
+        depths = (round(len(names) * part / CRITICAL_LAYERS) for part in range(1, CRITICAL_LAYERS + 1))
         return tuple(dict.fromkeys(names[max(0, depth - 1)] for depth in depths))
     last_of = {entry["reduction"]: str(entry["module"]) for entry in model.feature_info}
     return (*(last_of[stride] for stride in READ_STRIDES if stride in last_of), FINAL)
