@@ -3,7 +3,9 @@
 Students of several designs copy `lite0-imagenet` on the training normals of a folder, all by one recipe and for the
 same number of steps. They are judged on held-out normals and on pseudo-anomalies blended into them: no test part is
 read. What is read of their patch errors is compared too: each layer, the sum of the two finer ones, and a map's peak
-against the mean of its highest hundredth. Without a student, the Mahalanobis distance of every patch stands beside.
+against the mean of its highest hundredth and with the teacher's own distance of the whole image added, both in units of
+how they spread among the held-out normals.
+Without a student, the Mahalanobis distance of every patch stands beside, and that of the whole image alone.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from kdad.data.datasets import FOLDER, dataset_slug
 from kdad.data.loading import load_task
 from kdad.data.preprocessing import resample
 from kdad.data.pseudo_anomalies import blend_in
-from kdad.detection.discrepancy import distillation_loss, layer_errors, patch_errors
+from kdad.detection.discrepancy import distant_peak, distillation_loss, layer_errors, patch_errors
 from kdad.detection.mahalanobis import Gaussian
 from kdad.devices import hardware
 from kdad.errors import UserError
@@ -152,8 +154,20 @@ def distances(target: list[Tensor], train_target: list[Tensor], teacher: Teacher
     return maps
 
 
-def figures(normal: list[Tensor], odd: list[Tensor], masks: np.ndarray) -> dict[str, float]:
-    """Image AUROC by peak and by the mean of the highest hundredth, and pixel AUROC, of every reading."""
+def whole_distances(target: list[Tensor], train_target: list[Tensor], teacher: Teacher) -> np.ndarray:
+    """The Mahalanobis distance (N,) of every image's summary from those of training normals."""
+    summary = teacher.network.summary
+    return Gaussian.fit([summary(train_target)]).distance(summary(target)).numpy()
+
+
+def figures(normal: list[Tensor], odd: list[Tensor], masks: np.ndarray, whole: np.ndarray) -> dict[str, float]:
+    """Image AUROC by each way to one number of a map, and pixel AUROC, of every reading.
+
+    Args:
+        normal, odd: the patch errors (N, h, w) of every layer, of held-out normals and of pseudo-anomalies.
+        masks: where the latter are anomalous, bool (N, H, W).
+        whole: the distances (N,) of all of these images.
+    """
     units = [(layer.mean(), layer.std()) for layer in normal]
     found = {}
     for name, weights in READINGS.items():
@@ -161,11 +175,15 @@ def figures(normal: list[Tensor], odd: list[Tensor], masks: np.ndarray) -> dict[
         anomalous = np.repeat([False, True], [len(maps) for maps in combined])
         flat = torch.cat(combined).flatten(1)
         highest = flat.topk(round(TOP * flat.shape[1]), 1).values
+        peaks, normals = highest[:, 0].numpy(), len(combined[0])
+        weight = peaks[:normals].std() / max(np.log(whole[:normals]).std(), 1e-12)
         found |= {
-            f"{name}, peak": metrics.auroc(highest[:, 0].numpy(), anomalous),
+            f"{name}, peak": metrics.auroc(peaks, anomalous),
             f"{name}, highest hundredth": metrics.auroc(highest.mean(1).numpy(), anomalous),
+            f"{name}, peak + distance": metrics.auroc(distant_peak(peaks, whole, weight), anomalous),
             f"{name}, pixels": metrics.pixel_auroc(combined[1].numpy(), masks),
         }
+    found["distance alone"] = metrics.auroc(whole, anomalous)
     return {name: round(value, 4) for name, value in found.items()}
 
 
@@ -187,15 +205,16 @@ def run(folder: Path, source: str) -> dict:
     odd = torch.from_numpy(odd).permute(0, 3, 1, 2)
     shown = torch.cat([task.train, task.train.flip(-1)])
     known, known_good, known_odd = (features(teacher, images) for images in (shown, held_out, odd))
+    whole = np.concatenate([whole_distances(layers, known, teacher) for layers in (known_good, known_odd)])
     rows = []
     for name, make in designs(teacher).items():
         torch.manual_seed(0)
         student = train(make(), teacher, shown, known)
         maps = [errors(student, teacher, *pair) for pair in ((held_out, known_good), (odd, known_odd))]
-        rows.append({"design": name, **figures(*maps, masks)})
+        rows.append({"design": name, **figures(*maps, masks, whole)})
         print(rows[-1], flush=True)
     maps = [distances(layers, known, teacher) for layers in (known_good, known_odd)]
-    rows.append({"design": "no student: Mahalanobis distance", **figures(*maps, masks)})
+    rows.append({"design": "no student: Mahalanobis distance", **figures(*maps, masks, whole)})
     print(rows[-1], flush=True)
     return {
         "dataset": dataset_slug(dataset), "source": source, "teacher": LITE0, "steps": STEPS, "batch": BATCH,

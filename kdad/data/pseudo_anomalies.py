@@ -2,8 +2,9 @@
 
 After Li et al. 2021, *CutPaste* (arXiv 2104.04015): patches and thin scars, here turned by any angle, taken from
 another normal image in other colours, or of one colour. Unlike CutPaste's, they are of any size down to a thousandth of
-the image, more or less transparent, and their edges more or less soft, as those of real defects are: what is large and
-opaque is found by any layer, which tells nothing. No labelled anomaly is needed.
+the image, more or less transparent, their edges more or less soft, and half of them of no other hues than the images
+have, as real defects are: what is large, opaque and of another hue is found by any layer, which tells nothing. No
+labelled anomaly is needed.
 """
 
 import numpy as np
@@ -13,6 +14,8 @@ LOG_ASPECT = (0.0, 2.5)  # length over width, natural logarithm
 OPACITY = (0.15, 1.0)
 SOFTNESS = (0.0, 0.6)  # share of the half-width over which the edge fades
 THINNEST = 0.75  # half-width in pixels
+CONTRAST = (0.7, 1.3)  # of another image
+BRIGHTNESS = (0.3, 1.7)  # of a colour, as a multiple of one that is there
 
 
 def blend_in(images: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -43,8 +46,12 @@ def _turned_rectangle(shape: tuple[int, int], rng: np.random.Generator) -> np.nd
 
 
 def _filling(other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What shows inside the rectangle, float (H, W, 3): one colour, or another image moved and recoloured."""
+    """What shows inside the rectangle, float (H, W, 3): one colour, or another image moved; half in new hues."""
+    channels = 3 if rng.random() < 1 / 2 else 1
     if rng.random() < 1 / 2:
+        moved = np.roll(other, rng.integers(0, other.shape[:2]), (0, 1)).astype(np.float64)
+        return (moved * rng.uniform(*CONTRAST, channels) + rng.uniform(-25, 25)).clip(0, 255)
+    if channels == 3:
         return np.broadcast_to(rng.uniform(0, 255, 3), other.shape)
-    moved = np.roll(other, rng.integers(0, other.shape[:2]), (0, 1)).astype(np.float64)
-    return (moved * rng.uniform(0.7, 1.3, 3) + rng.uniform(-25, 25)).clip(0, 255)
+    colour = other[rng.integers(other.shape[0]), rng.integers(other.shape[1])]
+    return np.broadcast_to((colour * rng.uniform(*BRIGHTNESS)).clip(0, 255), other.shape)

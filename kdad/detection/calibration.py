@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,20 +12,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kdad.data.images import in_batches
-from kdad.data.pseudo_anomalies import blend_in
 from kdad.data.task import Images
 from kdad.detection.discrepancy import SCORES, layer_scores
-from kdad.detection.heatmaps import MapGeometry, PatchReading, layer_weights, sampled
+from kdad.detection.heatmaps import MapGeometry, PatchReading, sampled
 from kdad.detection.mahalanobis import Gaussian
 from kdad.detection.observation import Observation, observe
+from kdad.detection.weighting import Pairs
 from kdad.errors import UserError
 from kdad.files import write_atomically
 from kdad.networks.teachers import Teacher
-from kdad.storage.layout import CALIBRATION, CROSS_FITTED, DISTANT_ERROR, HELD_OUT
+from kdad.storage.layout import CALIBRATION, CROSS_FITTED, DISTANT, DISTANT_PEAK, HELD_OUT
 from kdad.storage.student_config import StudentConfig
 
-PSEUDO_ANOMALIES = 300
-HeldOut = Sequence[tuple[nn.Module, Images]]
+
+class Learned(NamedTuple):
+    """What training normals taught: a student, and the Gaussian of the teacher's summaries, or None if unscored."""
+
+    student: nn.Module
+    gaussian: Gaussian | None
+
+
+HeldOut = Sequence[tuple[Learned, Images]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class Calibration:
         heatmap_quantiles: the percentiles of their heatmaps, (101,), for colour scales.
         distances: how far the teacher itself sees them from training normals, (N,); None where that is not scored.
         gaussian: what distances are measured by, or None.
+        distance_weight: how much their logarithm counts beside a peak, (1,); None where a score does not add them.
         kind: how the normals were held out, one of `kdad.storage.layout.CALIBRATION_KINDS`.
     """
 
@@ -47,6 +56,7 @@ class Calibration:
     heatmap_quantiles: Tensor
     distances: Tensor | None = None
     gaussian: Gaussian | None = None
+    distance_weight: Tensor | None = None
     kind: str = HELD_OUT
 
     def __len__(self) -> int:
@@ -71,9 +81,11 @@ class Calibration:
             "layer_weights": self.reading.weights,
             "heatmap_quantiles": self.heatmap_quantiles,
         }
-        if self.distances is None or self.gaussian is None:
-            return tensors
-        return {**tensors, "distances": self.distances, **self.gaussian.packed()}
+        if self.distances is not None and self.gaussian is not None:
+            tensors |= {"distances": self.distances, **self.gaussian.packed()}
+        if self.distance_weight is not None:
+            tensors["distance_weight"] = self.distance_weight
+        return tensors
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], kind: str = HELD_OUT) -> "Calibration":
@@ -95,6 +107,8 @@ class Calibration:
             width = tensors.get("distance_mean", torch.empty(0)).numel()
             expected["distances"] = (normals,)
             expected |= {"distance_mean": (width,), "distance_whitening": (width * (width + 1) // 2,)}
+        if "distance_weight" in tensors:
+            expected["distance_weight"] = (1,)
         if not normals or {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected:
             raise ValueError("its tensors do not fit each other")
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
@@ -106,6 +120,7 @@ class Calibration:
             tensors["heatmap_quantiles"],
             tensors.get("distances"),
             Gaussian.unpacked(tensors) if "distances" in tensors else None,
+            tensors.get("distance_weight"),
             kind,
         )
 
@@ -127,7 +142,8 @@ def load_calibration(folder: Path, config: StudentConfig) -> Calibration | None:
         return None
     try:
         calibration = Calibration.from_tensors(load_file(file), config.calibration)
-        if (calibration.distances is not None) != (config.score == DISTANT_ERROR):
+        known = (calibration.distances is not None, calibration.distance_weight is not None)
+        if known != (config.score in DISTANT, config.score == DISTANT_PEAK):
             raise ValueError(f"it was not made for the score {config.score!r}")
     except (SafetensorError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -139,7 +155,7 @@ def load_calibration(folder: Path, config: StudentConfig) -> Calibration | None:
 
 @torch.inference_mode()
 def calibrate(
-    student: nn.Module, teacher: Teacher, held_out: HeldOut, train: Tensor, score: str, tile: int
+    learned: Learned, teacher: Teacher, held_out: HeldOut, train: Tensor, score: str, tile: int
 ) -> Calibration:
     """Calibrate a student on normals that it was not trained on.
 
@@ -147,48 +163,62 @@ def calibrate(
     learned from them.
 
     Args:
-        held_out: normals that had no part in training: pairs of a network and the images that it never
-            saw. One pair with the student itself, or several where folds of the data were left out in turn.
+        learned: the student, and what its distances are measured by; see `learn`.
+        held_out: normals that had no part in training: pairs of what others taught and the images that it never
+            saw. One pair of `learned` itself, or several where folds of the data were left out in turn.
         train: training images (N, 3, H, W), some of which become pseudo-anomalies to weigh the layers by.
         score: the name in `kdad.storage.layout.SCORE_NAMES` of what will be read.
         tile: see `observe`.
     """
+    student, gaussian = learned
     device = next(student.parameters()).device
     geometry = MapGeometry(teacher.preprocessing, tile)
 
-    def observed() -> Iterator[Observation]:
-        for network, images in held_out:
-            yield from (observe(network, teacher, batch.to(device), tile) for batch in in_batches(images))
+    def observed() -> Iterator[tuple[Gaussian | None, Observation]]:
+        for taught, images in held_out:
+            for batch in in_batches(images):
+                yield taught.gaussian, observe(taught.student, teacher, batch.to(device), tile)
 
-    mean, std = _moments(observation.maps for observation in observed())
+    mean, std = _moments(observation.maps for _, observation in observed())
     # Only units come from the held-out normals: what is read, up to a factor and a constant that all images share, does
     # not depend on them, or the p-values of few of them would be too low.
-    reading = PatchReading(mean, std, std * _coefficients(student, teacher, train))
-    errors, summaries, peaks, levels = [], [], [], []
-    for observation in observed():
+    pairs = Pairs.of(student, teacher, train)
+    weights = pairs.layer_weights()
+    reading = PatchReading(mean, std, std * weights.to(device))
+    errors, distances, peaks, levels = [], [], [], []
+    for measure, observation in observed():
         combined = geometry.combine(reading.standardise(observation.maps), reading.weights)
         errors.append(observation.errors)
-        summaries.append(observation.summary)
+        distances += [] if measure is None else [farthest(measure, observation)]
         peaks.append(combined.amax((1, 2)))
         levels.append(sampled(combined))
     level = torch.cat(levels).cpu()
     unit = level.std().clamp(min=1e-12)  # so that the heatmap, too, is in standard deviations
-    gaussian = _gaussian(teacher, train, device) if score == DISTANT_ERROR else None
     return Calibration(
         layer_errors=torch.cat(errors).cpu(),
         peaks=torch.cat(peaks).cpu() / unit,
         reading=PatchReading(mean.cpu(), std.cpu(), reading.weights.cpu() / unit),
         heatmap_quantiles=torch.from_numpy(np.quantile(level / unit, np.linspace(0, 1, 101))).float(),
-        distances=None if gaussian is None else gaussian.distance(torch.cat(summaries)).cpu(),
+        distances=torch.cat(distances).cpu() if distances else None,
         gaussian=gaussian,
+        distance_weight=pairs.distance_weight(weights)[None] / unit if score == DISTANT_PEAK else None,
         kind=CROSS_FITTED if len(held_out) > 1 else HELD_OUT,
     )
 
 
-def _gaussian(teacher: Teacher, train: Tensor, device: torch.device) -> Gaussian:
-    """The Gaussian of the teacher's summaries of training images."""
-    batches = (batch.to(device) for batch in in_batches(train))
-    return Gaussian.fit(teacher.network.summary(teacher(teacher.preprocessing(batch))) for batch in batches)
+@torch.inference_mode()
+def learn(student: nn.Module, teacher: Teacher, train: Tensor, score: str) -> Learned:
+    """A student beside what else `score`, one of `kdad.storage.layout.SCORE_NAMES`, reads of its training images."""
+    if score not in DISTANT:
+        return Learned(student, None)
+    batches = (batch.to(next(student.parameters()).device) for batch in in_batches(train))
+    summaries = (teacher.network.summary(teacher(teacher.preprocessing(batch))) for batch in batches)
+    return Learned(student, Gaussian.fit(summaries))
+
+
+def farthest(gaussian: Gaussian, observation: Observation) -> Tensor:
+    """How far the teacher sees each image from normals, (B,); of tiles, the farthest: a defect is in one of them."""
+    return gaussian.distance(observation.summaries).amax(1)
 
 
 def _moments(batches: Iterable[list[Tensor]]) -> tuple[Tensor, Tensor]:
@@ -201,22 +231,3 @@ def _moments(batches: Iterable[list[Tensor]]) -> tuple[Tensor, Tensor]:
     mean = total / count
     device = maps[0].device
     return mean.float().to(device), (squares / count - mean.square()).clamp(min=0).sqrt().float().to(device)
-
-
-def _coefficients(student: nn.Module, teacher: Teacher, train: Tensor) -> Tensor:
-    """The weight of each layer's patch errors (L,) that separates pseudo-anomalies best.
-
-    Learned on training images, evenly chosen, and what is pasted into them.
-    """
-    device = next(student.parameters()).device
-    chosen = train[torch.linspace(0, len(train) - 1, min(len(train), PSEUDO_ANOMALIES)).round().long()]
-    mean, std = _moments(observe(student, teacher, batch.to(device), tile=0).maps for batch in in_batches(chosen))
-    reading = PatchReading(mean, std.clamp(min=1e-12), torch.ones_like(mean))
-    pasted, masks = map(torch.from_numpy, blend_in(chosen.permute(0, 2, 3, 1).contiguous().numpy()))
-    points, truth = [], []
-    for batch, mask in zip(pasted.permute(0, 3, 1, 2).split(64), masks.split(64), strict=True):
-        maps = reading.standardise(observe(student, teacher, batch.to(device), tile=0).maps)
-        shown = [teacher.preprocessing.to_input(layer, *mask.shape[1:]) for layer in maps]
-        points.append(torch.stack([sampled(layer) for layer in shown], 1).cpu())
-        truth.append(sampled(mask))
-    return layer_weights(torch.cat(points).numpy(), torch.cat(truth).numpy()).to(mean) / reading.std

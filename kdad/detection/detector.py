@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdad.data.images import in_batches
 from kdad.detection import conformal
-from kdad.detection.calibration import Calibration, load_calibration
+from kdad.detection.calibration import Calibration, farthest, load_calibration
 from kdad.detection.discrepancy import SCORES, layer_scores
 from kdad.detection.heatmaps import MapGeometry, PatchReading
 from kdad.detection.observation import Observation, observe
@@ -42,6 +42,7 @@ class Prediction:
     heatmap: np.ndarray  # (B, H, W) float32
     layer_scores: np.ndarray  # (B, L) float32, each layer's part of the published score
     layer_errors: np.ndarray  # (B, L, 2) float32, the error table
+    peak: np.ndarray  # (B,) float32, the highest value of the heatmap
     distance: np.ndarray  # (B,) float32, how far the teacher sees the image from normals; 1 where that is not scored
     patch_maps: tuple[np.ndarray, ...]  # one (B, h, w) float32 per critical layer, standardised patch errors
 
@@ -74,9 +75,11 @@ class Detector:
         self._geometry = MapGeometry(teacher.preprocessing, config.tile)
         reading = PatchReading.plain(layers) if calibration is None else calibration.reading
         self._reading = reading.to(self.device)
-        self._gaussian = None
+        self._gaussian, self.distance_weight = None, 0.0
         if calibration is not None and calibration.gaussian is not None:
             self._gaussian = calibration.gaussian.to(self.device)
+        if calibration is not None and calibration.distance_weight is not None:
+            self.distance_weight = float(calibration.distance_weight)
 
     @classmethod
     def load(cls, folder_or_repo: str | Path, *, teacher: Teacher | None = None, device: str = "auto") -> "Detector":
@@ -166,19 +169,32 @@ class Detector:
         heatmap = self._geometry.to_image(combined, *images.shape[-2:])
         distance = combined.new_ones(len(combined))
         if self._gaussian is not None:
-            distance = self._gaussian.distance(observation.summary)
+            distance = farthest(self._gaussian, observation)
         return observation.errors, distance, combined.amax((1, 2)), heatmap, *maps
 
     def _prediction(
         self, errors: Tensor, distances: Tensor, peaks: Tensor, heatmap: Tensor, *patch_maps: Tensor, fpr: float | None
     ) -> Prediction:
         mse_weight = self.config.recipe.mse_weight
-        measured = {"layer_errors": errors.numpy(), "distances": distances.numpy(), "peaks": peaks.numpy()}
+        measured = {
+            "layer_errors": errors.numpy(),
+            "distances": distances.numpy(),
+            "distance_weight": np.array([self.distance_weight], np.float32),
+            "peaks": peaks.numpy(),
+        }
         score = SCORES[self.config.score](measured, mse_weight)
         p_value, verdict = self._significance(score, fpr)
-        parts = layer_scores(errors, mse_weight).numpy()
-        patches = tuple(patch_map.numpy() for patch_map in patch_maps)
-        return Prediction(score, p_value, verdict, heatmap.numpy(), parts, errors.numpy(), distances.numpy(), patches)
+        return Prediction(
+            score=score,
+            p_value=p_value,
+            is_anomaly=verdict,
+            heatmap=heatmap.numpy(),
+            layer_scores=layer_scores(errors, mse_weight).numpy(),
+            layer_errors=measured["layer_errors"],
+            peak=measured["peaks"],
+            distance=measured["distances"],
+            patch_maps=tuple(patch_map.numpy() for patch_map in patch_maps),
+        )
 
     def _significance(self, score: np.ndarray, fpr: float | None) -> tuple[np.ndarray, np.ndarray]:
         """p-values (B,) float32 and verdicts (B,) bool."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from kdad.storage.layout import DISTANT_ERROR, LAST_LAYER, MKD, PEAK
+from kdad.storage.layout import DISTANT_ERROR, DISTANT_PEAK, LAST_LAYER, MKD, PEAK
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,12 +93,23 @@ def distant_error(errors: np.ndarray, distances: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(last_layer_score(errors) * distances, SMALLEST_SCORE))
 
 
+def distant_peak(peaks: np.ndarray, distances: np.ndarray, distance_weight: np.ndarray) -> np.ndarray:
+    """The heatmap's peak plus the weighted logarithm of the teacher's own distance, all (B,), in standard deviations.
+
+    A sum, so that constants which only few held-out normals tell, such as the level of a normal patch, change no rank.
+    """
+    return peaks + distance_weight * np.log(np.maximum(distances, SMALLEST_SCORE))
+
+
 # Each from what is measured of images, in numpy, and λ: `layer_errors` (B, L, 2), `distances` (B,) as of
-# `kdad.detection.mahalanobis`, and `peaks` (B,), the highest values of their heatmaps. An image of another kind is
-# unusual as a whole, which the last layer shows, and more surely so where the teacher, too, sees nothing normal; a
-# defect is in one place, which the peak shows.
+# `kdad.detection.mahalanobis` and their `distance_weight`, and `peaks` (B,), the highest values of their heatmaps. An
+# image of another kind is unusual as a whole, which the last layer shows; a defect is in one place, which the peak
+# shows; and either more surely so where the teacher, too, sees nothing normal.
 SCORES: dict[str, Callable[[Mapping[str, np.ndarray], float], np.ndarray]] = {
     DISTANT_ERROR: lambda measured, mse_weight: distant_error(measured["layer_errors"], measured["distances"]),
+    DISTANT_PEAK: lambda measured, mse_weight: distant_peak(
+        measured["peaks"], measured["distances"], measured["distance_weight"]
+    ),
     LAST_LAYER: lambda measured, mse_weight: last_layer_score(measured["layer_errors"]),
     MKD: lambda measured, mse_weight: mkd_score(measured["layer_errors"], mse_weight),
     PEAK: lambda measured, mse_weight: measured["peaks"],

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,19 +65,6 @@ class MapGeometry:
         if self.tile:
             return resample(combined[:, None], height, width, "bilinear")[:, 0]
         return self.preprocessing.to_input(combined, height, width)
-
-
-def layer_weights(points: np.ndarray, pasted: np.ndarray) -> Tensor:
-    """How much each layer tells about where an image is anomalous: (L,), from points of pseudo-anomalies.
-
-    The weights of a logistic regression from the standardised patch errors (N, L) at each point to
-    whether something was pasted there (N,) bool. A layer may count against the others: a coarse one
-    that says the whole image is unusual explains what the fine ones show.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    fitted: Any = LogisticRegression(max_iter=500).fit(points, pasted)
-    return torch.from_numpy(fitted.coef_[0]).float()
 
 
 def sampled(maps: Tensor) -> Tensor:

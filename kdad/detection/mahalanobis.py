@@ -38,12 +38,12 @@ class Gaussian:
         return cls(known.mean(0).float(), whitening.half().float())
 
     def distance(self, features: Tensor) -> Tensor:
-        """The squared Mahalanobis distance (B,) of summaries (B, D), per dimension: of normals, about 1.
+        """The squared Mahalanobis distance (…) of summaries (…, D), per dimension: of normals, about 1.
 
         Source: Lee et al. 2018 (arXiv 1807.03888), equation 2, with one class.
         """
         gaussian = self.to(features.device)
-        return ((features - gaussian.mean) @ gaussian.whitening).square().sum(1)
+        return ((features - gaussian.mean) @ gaussian.whitening).square().sum(-1)
 
     def to(self, device: torch.device | str) -> Gaussian:
         """The same on another device."""

@@ -16,7 +16,7 @@ class Observation(NamedTuple):
     """What is measured of B images."""
 
     errors: Tensor  # the error table (B, L, 2); of tiles, their mean
-    summary: Tensor  # (B, D), the teacher's own, see `FeatureNetwork.summary`; of tiles, the mean
+    summaries: Tensor  # (B, T, D), the teacher's own of each tile, see `FeatureNetwork.summary`; T is 1 without tiles
     maps: list[Tensor]  # the patch errors (B, h, w) of every critical layer
 
 
@@ -40,10 +40,10 @@ def observe(
 
     if not tile:
         errors, summary, *maps = look(images)
-        return Observation(errors, summary, maps)
+        return Observation(errors, summary[:, None], maps)
     tiling = Tiling.over(images, tile, teacher.preprocessing)
     tiles, side = tiling.cut(images), tiling.side
     errors, summary, *maps = map_tiles(look, tiles) if features is None else look(tiles)
     stitched = [tiling.stitch(teacher.preprocessing.to_input(layer, side, side)) for layer in maps]
-    errors, summary = (of_tiles.unflatten(0, (len(images), -1)).mean(1) for of_tiles in (errors, summary))
-    return Observation(errors, summary, stitched)
+    errors, summaries = (of_tiles.unflatten(0, (len(images), -1)) for of_tiles in (errors, summary))
+    return Observation(errors.mean(1), summaries, stitched)

@@ -9,7 +9,7 @@ import numpy as np
 
 from kdad.data.datasets import public_name
 from kdad.data.task import Labelled, Task
-from kdad.detection.calibration import calibrate, save_calibration
+from kdad.detection.calibration import calibrate, learn, save_calibration
 from kdad.detection.detector import Detector, Prediction
 from kdad.detection.discrepancy import last_layer_score, published_score
 from kdad.errors import UserError
@@ -86,8 +86,8 @@ def is_own(task: Task, config: StudentConfig) -> bool:
 def _calibrated(detector: Detector, task: Task) -> Detector:
     """The same student, read by what the task's held-out normals show."""
     student, teacher, config = detector.student, detector.teacher, detector.config
-    held_out = [(student, task.calibration)]
-    calibration = calibrate(student, teacher, held_out, task.train, config.score, config.tile)
+    learned = learn(student, teacher, task.train, config.score)
+    calibration = calibrate(learned, teacher, [(learned, task.calibration)], task.train, config.score, config.tile)
     return Detector(config, student, teacher, calibration)
 
 

@@ -25,6 +25,7 @@ DATASET = "cifar10"  # what the published lines and the square are about
 CHOSEN_ON = ("cat", "airplane")
 SELECTION = {
     "distant-error": f"score chosen on validation anomalies of {' and '.join(CHOSEN_ON)} of {DATASET}",
+    "distant-peak": "score chosen on pseudo-anomalies blended into normal photographs",
     "peak": "score chosen on the test defects of patterns-defects, bricks",
 }
 # The teachers that answer what is architecture and what is labels: same data, both architectures.

@@ -15,7 +15,14 @@ DEFAULT_OUT = Path("trained_students")
 # How normals were held out to calibrate on: all of one network, each of one of several, or nobody can say.
 HELD_OUT, CROSS_FITTED, UNKNOWN = CALIBRATION_KINDS = ("held-out", "cross-fitted", "unknown")
 # How each score is computed stands in `kdad.detection.discrepancy.SCORES`.
-DISTANT_ERROR, LAST_LAYER, MKD, PEAK = SCORE_NAMES = ("distant-error", "last-layer", "mkd", "peak")
+DISTANT_ERROR, DISTANT_PEAK, LAST_LAYER, MKD, PEAK = SCORE_NAMES = (
+    "distant-error",
+    "distant-peak",
+    "last-layer",
+    "mkd",
+    "peak",
+)
+DISTANT = (DISTANT_ERROR, DISTANT_PEAK)  # those that read the teacher's own distance from normals
 
 
 def calibration_kind(config: dict[str, Any]) -> str:

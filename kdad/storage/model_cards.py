@@ -3,12 +3,13 @@
 from typing import Any
 
 from kdad.networks.provenance import OVERLAP_IN_WORDS
-from kdad.storage.layout import CROSS_FITTED, DISTANT_ERROR, HELD_OUT, LAST_LAYER, MKD, PEAK, UNKNOWN
+from kdad.storage.layout import CROSS_FITTED, DISTANT_ERROR, DISTANT_PEAK, HELD_OUT, LAST_LAYER, MKD, PEAK, UNKNOWN
 from kdad.storage.student_config import StudentConfig
 
 # What chose the default score. None of it is of the data set of a student on other data than what is named.
 SELECTION_IN_WORDS = {
     DISTANT_ERROR: "chosen once, for all teachers, on labelled validation anomalies of CIFAR-10's cat and airplane.",
+    DISTANT_PEAK: "chosen once, for all defects, on pseudo-anomalies blended into normal photographs.",
     PEAK: "chosen once, for all defects, on test images of the built-in `patterns-defects`, bricks.",
     LAST_LAYER: "not the default.",
     MKD: "as published.",

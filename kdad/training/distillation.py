@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from kdad.data.images import in_batches
 from kdad.data.task import Fold, Task
-from kdad.detection.calibration import HeldOut, calibrate, save_calibration
+from kdad.detection.calibration import HeldOut, Learned, calibrate, learn, save_calibration
 from kdad.detection.discrepancy import distillation_loss, last_layer_score, layer_errors
 from kdad.devices import accelerator, hardware
 from kdad.errors import UserError
@@ -113,8 +113,9 @@ def train_student(
     options: dict[str, Any] = {"device": device, "logger": logger, "callbacks": callbacks}
     teacher = remember(teacher.to(device), views(task, recipe, device))
     student = _distilled(task, teacher, config, folder, **options)
-    held_out = _cross_fitted(task, teacher, config, folder, device) or [(student, task.calibration)]
-    finish(folder, config, student, teacher, held_out, task.train)
+    learned = learn(student, teacher, task.train, config.score)
+    held_out = _cross_fitted(task, teacher, config, folder, device) or [(learned, task.calibration)]
+    finish(folder, config, learned, teacher, held_out, task.train)
     return folder
 
 
@@ -140,11 +141,11 @@ def views(task: Task, recipe: Recipe, device: str) -> list[Tensor]:
 
 
 def finish(
-    folder: Path, config: StudentConfig, student: nn.Module, teacher: Teacher, held_out: HeldOut, train: Tensor
+    folder: Path, config: StudentConfig, learned: Learned, teacher: Teacher, held_out: HeldOut, train: Tensor
 ) -> None:
     """Calibrate a student as `kdad.detection.calibration.calibrate` does, and complete its folder."""
-    save_calibration(folder, calibrate(student, teacher, held_out, train, config.score, config.tile))
-    student_folder.save_student(folder, config, student)
+    save_calibration(folder, calibrate(learned, teacher, held_out, train, config.score, config.tile))
+    student_folder.save_student(folder, config, learned.student)
     (folder / loop.CHECKPOINT).unlink(missing_ok=True)
     shutil.rmtree(folder / FOLDS, ignore_errors=True)
 
@@ -162,11 +163,12 @@ def _distilled(
 
 
 def _cross_fitted(task: Task, teacher: Teacher, config: StudentConfig, folder: Path, device: str) -> HeldOut:
-    """Where normals are few: for each fold of them, a student that never saw it, and its images."""
-    return [
-        (_distilled(fold, teacher, config, folder / FOLDS / str(index), device), fold.left_out)
-        for index, fold in enumerate(task.folds)
-    ]
+    """Where normals are few: for each fold of them, what the others taught, and its images."""
+    held_out = []
+    for index, fold in enumerate(task.folds):
+        student = _distilled(fold, teacher, config, folder / FOLDS / str(index), device)
+        held_out.append((learn(student, teacher, fold.train, config.score), fold.left_out))
+    return held_out
 
 
 def _awaits_evaluation(folder: Path, config: StudentConfig) -> bool:

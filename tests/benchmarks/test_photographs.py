@@ -55,5 +55,5 @@ def test_every_design_is_judged_by_every_reading(folder, monkeypatch, timm_teach
     monkeypatch.setattr(student_designs, "DRAWS", 1)
     found = student_designs.run(folder, "nobody")
     assert [row["design"] for row in found["rows"]][:3] == ["patch embedding", "narrow copy", "reverse decoder"]
-    assert all(len(row) == 1 + 3 * len(student_designs.READINGS) for row in found["rows"])
-    assert all(0 <= value <= 1 for row in found["rows"] for name, value in row.items() if "," in name)
+    assert all(len(row) == 2 + 4 * len(student_designs.READINGS) for row in found["rows"])
+    assert all(0 <= value <= 1 for row in found["rows"] for name, value in row.items() if name != "design")

@@ -51,4 +51,11 @@ def test_patches_and_scars_both_occur():
         if len(points) > 8:
             values = np.linalg.eigvalsh(np.cov(points.T))
             shapes.append(np.sqrt(values[1] / max(values[0], 1e-3)))
-    assert np.quantile(shapes, 0.2) < 2 < 4 < np.quantile(shapes, 0.9)
+    assert np.quantile(shapes, 0.2) < 2.5 < 4 < np.quantile(shapes, 0.9)
+
+
+def test_half_of_them_keep_the_hues_of_the_images():
+    grey = np.repeat(images(200)[..., :1], 3, 3)
+    blended, masks = blend_in(grey)
+    coloured = [np.ptp(image[mask].astype(int), axis=1).max() > 5 for image, mask in zip(blended, masks, strict=True)]
+    assert 0.35 < np.mean(coloured) < 0.6

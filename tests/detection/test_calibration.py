@@ -6,12 +6,13 @@ import torch
 from helpers.miniatures import TinyTask
 
 from kdad.data.preprocessing import Preprocessing
-from kdad.detection import calibration as calibration_module
-from kdad.detection.calibration import calibrate
+from kdad.detection.calibration import Learned, calibrate, farthest, learn
 from kdad.detection.conformal import lowest_fpr, p_values, realised_fpr
 from kdad.detection.heatmaps import MapGeometry, PatchReading
+from kdad.detection.mahalanobis import Gaussian
+from kdad.detection.observation import Observation
 from kdad.networks.students import build_student
-from kdad.storage.layout import CROSS_FITTED, HELD_OUT, PEAK
+from kdad.storage.layout import CROSS_FITTED, DISTANT_PEAK, HELD_OUT, PEAK
 
 GEOMETRY = MapGeometry(Preprocessing(4, 4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), tile=0)
 
@@ -26,10 +27,10 @@ def test_what_is_read_does_not_depend_on_the_normals_that_calibrate_it(student, 
     """But for a unit that all images share: else p-values of few normals would be too low."""
     read = []
     for held_out in tiny_task.calibration.split(5)[:2]:
-        found = calibrate(student, vgg_teacher, [(student, held_out)], tiny_task.train, PEAK, 0).reading
-        per_error = found.weights / found.std
-        read.append(per_error / per_error.norm())
-    torch.testing.assert_close(read[0], read[1])
+        learned = learn(student, vgg_teacher, tiny_task.train, DISTANT_PEAK)
+        found = calibrate(learned, vgg_teacher, [(learned, held_out)], tiny_task.train, DISTANT_PEAK, 0)
+        read.append(torch.cat([found.reading.weights / found.reading.std, found.distance_weight]))
+    torch.testing.assert_close(read[0] / read[0].norm(), read[1] / read[1].norm())
 
 
 def errors_of_normals(count: int, rng: np.random.Generator) -> list[torch.Tensor]:
@@ -65,23 +66,30 @@ def test_the_false_positive_rate_is_held_however_few_normals_there_are(normals, 
         assert np.mean((realised >= low - sampling) & (realised <= high + sampling)) > 0.9
 
 
-def test_layers_are_weighed_by_images_from_all_over_the_training_set(student, vgg_teacher, tiny_task, monkeypatch):
-    """Of tiled images, the first few hundred training images are tiles of three of them."""
-    monkeypatch.setattr(calibration_module, "PSEUDO_ANOMALIES", 4)
-    chosen, paste = [], calibration_module.blend_in
-    monkeypatch.setattr(calibration_module, "blend_in", lambda images: (chosen.append(images), paste(images))[1])
-    calibrate(student, vgg_teacher, [(student, tiny_task.calibration)], tiny_task.train, PEAK, 0)
-    rows = [
-        next(i for i, image in enumerate(tiny_task.train) if np.array_equal(image.permute(1, 2, 0).numpy(), picked))
-        for picked in chosen[0]
-    ]
-    assert rows == [0, 8, 15, 23]
-
-
 def test_a_calibration_says_how_its_normals_were_held_out(student, vgg_teacher):
     task = TinyTask()
-    whole = calibrate(student, vgg_teacher, [(student, task.calibration)], task.train, PEAK, 0)
-    parts = [(student, part) for part in task.calibration.split(10)]
-    folded = calibrate(student, vgg_teacher, parts, task.train, PEAK, 0)
+    learned = Learned(student, None)
+    whole = calibrate(learned, vgg_teacher, [(learned, task.calibration)], task.train, PEAK, 0)
+    parts = [(learned, part) for part in task.calibration.split(10)]
+    folded = calibrate(learned, vgg_teacher, parts, task.train, PEAK, 0)
     assert (whole.kind, folded.kind) == (HELD_OUT, CROSS_FITTED)
     assert len(whole) == len(folded) == 20
+
+
+def test_distances_of_a_fold_are_measured_by_what_the_others_taught(student, vgg_teacher):
+    """By a Gaussian that knows the images they would be near, and new ones far: their p-values too low."""
+    task = TinyTask()
+    learned = learn(student, vgg_teacher, task.train, DISTANT_PEAK)
+    parts = task.train[:12], task.train[12:]
+    folds = [(learn(student, vgg_teacher, parts[1 - index], DISTANT_PEAK), parts[index]) for index in range(2)]
+    found = calibrate(learned, vgg_teacher, folds, task.train, DISTANT_PEAK, 0)
+    seen = calibrate(learned, vgg_teacher, [(learned, task.train)], task.train, DISTANT_PEAK, 0)
+    assert found.distances.mean() > 1.5 * seen.distances.mean()
+    for tensor, of_all in zip(found.gaussian.packed().values(), learned.gaussian.packed().values(), strict=True):
+        assert torch.equal(tensor, of_all)
+
+
+def test_of_tiles_the_farthest_counts():
+    gaussian = Gaussian(torch.zeros(2), torch.eye(2))
+    summaries = torch.tensor([[[0.0, 0.0], [3.0, 4.0]], [[1.0, 0.0], [0.0, 0.0]]])
+    assert farthest(gaussian, Observation(torch.empty(2, 1, 2), summaries, [])).tolist() == [25, 1]

@@ -12,7 +12,7 @@ from helpers.miniatures import save_vgg_teacher
 from PIL import Image
 
 from kdad.data import images
-from kdad.detection.calibration import calibrate
+from kdad.detection.calibration import calibrate, learn
 from kdad.detection.detector import Detector, to_tensor
 from kdad.detection.discrepancy import last_layer_score, layer_errors
 from kdad.detection.mahalanobis import Gaussian
@@ -20,6 +20,7 @@ from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.networks.students import build_student
 from kdad.storage import student_folder as store
+from kdad.storage.layout import DISTANT_ERROR, DISTANT_PEAK, PEAK
 from kdad.training.distillation import finish
 
 ARRAYS = ("score", "p_value", "is_anomaly", "heatmap", "layer_scores", "layer_errors", "distance")
@@ -44,15 +45,17 @@ def assert_equal_predictions(one, other, tolerance=0.0):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=0, atol=tolerance, err_msg=name)
 
 
-def test_save_and_load_give_equal_scores(tmp_path, student_folder, tiny_task, vgg_teacher, pictures):
-    config = store.load_config(student_folder)
+@pytest.mark.parametrize("score", [DISTANT_ERROR, DISTANT_PEAK, PEAK])
+def test_save_and_load_give_equal_scores(tmp_path, student_folder, tiny_task, vgg_teacher, pictures, score):
+    config = replace(store.load_config(student_folder), score=score)
     torch.manual_seed(3)
     student = build_student(config.architecture)
     store.round_to_half(student.eval())
-    held_out = [(student, tiny_task.calibration)]
-    finish(tmp_path, config, student, vgg_teacher, held_out, tiny_task.train)
+    learned = learn(student, vgg_teacher, tiny_task.train, score)
+    held_out = [(learned, tiny_task.calibration)]
+    finish(tmp_path, config, learned, vgg_teacher, held_out, tiny_task.train)
     store.save_local(tmp_path, config.dataset, vgg_teacher.name)
-    calibration = calibrate(student, vgg_teacher, held_out, tiny_task.train, config.score, config.tile)
+    calibration = calibrate(learned, vgg_teacher, held_out, tiny_task.train, config.score, config.tile)
     in_memory = Detector(config, student, vgg_teacher, calibration)
     reloaded = Detector.load(tmp_path, device="cpu")
     assert_equal_predictions(reloaded.predict(pictures), in_memory.predict(pictures))

@@ -117,11 +117,13 @@ def test_mkd_sums_the_last_three_layers():
 
 def test_scores_by_name():
     seen = {"layer_errors": ERRORS.numpy(), "distances": np.array([0.5, 2.0]), "peaks": np.array([3.0, 5.0])}
+    seen["distance_weight"] = np.array([0.5])
     read = {name: score(seen, 0.01).tolist() for name, score in SCORES.items()}
     assert read["distant-error"] == pytest.approx(np.log([0.4 * 0.5, 1.0 * 2]))
     assert read["last-layer"] == pytest.approx([0.4, 1.0])
     assert read["mkd"] == pytest.approx([1.8, 1.53])
     assert read["peak"] == [3, 5]
+    assert read["distant-peak"] == pytest.approx([3 + 0.5 * np.log(0.5), 5 + 0.5 * np.log(2)])
 
 
 def test_a_perfect_copy_still_has_a_score():

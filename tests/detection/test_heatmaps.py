@@ -5,7 +5,7 @@ from PIL import Image
 
 from kdad.data.images import read_image
 from kdad.data.preprocessing import Preprocessing
-from kdad.detection.heatmaps import MapGeometry, PatchReading, layer_weights
+from kdad.detection.heatmaps import MapGeometry, PatchReading
 from kdad.detection.rendering import colour_range, colourise, mask_of, overlay, save_png
 
 
@@ -44,15 +44,6 @@ def test_without_calibration_the_map_is_the_mean_patch_error():
     reading = PatchReading.plain(2)
     maps = [torch.full((1, 4, 4), 0.5), torch.full((1, 2, 2), 1.5)]
     torch.testing.assert_close(geometry(4).combine(reading.standardise(maps), reading.weights), torch.ones(1, 4, 4))
-
-
-def test_layers_that_find_what_was_pasted_count_and_others_do_not():
-    rng = np.random.default_rng(0)
-    pasted = rng.random(4000) < 0.2
-    points = rng.normal(size=(4000, 3)) + np.array([2.0, 0.0, 0.0]) * pasted[:, None]
-    weights = layer_weights(points, pasted)
-    assert weights[0] > 1
-    assert weights[1:].abs().max() < 0.2
 
 
 def test_a_mask_is_what_lies_above_without_single_pixels():

@@ -5,7 +5,7 @@ import pandas as pd
 import streamlit as st
 
 from kdad.detection import conformal
-from kdad.storage.layout import DISTANT_ERROR
+from kdad.storage.layout import DISTANT_ERROR, DISTANT_PEAK
 from ui.inspect import charts, perturbation_controls
 from ui.inspect.drawing import colour_range, is_anomaly, outlined
 from ui.inspect.judges import Judge
@@ -130,11 +130,15 @@ def _evidence(prediction, judge: Judge, view: View) -> None:
     chart = charts.layers(prediction.layer_scores[0], judge.detector.calibration_layer_scores, names)
     st.altair_chart(chart, alt="The image's error in each critical layer, beside the middle 90 % of normals")
     band = "" if judge.normals is None else "Bar: this image. Band: the middle 90 % of normals. "
-    st.caption(band + SCORE_IN_WORDS[judge.detector.config.score] + _factors(prediction, judge))
+    st.caption(band + SCORE_IN_WORDS[judge.detector.config.score] + _parts(prediction, judge))
 
 
-def _factors(prediction, judge: Judge) -> str:
-    """The two factors of a score that has two."""
-    if judge.detector.config.score != DISTANT_ERROR or judge.normals is None:
+def _parts(prediction, judge: Judge) -> str:
+    """The two parts of a score that has two."""
+    if judge.normals is None:
         return ""
-    return f" Here: {prediction.layer_errors[0, -1, 0]:.3f} × {prediction.distance[0]:.2f}."
+    error, peak, distance = prediction.layer_errors[0, -1, 0], prediction.peak[0], prediction.distance[0]
+    return {
+        DISTANT_ERROR: f" Here: {error:.3f} × {distance:.2f}.",
+        DISTANT_PEAK: f" Here: {peak:.1f} + {judge.detector.distance_weight:.2f} × log {distance:.2f}.",
+    }.get(judge.detector.config.score, "")

@@ -9,6 +9,9 @@ from kdad.networks.provenance import OVERLAP_IN_WORDS
 SCORE_IN_WORDS = {
     "distant-error": "The anomaly score is the logarithm of the last layer's error times the teacher's own distance "
     "from normals (Mahalanobis, squared, per dimension; of normals about 1).",
+    "distant-peak": "The anomaly score is the heatmap's highest value plus the weighted logarithm of the teacher's own "
+    "distance from normals (Mahalanobis, squared, per dimension; of normals about 1). The weight comes from "
+    "pseudo-anomalies.",
     "last-layer": "The anomaly score reads the last layer.",
     "mkd": "The anomaly score is the sum of the last three layers.",
     "peak": "The anomaly score is the highest value of the heatmap.",

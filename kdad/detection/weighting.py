@@ -1,0 +1,103 @@
+"""How much each layer counts, and the whole image beside its worst place: learned from pseudo-anomalies."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdad.data.preprocessing import Preprocessing
+from kdad.data.pseudo_anomalies import blend_in
+from kdad.detection.heatmaps import MapGeometry, PatchReading, sampled
+from kdad.detection.mahalanobis import Gaussian
+from kdad.detection.observation import Observation, observe
+from kdad.networks.teachers import Teacher
+
+PSEUDO_ANOMALIES = 300
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What is measured of N training images as they are, and of the same with something blended in.
+
+    `normal` and `odd` hold N rows each; `masks` (N, H, W) say where the latter are anomalous.
+    """
+
+    normal: Observation
+    odd: Observation
+    masks: Tensor
+    preprocessing: Preprocessing
+
+    @classmethod
+    def of(cls, student: nn.Module, teacher: Teacher, train: Tensor) -> "Pairs":
+        """Of training images (M, 3, H, W) that are chosen evenly."""
+        device = next(student.parameters()).device
+        chosen = train[torch.linspace(0, len(train) - 1, min(len(train), PSEUDO_ANOMALIES)).round().long()]
+        blended, masks = map(torch.from_numpy, blend_in(chosen.permute(0, 2, 3, 1).contiguous().numpy()))
+
+        def observed(images: Tensor) -> Observation:
+            return _stacked([observe(student, teacher, batch.to(device), tile=0) for batch in images.split(64)])
+
+        return cls(observed(chosen), observed(blended.permute(0, 3, 1, 2)), masks, teacher.preprocessing)
+
+    @cached_property
+    def units(self) -> PatchReading:
+        """The mean and deviation of the patch errors of normals; all layers alike."""
+        mean, std = (torch.stack([getattr(layer, of)() for layer in self.normal.maps]) for of in ("mean", "std"))
+        return PatchReading(mean, std.clamp(min=1e-12), torch.ones_like(mean))
+
+    def layer_weights(self) -> Tensor:
+        """How much each layer's patch errors tell about where an image is anomalous, (L,).
+
+        A layer may count against the others: a coarse one that says the whole image is unusual explains what the fine
+        ones show.
+        """
+        size = self.masks.shape[1:]
+        maps = [self.preprocessing.to_input(layer, *size) for layer in self.units.standardise(self.odd.maps)]
+        points = torch.stack([sampled(layer) for layer in maps], 1)
+        return separating(points.numpy(), sampled(self.masks).numpy()) / self.units.std
+
+    def distance_weight(self, layer_weights: Tensor) -> Tensor:
+        """How much the logarithm of the teacher's own distance tells beside a heatmap's peak, a scalar.
+
+        It never spreads the scores of normals more than the peak does: where neither tells much, neither should rule.
+        """
+        read = [
+            torch.stack([self._peaks(observation, layer_weights), distances.log()], 1)
+            for observation, distances in zip((self.normal, self.odd), self._distances(), strict=True)
+        ]
+        spread = read[0].std(0).clamp(min=1e-12)
+        peak, distance = separating((torch.cat(read) / spread).numpy(), np.repeat([False, True], len(read[0])))
+        return (distance.clamp(min=0) / peak.clamp(min=1e-12)).clamp(max=1) * spread[0] / spread[1]
+
+    def _peaks(self, observation: Observation, layer_weights: Tensor) -> Tensor:
+        combined = MapGeometry(self.preprocessing, tile=0).combine(observation.maps, layer_weights)
+        return combined.amax((1, 2))
+
+    def _distances(self) -> tuple[Tensor, Tensor]:
+        """Those of the normals and of the others (N,): of each half, as the other half sees it."""
+        normal, odd = (observation.summaries[:, 0] for observation in (self.normal, self.odd))
+        found = torch.empty(2, len(normal))
+        even = torch.arange(len(normal)) % 2 == 0
+        for half in (even, ~even):
+            gaussian = Gaussian.fit([normal[~half]])
+            found[:, half] = torch.stack([gaussian.distance(normal[half]), gaussian.distance(odd[half])])
+        return found[0], found[1]
+
+
+def separating(measured: np.ndarray, anomalous: np.ndarray) -> Tensor:
+    """The weights (K,) of a logistic regression from what is measured (N, K) to what is anomalous (N,) bool."""
+    from sklearn.linear_model import LogisticRegression
+
+    fitted: Any = LogisticRegression(max_iter=500).fit(measured, anomalous)
+    return torch.from_numpy(fitted.coef_[0]).float()
+
+
+def _stacked(parts: Sequence[Observation]) -> Observation:
+    """One observation of all images, on the CPU."""
+    errors, summaries, maps = zip(*parts, strict=True)
+    layers = [torch.cat(layer).cpu() for layer in zip(*maps, strict=True)]
+    return Observation(torch.cat(errors).cpu(), torch.cat(summaries).cpu(), layers)
