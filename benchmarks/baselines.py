@@ -24,10 +24,10 @@ from kdad.devices import accelerator
 from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.evaluation.results_file import RESULTS, load_results, merge_entry
+from kdad.networks.compact_vit import CompactViT
 from kdad.networks.registry import CARD_FILE, WEIGHTS_FOLDER
 from kdad.networks.teachers import Teacher, teacher_for
 from kdad.networks.vgg import CompactVGG
-from kdad.networks.vit import CompactViT
 
 ROOT = Path(__file__).resolve().parent.parent
 NEIGHBOURS = 5

@@ -18,7 +18,7 @@ from kdad.detection.discrepancy import layer_errors, mkd_score
 from kdad.detection.tiles import Tiling, map_tiles
 from kdad.errors import UserError, one_of
 from kdad.networks.timm_backbones import TimmFeatures
-from kdad.networks.vit import ViTFeatures
+from kdad.networks.vit import AttendingFeatures
 
 SAMPLES = 50
 NOISE = 0.05  # share of the range of pixel values; the published code squares it, to about 0.0025
@@ -144,13 +144,12 @@ def _out_of_place(network: nn.Module) -> Iterator[None]:
 def _attention_rollout(detector: Detector, noise: float) -> Saliency:
     """How much the teacher's CLS token draws on each patch: Abnar and Zuidema 2020 (arXiv 2005.00928)."""
     network, teacher = detector.teacher.network, detector.teacher
-    if not isinstance(network, ViTFeatures):
+    if not isinstance(network, AttendingFeatures):
         raise UserError("attention-rollout is for ViT teachers; of a VGG student, choose another method")
 
     @torch.no_grad()
     def saliency(pixels: Tensor) -> Tensor:
-        with network.attending():
-            attentions = network.model(pixel_values=pixels, output_attentions=True, **network.options).attentions
+        attentions = network.attentions(pixels)
         identity = torch.eye(attentions[0].shape[-1], device=pixels.device)
         flow = identity
         for attention in attentions:
@@ -168,7 +167,7 @@ def _is_transformer(detector: Detector) -> bool:
 
 def _attends(detector: Detector) -> bool:
     """Whether the teacher gives its attention weights."""
-    return isinstance(detector.teacher.network, ViTFeatures)
+    return isinstance(detector.teacher.network, AttendingFeatures)
 
 
 def _tidy(gradient: Tensor) -> Tensor:

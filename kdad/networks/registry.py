@@ -14,6 +14,7 @@ from kdad.networks.recipes import COMPACT_CONV, COMPACT_VGG, PAPER, PAPER_MVTEC,
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
 CARD_FILE, WEIGHTS_FILE = "teacher.json", "model.safetensors"
 COMPACT_VGG_TYPE = "kdad-compact-vgg"  # the `model_type` of a compact VGG's config.json
+COMPACT_VIT_BACKBONE = "vit"  # the `backbone` on a compact ViT's card
 SHIPPED, PACKAGE, TORCHVISION, HUB = "shipped", "package", "torchvision", "hub"
 TIMM = "timm:"  # `timm:NAME` or `timm:NAME@FILE` is a teacher that timm knows, with weights from the Hub or a file
 

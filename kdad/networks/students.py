@@ -15,7 +15,7 @@ from kdad.networks.registry import TEACHERS
 from kdad.networks.teachers import Teacher
 from kdad.networks.timm_backbones import TimmFeatures
 from kdad.networks.vgg import ConvStack, compact_layers, compact_student_blocks, paper_student
-from kdad.networks.vit import CRITICAL_LAYERS, ViTFeatures, ViTStudent
+from kdad.networks.vit import CRITICAL_LAYERS, AttendingFeatures, ViTStudent
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 SCHEDULES: dict[str, Callable[[Optimizer, Recipe, int], LRScheduler]] = {
@@ -56,7 +56,7 @@ def preset(teacher: Teacher) -> tuple[dict[str, Any], Recipe]:
     spec = TEACHERS.get(teacher.name)
     if spec is not None and spec.student is not None and spec.recipe is not None:
         return {"kind": spec.student}, spec.recipe
-    if isinstance(teacher.network, ViTFeatures):
+    if isinstance(teacher.network, AttendingFeatures):
         width = teacher.network.width
         return _vit_architecture(teacher, teacher.network.patch, width, CRITICAL_LAYERS), vit_recipe(width)
     if isinstance(teacher.network, TimmFeatures):

@@ -15,11 +15,13 @@ from kdad.data.preprocessing import Preprocessing
 from kdad.devices import full_float32
 from kdad.errors import UserError
 from kdad.files import sha256_of
+from kdad.networks.compact_vit import CompactViT
 from kdad.networks.features import FeatureNetwork
 from kdad.networks.provenance import UNKNOWN, trained_on_of_tag
 from kdad.networks.registry import (
     CARD_FILE,
     COMPACT_VGG_TYPE,
+    COMPACT_VIT_BACKBONE,
     HUB,
     LITE0,
     SHIPPED,
@@ -145,10 +147,14 @@ def _from_folder(name: str, folder: Path) -> Teacher:
     if not (folder / "config.json").is_file():
         raise UserError(f"teacher {name!r} is missing: {folder} holds no config.json")
     card = _read_json(folder / CARD_FILE) if (folder / CARD_FILE).is_file() else {}
+    network: FeatureNetwork
     if _read_json(folder / "config.json").get("model_type") == COMPACT_VGG_TYPE:
         with _reading(folder / CARD_FILE):
             preprocessing = Preprocessing.from_dict(card["preprocessing"])
-        network: FeatureNetwork = CompactVGG.load(folder).stack
+        network = CompactVGG.load(folder).stack
+    elif card.get("backbone") == COMPACT_VIT_BACKBONE:
+        preprocessing = _processor_preprocessing(folder)
+        network = CompactViT.load(folder).stack
     else:
         preprocessing = _processor_preprocessing(folder)
         network = ViTFeatures(_load_transformers(folder), preprocessing.crop)

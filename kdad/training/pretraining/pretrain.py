@@ -14,13 +14,13 @@ from kdad.data.sources import Source, load_source
 from kdad.devices import accelerator, hardware
 from kdad.errors import UserError, one_of
 from kdad.files import write_json, write_text
+from kdad.networks.compact_vit import CompactViT
 from kdad.networks.features import CompactClassifier
 from kdad.networks.recipes import with_overrides
 from kdad.networks.registry import CARD_FILE, WEIGHTS_FILE
 from kdad.networks.teacher_cards import teacher_card
 from kdad.networks.teachers import load_teacher, teacher_folder
 from kdad.networks.vgg import CompactVGG
-from kdad.networks.vit import CompactViT
 from kdad.storage.history import read_history
 from kdad.storage.student_folder import round_to_half
 from kdad.training import loop
@@ -71,7 +71,7 @@ def whiten_and_pass_through(model: CompactClassifier, pixels: Tensor) -> None:
 
 
 def _keep_initialisation(model: CompactClassifier, pixels: Tensor) -> None:
-    """Leave a transformer as its library initialises it."""
+    """Leave a transformer as it initialises itself."""
 
 
 VGG = PretrainRecipe(24, 256, "nesterov", 0.25, 5e-4)

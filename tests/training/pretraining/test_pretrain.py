@@ -10,9 +10,9 @@ from helpers.miniatures import Crash, crash
 
 from kdad.data.task import holdout_split
 from kdad.errors import UserError, WorkFailed
+from kdad.networks.compact_vit import CompactViT
 from kdad.networks.teachers import load_teacher
 from kdad.networks.vgg import CompactVGG
-from kdad.networks.vit import CompactViT
 from kdad.storage.history import read_history
 from kdad.training.pretraining import pretrain
 from kdad.training.pretraining.classification import PREPROCESSING, Classification, mixed, random_augment

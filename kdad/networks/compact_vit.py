@@ -1,0 +1,207 @@
+"""The compact ViT that ships as a teacher: 12 blocks at patch 4, 3.6 M parameters, without transformers' import time.
+
+On disk it is an ordinary transformers folder (`ViTForImageClassification`), which anyone can load.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from kdad.data.preprocessing import Preprocessing, patches_of
+from kdad.errors import UserError
+from kdad.files import write_atomically, write_json
+from kdad.networks.features import CompactClassifier
+from kdad.networks.vit import CRITICAL_LAYERS, AttendingFeatures, TokenBlocks
+
+SIZE, PATCH, WIDTH, HIDDEN, HEADS, BLOCKS, EPSILON = 32, 4, 192, 384, 3, 12, 1e-12
+# What config.json says of the architecture, in transformers' words.
+ARCHITECTURE = {
+    "model_type": "vit",
+    "image_size": SIZE,
+    "patch_size": PATCH,
+    "hidden_size": WIDTH,
+    "intermediate_size": HIDDEN,
+    "num_attention_heads": HEADS,
+    "num_hidden_layers": BLOCKS,
+    "hidden_act": "gelu",
+    "layer_norm_eps": EPSILON,
+    "qkv_bias": True,
+}
+# Our names of parameters and transformers'; the three projections of attention are one tensor here.
+NAMES = {
+    "stack.prefix_tokens": "vit.embeddings.cls_token",
+    "stack.positions": "vit.embeddings.position_embeddings",
+    "stack.embed": "vit.embeddings.patch_embeddings.projection",
+    "stack.blocks": "vit.encoder.layer",
+    "self_attn.out_proj": "attention.output.dense",
+    "linear1": "intermediate.dense",
+    "linear2": "output.dense",
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "norm": "vit.layernorm",
+    "head": "classifier",
+}
+JOINED = "self_attn.in_proj_"
+PARTS = ("query", "key", "value")
+
+
+class CompactViTFeatures(TokenBlocks, AttendingFeatures):
+    """Twelve blocks, read after every third."""
+
+    width = WIDTH
+
+    def __init__(self) -> None:
+        super().__init__(
+            size=SIZE, patch=PATCH, prefix=1, width=WIDTH, hidden=HIDDEN, heads=HEADS, dropout=0.0, blocks=BLOCKS,
+            epsilon=EPSILON,
+        )  # fmt: skip
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Normalised pixels (B, 3, 32, 32) to four hidden states (B, 65, 192)."""
+        return self.states(self.tokens(pixels))[BLOCKS // CRITICAL_LAYERS - 1 :: BLOCKS // CRITICAL_LAYERS]
+
+    def grids(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(h, w) in patches, the same for all four layers."""
+        return AttendingFeatures.grids(self, height, width)
+
+    def attentions(self, pixels: Tensor) -> list[Tensor]:
+        """As of every `AttendingFeatures`."""
+        tokens, found = self.tokens(pixels), []
+        for block in self.blocks:
+            assert isinstance(block, nn.TransformerEncoderLayer)
+            normed = block.norm1(tokens)
+            found.append(block.self_attn(normed, normed, normed, average_attn_weights=False)[1])
+            tokens = block(tokens)
+        return found
+
+
+class CompactViT(CompactClassifier):
+    """The classifier that, trained, is a compact ViT teacher.
+
+    `forward` maps normalised pixels (B, 3, 32, 32) to logits (B, classes).
+
+    Args:
+        classes: how many.
+        drop_path: how often training skips a branch of the last block for an image; of earlier blocks
+            proportionally less often (stochastic depth, arXiv 1603.09382).
+    """
+
+    def __init__(self, classes: int, drop_path: float = 0.0):
+        super().__init__()
+        self.stack = CompactViTFeatures()
+        self.norm = nn.LayerNorm(WIDTH, eps=EPSILON)
+        self.head = nn.Linear(WIDTH, classes)
+        for name, parameter in self.named_parameters():
+            _initialise(name, parameter)
+        if drop_path:
+            self._drop_paths(torch.linspace(0, drop_path, BLOCKS).tolist())
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self._logits(self.stack.states(self.stack.tokens(pixels))[-1])
+
+    def maps_and_logits(self, pixels: Tensor, squares: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What can be compared with another network's maps when only some squares of 2×2 patches are looked at.
+
+        Args:
+            pixels: (B, 3, 32, 32), normalised.
+            squares: (B, k), which of the 4×4 squares of each image to keep; the rest costs nothing.
+
+        Returns:
+            Patches after block 9 (B, 4·k, 192) in the order of `patches_of(squares)`, squares after block 12
+            (B, k, 192), and the logits (B, classes).
+        """
+        tokens = self.stack.tokens(pixels)
+        kept = (patches_of(squares) + 1)[:, :, None].expand(-1, -1, WIDTH)
+        states = self.stack.states(torch.cat([tokens[:, :1], tokens.gather(1, kept)], 1))
+        last = states[-1][:, 1:].unflatten(1, (-1, 4)).mean(2)
+        return [states[8][:, 1:], last], self._logits(states[-1])
+
+    def save(self, folder: Path, preprocessing: Preprocessing) -> None:
+        """Write an ordinary transformers folder, the weights last and in half precision."""
+        size = {"height": preprocessing.resize, "width": preprocessing.resize}
+        processor = {"image_processor_type": "ViTImageProcessor", "do_resize": True, "size": size}
+        scaling = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "resample": 1}
+        colours = {"image_mean": preprocessing.mean, "image_std": preprocessing.std}
+        write_json(folder / "preprocessor_config.json", {**processor, **scaling, **colours})
+        labels = {str(index): f"LABEL_{index}" for index in range(self.head.out_features)}
+        classifier = {"architectures": ["ViTForImageClassification"], "dtype": "float16", "id2label": labels}
+        write_json(folder / "config.json", {**classifier, **ARCHITECTURE})
+        tensors = dict(_as_transformers(self.state_dict()))
+        weights = folder / "model.safetensors"
+        write_atomically(weights, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The classifier that `save` wrote, in float32 and eval mode.
+
+        Raises:
+            UserError: the folder is damaged, or no compact ViT.
+        """
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            if other := [key for key, value in ARCHITECTURE.items() if config.get(key) != value]:
+                raise ValueError(f"its {other[0]} is {config.get(other[0])!r}, not {ARCHITECTURE[other[0]]!r}")
+            classifier = cls(len(config["id2label"]))
+            stored = load_file(folder / "model.safetensors")
+            expected = dict(_as_transformers(classifier.state_dict()))
+            if missing := sorted(expected.keys() - stored.keys()):
+                raise ValueError(f"it lacks {missing[0]}")
+            classifier.load_state_dict(_as_ours(stored, classifier.state_dict()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"{folder} is no compact ViT: {' '.join(str(error).split())[:200]}") from None
+        return classifier.eval()
+
+    def _drop_paths(self, rates: list[float]) -> None:
+        from torchvision.ops import StochasticDepth  # half a second to import, and only training needs it
+
+        for block, rate in zip(self.stack.blocks, rates, strict=True):
+            block.dropout1 = block.dropout2 = StochasticDepth(rate, "row")  # what a block applies to its branches
+
+    def _logits(self, last: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.norm(last[:, 0]))
+        return logits
+
+
+@torch.no_grad()
+def _initialise(name: str, parameter: Tensor) -> None:
+    """As the authors of ViT do: narrow normal weights, no bias, and norms that change nothing."""
+    if "norm" in name:
+        parameter.fill_(float(name.endswith("weight")))
+    elif name.endswith("bias"):
+        parameter.zero_()
+    else:
+        nn.init.trunc_normal_(parameter, std=0.02)
+
+
+def _renamed(name: str) -> str:
+    """Transformers' name of one of our parameters."""
+    for ours, theirs in NAMES.items():
+        name = re.sub(rf"(^|\.){re.escape(ours)}(?=\.|$)", rf"\1{theirs}", name)
+    return name
+
+
+def _as_transformers(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Our parameters under transformers' names, in half precision."""
+    for name, tensor in state.items():
+        if JOINED not in name:
+            yield _renamed(name), tensor.half().contiguous()
+            continue
+        block, kind = name.split(JOINED)
+        for part, chunk in zip(PARTS, tensor.chunk(len(PARTS)), strict=True):
+            yield f"{_renamed(block.rstrip('.'))}.attention.attention.{part}.{kind}", chunk.half().contiguous()
+
+
+def _as_ours(stored: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Any]:
+    """The parameters named in `state`, from transformers' tensors, in float32."""
+    found = {}
+    for name in state:
+        parts = [stored[theirs].float() for theirs, _ in _as_transformers({name: state[name]})]
+        found[name] = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return found
