@@ -203,6 +203,20 @@ def student_designs(measured: dict) -> str:
     return f"{_table(rows)}\n\n{words}"
 
 
+def speed(measured: dict[str, dict]) -> str:
+    """How fast each thing is, and against what."""
+    rows = [["what", "against", "ours", "seconds against", "seconds ours", "times as fast", "spread"]]
+    for name, row in measured.items():
+        seconds = [f"{row[name]:.2g}" for name in ("baseline_seconds", "seconds")]
+        spread = f"{row['lowest']:.2f}…{row['highest']:.2f}"
+        rows.append([name, row["baseline"], row["ours"], *seconds, f"**{row['ratio']:.2f}**", spread])
+    machines = "; ".join(dict.fromkeys(row["hardware"] for row in measured.values()))
+    words = (
+        f"Medians of {'/'.join(sorted({str(row['rounds']) for row in measured.values()}))} rounds in turn, {machines}."
+    )
+    return f"{_table(rows)}\n\n{words}"
+
+
 def teachers(folder: Path) -> str:
     """How each shipped teacher was trained and how well it classifies, from the cards below `folder`."""
     heads = ("accuracy on validation", "on test", "epochs", "minutes", "trained on")
@@ -259,6 +273,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Path], str]]] = {
     "large_images": ("large_images.json", lambda file: large_images(_read(file))),
     "photographs": ("photographs.json", lambda file: photographs(_read(file))),
     "student_designs": ("student_designs.json", lambda file: student_designs(_read(file))),
+    "speed": ("speed.json", lambda file: speed(_read(file))),
     "scores": ("scores.json", lambda file: score_choice(_read(file))),
     "teachers": (str(WEIGHTS_FOLDER), teachers),
 }

@@ -114,7 +114,9 @@ class TokenBlocks(FeatureNetwork):
         self.size, self.patch, self.prefix = size, patch, prefix
         self.embed = nn.Conv2d(3, width, patch, stride=patch)
         self.prefix_tokens = nn.Parameter(torch.zeros(1, prefix, width))
-        self.positions = nn.Parameter(torch.randn(1, prefix + (size // patch) ** 2, width) / math.sqrt(width))
+        self.positions = nn.Parameter(torch.empty(1, prefix + (size // patch) ** 2, width))
+        if not self.positions.is_meta:  # where nothing is drawn, drawing would import the compiler, for a second
+            nn.init.normal_(self.positions, std=1 / math.sqrt(width))
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 width, heads, hidden, dropout, "gelu", layer_norm_eps=epsilon, batch_first=True, norm_first=True
