@@ -4,10 +4,11 @@ The default score of one-vs-rest students is chosen by this table: one score for
 network the summary that the distance reads. It reads labelled anomalies of two classes of CIFAR-10 as they stand in the
 validation split; the headline leaves these two classes out. The test part is not read. `distance` is what the teacher
 alone says (see `kdad.detection.mahalanobis`), of its class token, of the mean over its patches, or halfway between; of
-a full-size CNN also of its inner patches, and of means scaled to length one.
+a full-size CNN also of its inner patches, and of means scaled to length one. Rows of other teachers stay.
 """
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,7 +101,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--students", type=Path, default=DEFAULT_OUT, help="where student folders are")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
-    rows = []
+    known = json.loads(args.results.read_text())["rows"] if args.results.is_file() else []
+    rows: list[dict] = []
     try:
         for teacher in (teacher_for(name, DATASET) for name in args.teachers):
             for name in CHOSEN_ON:
@@ -110,6 +112,7 @@ def main(argv: list[str] | None = None) -> None:
                 print(rows[-1], flush=True)
     except UserError as error:
         parser.error(str(error))
+    rows = [row for row in known if row["teacher"] not in {new["teacher"] for new in rows}] + rows
     write_json(
         args.results, {"dataset": DATASET, "split": "validation", "seed": 0, "hardware": hardware("cpu"), "rows": rows}
     )

@@ -60,9 +60,14 @@ def test_that_of_a_full_size_cnn_is_of_its_inner_patches(timm_teacher):
 
 def test_it_saves_a_row_per_teacher_and_class(one_task, student_folder, vgg_folder, tmp_path):
     file = tmp_path / "scores.json"
+    others = [{"teacher": "another", "normal_class": "dots", "figures": {}}]
+    stale = [*others, {"teacher": str(vgg_folder.resolve()), "normal_class": "dots", "figures": {}}]
+    file.write_text(json.dumps({"rows": stale}))
     main(["--teachers", str(vgg_folder), "--students", str(student_folder.parents[2]), "--results", str(file)])
     measured = json.loads(file.read_text())
-    assert [(row["teacher"].split("/")[-1], row["normal_class"]) for row in measured["rows"]] == [("tiny-vgg", "dots")]
+    found = [(row["teacher"].split("/")[-1], row["normal_class"]) for row in measured["rows"]]
+    assert found == [("another", "dots"), ("tiny-vgg", "dots")]
+    measured["rows"] = measured["rows"][1:]
     best = max(measured["rows"][0]["figures"].items(), key=lambda item: item[1])
     assert f"| {best[0]} | {100 * best[1]:.2f} | **{100 * best[1]:.2f}** |" in score_choice(measured)
 
