@@ -17,7 +17,6 @@ from kdad.detection.detector import Detector
 from kdad.detection.discrepancy import layer_errors, mkd_score
 from kdad.detection.tiles import Tiling, map_tiles
 from kdad.errors import UserError, one_of
-from kdad.networks.timm_backbones import TimmFeatures
 from kdad.networks.vit import AttendingFeatures
 
 SAMPLES = 50
@@ -49,7 +48,7 @@ def localise(detector: Detector, images: Tensor, method: str = "patch", noise: f
 
 def methods_for(detector: Detector) -> list[str]:
     """The names of the methods that this detector's networks allow."""
-    fit = {"guided-backprop": not _is_transformer(detector), "attention-rollout": _attends(detector)}
+    fit = {"guided-backprop": _rectifies(detector), "attention-rollout": _attends(detector)}
     return [name for name in METHODS if fit.get(name, True)]
 
 
@@ -117,8 +116,8 @@ def _guided_backprop(detector: Detector, noise: float) -> Saliency:
     """Gradients that pass only what is positive at every ReLU: Springenberg et al. 2015 (arXiv 1412.6806)."""
     from captum.attr import GuidedBackprop
 
-    if _is_transformer(detector):
-        raise UserError("guided-backprop is for networks of ReLUs; of a ViT student, choose gradients or smoothgrad")
+    if not _rectifies(detector):
+        raise UserError("guided-backprop is for networks of ReLUs; of this student, choose gradients or smoothgrad")
     score = _Score(detector)
 
     def saliency(pixels: Tensor) -> Tensor:
@@ -160,9 +159,9 @@ def _attention_rollout(detector: Detector, noise: float) -> Saliency:
     return saliency
 
 
-def _is_transformer(detector: Detector) -> bool:
-    network = detector.teacher.network
-    return _attends(detector) or (isinstance(network, TimmFeatures) and network.transformer)
+def _rectifies(detector: Detector) -> bool:
+    """Whether the teacher has plain ReLUs: of other activations, as EfficientNet-Lite0's, the method knows nothing."""
+    return any(isinstance(module, nn.ReLU) for module in detector.teacher.network.modules())
 
 
 def _attends(detector: Detector) -> bool:

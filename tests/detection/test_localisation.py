@@ -1,5 +1,7 @@
 """Every method on tiny networks: shapes, places, what it leaves untouched, and what it is not for."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,15 @@ def test_every_method_maps_every_image_at_its_own_size(request, name, images):
 def test_each_network_has_its_methods(vgg, vit):
     assert methods_for(vgg) == ["patch", "gradients", "smoothgrad", "guided-backprop"]
     assert methods_for(vit) == ["patch", "gradients", "smoothgrad", "attention-rollout"]
+
+
+def test_guided_backprop_is_for_plain_relus(vgg):
+    other = copy.deepcopy(vgg)
+    layers = other.teacher.network.features
+    for index, layer in enumerate(layers):
+        if isinstance(layer, torch.nn.ReLU):
+            layers[index] = torch.nn.ReLU6()
+    assert methods_for(other) == ["patch", "gradients", "smoothgrad"]
 
 
 def test_patch_is_the_heatmap_of_every_prediction(vgg, images):
