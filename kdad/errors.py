@@ -1,4 +1,4 @@
-"""The two ways a command can end badly; `kdad.cli` turns them into exit status 2 and 1."""
+"""The two ways a command can end badly, and how they say so; `kdad.cli` turns them into exit status 2 and 1."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,6 +10,11 @@ class UserError(ValueError):
 
 class WorkFailed(RuntimeError):
     """The request was fine and the work itself failed: a NaN loss, memory exhausted."""
+
+
+def one_line(error: Exception) -> str:
+    """What another library's error says, on one line, and not all of it where it is long."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def one_of(kind: str, name: Any, valid: Iterable[str]) -> str:

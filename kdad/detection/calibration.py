@@ -18,7 +18,7 @@ from kdad.detection.heatmaps import MapGeometry, PatchReading, sampled
 from kdad.detection.mahalanobis import Gaussian
 from kdad.detection.observation import Observation, observe
 from kdad.detection.weighting import Pairs
-from kdad.errors import UserError
+from kdad.errors import UserError, one_line
 from kdad.files import write_atomically
 from kdad.networks.teachers import Teacher
 from kdad.storage.layout import CALIBRATION, CROSS_FITTED, DISTANT, DISTANT_PEAK, HELD_OUT
@@ -146,9 +146,8 @@ def load_calibration(folder: Path, config: StudentConfig) -> Calibration | None:
         if known != (config.score in DISTANT, config.score == DISTANT_PEAK):
             raise ValueError(f"it was not made for the score {config.score!r}")
     except (SafetensorError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{file} is damaged ({reason}); remove it, and run evaluate on the folder to calibrate again"
+            f"{file} is damaged ({one_line(error)}); remove it, and run evaluate on the folder to calibrate again"
         ) from None
     return calibration
 

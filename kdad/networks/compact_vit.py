@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kdad.data.preprocessing import Preprocessing, patches_of
-from kdad.errors import UserError
+from kdad.errors import UserError, one_line
 from kdad.files import write_atomically, write_json
 from kdad.networks.features import CompactClassifier
 from kdad.networks.vit import CRITICAL_LAYERS, AttendingFeatures, TokenBlocks
@@ -155,7 +155,7 @@ class CompactViT(CompactClassifier):
                 raise ValueError(f"it lacks {missing[0]}")
             classifier.load_state_dict(_as_ours(stored, classifier.state_dict()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"{folder} is no compact ViT: {' '.join(str(error).split())[:200]}") from None
+            raise UserError(f"{folder} is no compact ViT: {one_line(error)}") from None
         return classifier.eval()
 
     def _drop_paths(self, rates: list[float]) -> None:

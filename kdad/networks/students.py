@@ -7,7 +7,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from kdad.errors import UserError, one_of
+from kdad.errors import UserError, one_line, one_of
 from kdad.networks.conv_student import ConvStudent
 from kdad.networks.features import FeatureNetwork
 from kdad.networks.recipes import COMPACT_BELOW, COMPACT_CONV, COMPACT_VGG, Recipe, vit_recipe, with_overrides
@@ -47,8 +47,7 @@ def build_student(architecture: dict[str, Any]) -> FeatureNetwork:
     try:
         return build(**arguments)
     except (TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"student architecture {architecture} cannot be built: {reason}") from None
+        raise UserError(f"student architecture {architecture} cannot be built: {one_line(error)}") from None
 
 
 def preset(teacher: Teacher) -> tuple[dict[str, Any], Recipe]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdad.data.preprocessing import Preprocessing
 from kdad.devices import full_float32
-from kdad.errors import UserError
+from kdad.errors import UserError, one_line
 from kdad.files import sha256_of
 from kdad.networks.compact_vit import CompactViT
 from kdad.networks.features import FeatureNetwork
@@ -172,7 +172,7 @@ def _load_transformers(folder: Path) -> nn.Module:
             folder, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
         )
     except Exception as error:  # transformers raises many types on a bad folder
-        raise UserError(f"{folder} is no loadable transformers model: {_line(error)}") from None
+        raise UserError(f"{folder} is no loadable transformers model: {one_line(error)}") from None
     if missing := [key for key in info["missing_keys"] if "pooler" not in key]:
         raise UserError(f"{folder} lacks weights of its architecture, {missing[0]} for one; fetch it again")
     return model
@@ -270,7 +270,7 @@ def _torchvision_vgg16(name: str, spec: TeacherSpec) -> Teacher:
         remedy = f"check the network, or put {file.name} into {file.parent}"
         if file.is_file():
             remedy = f"remove {file}, so that it is fetched again"
-        raise UserError(f"teacher {name!r} could not be fetched ({_line(error)}): {remedy}") from None
+        raise UserError(f"teacher {name!r} could not be fetched ({one_line(error)}): {remedy}") from None
     sha256 = sha256_of([file])
     if not sha256.startswith(vgg16_sha256_prefix()):  # torchvision checks what it fetches, not what was there
         raise UserError(f"teacher {name!r} has SHA-256 {sha256[:12]}…: remove {file}, so that it is fetched again")
@@ -303,11 +303,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not readable JSON: {_line(error)}") from None
+        raise UserError(f"{file} is not readable JSON: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise UserError(f"{file} holds no JSON object")
     return values
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kdad.data.preprocessing import KERNELS, Preprocessing
-from kdad.errors import UserError
+from kdad.errors import UserError, one_line
 from kdad.networks.features import FeatureNetwork
 from kdad.networks.vgg import tokens
 from kdad.networks.vit import CRITICAL_LAYERS
@@ -105,7 +105,7 @@ class TimmFeatures(FeatureNetwork):
         try:
             read = self.eval()(torch.zeros(1, 3, size, size))
         except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-            raise UserError(f"this teacher cannot read images of {size} px: {_line(error)}") from None
+            raise UserError(f"this teacher cannot read images of {size} px: {one_line(error)}") from None
         if [layer.shape[1] - self.prefix for layer in read] != [h * w for h, w in self.grids(size, size)]:
             raise UserError(f"this teacher does not halve images of {size} px evenly; choose another --side")
         return tuple(layer.shape[2] for layer in read)
@@ -194,11 +194,7 @@ def build_timm(name: str, file: Path | None, side: int | None) -> nn.Module:
         model: nn.Module = timm.create_model(name, **options)
     except Exception as error:  # timm raises many types on weights or sizes that do not fit
         what = f"{file} does not hold the weights of timm's {name}" if file else f"timm's {name} cannot be built"
-        raise UserError(f"{what}: {_line(error)}") from None
+        raise UserError(f"{what}: {one_line(error)}") from None
     if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
         raise UserError(f"timm's {name} does not give its layers' features; choose another model")
     return model
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from kdad.data.datasets import folder_path
-from kdad.errors import UserError
+from kdad.errors import UserError, one_line
 from kdad.storage.layout import SHARED_FILES
 from kdad.storage.student_folder import check_evaluation, folder_of, load_config, load_student, must_be_free
 
@@ -72,8 +72,8 @@ def push(folder: Path, repo: str, *, public: bool = False) -> str:
         created = api.create_repo(repo, exist_ok=True, private=not public)
         api.upload_folder(repo_id=created.repo_id, folder_path=folder, allow_patterns=list(SHARED_FILES))
     except Exception as error:  # the Hub client raises a dozen unrelated types when it cannot reach or may not write
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"could not push to {repo} ({reason}); check the name and the network, and log in with `hf auth login`"
+            f"could not push to {repo} ({one_line(error)}); check the name and the network, and log in with "
+            "`hf auth login`"
         ) from None
     return str(created)

@@ -7,7 +7,7 @@ import torch
 
 from kdad.data.datasets import class_names
 from kdad.data.preprocessing import Preprocessing
-from kdad.errors import UserError, one_of
+from kdad.errors import UserError, one_line, one_of
 from kdad.networks.provenance import label_overlap
 from kdad.networks.registry import TEACHERS
 from kdad.networks.students import build_student
@@ -34,8 +34,7 @@ def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -
     try:
         student.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{file} does not fit the paper's student: {reason}") from None
+        raise UserError(f"{file} does not fit the paper's student: {one_line(error)}") from None
     one_of(f"class of {dataset}", normal_class, class_names(dataset))
     spec = TEACHERS[TEACHER]
     assert spec.trained_on and spec.pixels and spec.recipe

@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from kdad.data.datasets import public_name
-from kdad.errors import UserError
+from kdad.errors import UserError, one_line
 from kdad.files import write_atomically, write_json, write_text
 from kdad.networks.students import build_student
 from kdad.storage.layout import CARD, CONFIG, EVALUATION, LOCAL, WEIGHTS, student_folder
@@ -54,8 +54,7 @@ def load_config(folder: Path) -> StudentConfig:
     except UserError as error:
         raise UserError(f"{file} cannot be used: {error}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{file} is damaged or not a student's ({type(error).__name__}: {reason})") from None
+        raise UserError(f"{file} is damaged or not a student's ({type(error).__name__}: {one_line(error)})") from None
 
 
 def save_local(folder: Path, dataset: str, teacher: str) -> None:
@@ -117,8 +116,7 @@ def load_student(folder: Path, config: StudentConfig) -> nn.Module:
         student = build_student(config.architecture)
         student.load_state_dict(weights, strict=True)
     except (SafetensorError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file} is damaged or does not fit its {CONFIG}: {reason[:200]}") from None
+        raise UserError(f"{file} is damaged or does not fit its {CONFIG}: {one_line(error)}") from None
     if not all(torch.isfinite(t).all() for t in weights.values()):
         raise UserError(f"{file} holds weights that are not finite; train the student anew")
     return student.eval()
