@@ -1,5 +1,7 @@
-"""Which device to compute on, and what to do where its memory ends."""
+"""Which device to compute on, how its memory is kept, and what to do where it ends."""
 
+import ctypes
+import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +10,28 @@ import torch
 from torch import Tensor
 
 from kdad.errors import UserError, WorkFailed
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
+KEPT_BYTES = 2**30
+MALLOC_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+
+
+def keep_freed_memory() -> bool:
+    """Let this process use freed memory again; whether the C library can, and nobody has set it otherwise.
+
+    glibc gives blocks as large as activations back at once, and the kernel clears every page of them anew for the next
+    layer: on a CPU, that takes as long as computing.
+    """
+    if any(name in os.environ for name in MALLOC_SETTINGS):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library, or Windows
+        return False
+    return bool(mallopt(M_MMAP_THRESHOLD, KEPT_BYTES) and mallopt(M_TRIM_THRESHOLD, KEPT_BYTES))
+
+
+keep_freed_memory()
 
 
 def accelerator(device: str) -> str:

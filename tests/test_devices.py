@@ -1,0 +1,44 @@
+"""What becomes of memory that was freed."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, torch
+import kdad.devices
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):  # until the heap has grown to what this takes
+    torch.ones(50_000_000)
+before = faults()
+for _ in range(10):
+    torch.ones(50_000_000)
+print(faults() - before, kdad.devices.keep_freed_memory())
+"""
+
+
+def run(**settings: str) -> tuple[int, bool]:
+    environment = {name: value for name, value in os.environ.items() if "MALLOC" not in name and "GLIBC" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment | settings, capture_output=True, text=True, check=True
+    )
+    faults, kept = done.stdout.split()
+    return int(faults), kept == "True"
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="only glibc gives large blocks back and can be told not to"
+)
+def test_large_blocks_are_used_again_instead_of_being_cleared_by_the_kernel():
+    faults, kept = run()
+    usual, _ = run(MALLOC_TRIM_THRESHOLD_="131072")
+    assert kept
+    assert usual > 1000 > 10 * faults
+
+
+def test_who_has_set_how_memory_is_kept_is_not_overruled():
+    _, kept = run(MALLOC_MMAP_THRESHOLD_="131072")
+    assert not kept
