@@ -31,7 +31,7 @@ from kdad.networks.vgg import CompactVGG
 
 ROOT = Path(__file__).resolve().parent.parent
 NEIGHBOURS = 5
-BATCH = 500
+BATCH = 100
 
 
 class Features(NamedTuple):
