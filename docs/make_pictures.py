@@ -15,14 +15,14 @@ from ui.shared.pictures import to_display
 from ui.shared.student_index import root
 
 TEXTURE, DEFECT, DRAW, SIDE = "bricks", "hole", 100, 256
+TEACHERS = ("lite0-imagenet", "vit-cifar10")  # a CNN and a ViT; there is no room for more
 
 
 def main() -> None:
     """Write `example.png`, `example-<teacher>.png` for each student, and `example.json` into `ui/assets/`."""
     pixels = patterns.defects(TEXTURE, DEFECT, 1, DRAW)[0][0].transpose(1, 2, 0)
     save_png(ASSETS / "example.png", to_display(pixels, SIDE))
-    folders = sorted(root().glob(f"patterns-defects/*/{TEXTURE}"))
-    students = [_judged(folder, pixels) for folder in folders]
+    students = [_judged(root() / "patterns-defects" / teacher / TEXTURE, pixels) for teacher in TEACHERS]
     write_json(ASSETS / "example.json", {"texture": TEXTURE, "defect": DEFECT, "students": students})
 
 
