@@ -145,13 +145,13 @@ def vgg_step() -> Prepared:
     """The `vgg16-imagenet` preset."""
     from torchvision.models import vgg16
 
-    def of_three_pools() -> tuple[nn.Sequential, tuple[int, ...]]:
+    def layers_and_taps() -> tuple[nn.Sequential, tuple[int, ...]]:
         layers = vgg16(weights=None).features
         return layers, imagenet_vgg16(layers).taps
 
     student = paper_student()
-    published = published_step(Contiguous(*of_three_pools()), Contiguous(student.features, student.taps), 0.01)
-    teacher = Teacher("vgg16-imagenet", "0" * 64, UNKNOWN, PIXELS, imagenet_vgg16(of_three_pools()[0]))
+    published = published_step(Contiguous(*layers_and_taps()), Contiguous(student.features, student.taps), 0.01)
+    teacher = Teacher("vgg16-imagenet", "0" * 64, UNKNOWN, PIXELS, imagenet_vgg16(layers_and_taps()[0]))
     yield timed(published), timed(our_step(teacher))
 
 

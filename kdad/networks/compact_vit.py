@@ -52,7 +52,7 @@ JOINED = "self_attn.in_proj_"
 PARTS = ("query", "key", "value")
 
 
-class CompactViTFeatures(TokenBlocks, AttendingFeatures):
+class CompactViTFeatures(AttendingFeatures, TokenBlocks):
     """Twelve blocks, read after every third."""
 
     width = WIDTH
@@ -66,10 +66,6 @@ class CompactViTFeatures(TokenBlocks, AttendingFeatures):
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Normalised pixels (B, 3, 32, 32) to four hidden states (B, 65, 192)."""
         return self.states(self.tokens(pixels))[BLOCKS // CRITICAL_LAYERS - 1 :: BLOCKS // CRITICAL_LAYERS]
-
-    def grids(self, height: int, width: int) -> list[tuple[int, int]]:
-        """(h, w) in patches, the same for all four layers."""
-        return AttendingFeatures.grids(self, height, width)
 
     def attentions(self, pixels: Tensor) -> list[Tensor]:
         """As of every `AttendingFeatures`."""
