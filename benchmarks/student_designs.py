@@ -21,7 +21,7 @@ from kdad.data.datasets import FOLDER, dataset_slug
 from kdad.data.loading import load_task
 from kdad.data.preprocessing import resample
 from kdad.data.pseudo_anomalies import blend_in
-from kdad.detection.discrepancy import distant_peak, distillation_loss, layer_errors, patch_errors
+from kdad.detection.discrepancy import all_errors, distant_peak, distillation_loss, layer_errors
 from kdad.detection.mahalanobis import Gaussian
 from kdad.devices import hardware
 from kdad.errors import UserError
@@ -141,7 +141,7 @@ def errors(copy: Copy, teacher: Teacher, images: Tensor, target: list[Tensor]) -
     for chosen in torch.arange(len(images)).split(32):
         known = [layer[chosen] for layer in target]
         copied = copy(teacher.preprocessing(images[chosen]), known)
-        parts.append(patch_errors(copied, known, teacher.prefix, teacher.grids))
+        parts.append(all_errors(copied, known, teacher.prefix, teacher.grids)[1])
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
 

@@ -50,8 +50,8 @@ def accelerator(device: str) -> str:
 def full_float32(device: torch.device | str) -> Iterator[None]:
     """Inside the block everything is computed in float32, whatever surrounds it.
 
-    Autocast would round a teacher's features to bfloat16, and a GPU's convolutions round float32 to ten bits: the same
-    run would have other targets, and scores differ from those that a CPU calibrated.
+    Autocast would round features to bfloat16, and a GPU's convolutions round float32 to ten bits: scores would differ
+    from those that a CPU calibrated.
     """
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False

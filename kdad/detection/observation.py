@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdad.detection.discrepancy import layer_errors, patch_errors
+from kdad.detection.discrepancy import all_errors
 from kdad.detection.tiles import Tiling, map_tiles
 from kdad.devices import full_float32
 from kdad.networks.teachers import Teacher
@@ -35,8 +35,8 @@ def observe(
         pixels = teacher.preprocessing(pieces)
         with full_float32(pixels.device):
             copied, target = student(pixels), teacher(pixels) if features is None else features
-            maps = patch_errors(copied, target, teacher.prefix, teacher.grids)
-            return layer_errors(copied, target), teacher.network.summary(target), *maps
+            errors, maps = all_errors(copied, target, teacher.prefix, teacher.grids)
+            return errors, teacher.network.summary(target), *maps
 
     if not tile:
         errors, summary, *maps = look(images)

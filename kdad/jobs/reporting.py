@@ -26,7 +26,8 @@ from kdad.jobs.status import (
 )
 
 HEARTBEAT_SECONDS = 1.0
-POLITE = 5  # how much a job leaves the processor to whoever looks at the app
+NICE = 19  # a job takes what processor time nobody else wants
+AUTOGROUP = Path("/proc/self/autogroup")
 
 
 class Reporter:
@@ -77,7 +78,7 @@ def reporting(folder: Path) -> Iterator[Reporter]:
     reporter = Reporter(folder)
     try:
         with _interrupted_by_sigterm(), _turn(folder.parent):
-            os.nice(POLITE)
+            give_way()
             reporter.enter(RUNNING)
             yield reporter
     except KeyboardInterrupt:
@@ -87,6 +88,18 @@ def reporting(folder: Path) -> Iterator[Reporter]:
         reporter.end(FAILED, " ".join(str(error).split()) or type(error).__name__)
         raise
     reporter.end(FINISHED)
+
+
+def give_way() -> None:
+    """Let whoever looks at the app have the processor first.
+
+    Linux schedules whole sessions against each other ("autogroup", see sched(7)): inside a session of its own, as a job
+    has, being nice concerns nobody else, so that the session must be nice too.
+    """
+    os.nice(NICE)
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError):  # another system, or a kernel without it
+            AUTOGROUP.write_text(str(NICE))
 
 
 @contextmanager

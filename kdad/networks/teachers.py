@@ -67,6 +67,15 @@ class Teacher:
         with full_float32(pixels.device):
             return self.network(pixels.float())
 
+    @torch.no_grad()
+    def targets(self, pixels: Tensor) -> list[Tensor]:
+        """As a call, for a student in training: in the precision that surrounds it, as the student's own features are.
+
+        Under autocast, 1 − cosine to what a call gives is some 2e-5, where a student's copy is off by a hundredth or
+        more (`benchmarks/reduced_precision.py`).
+        """
+        return self.network(pixels.float())
+
     @property
     def prefix(self) -> int:
         """How many tokens before the patches: 0 for a CNN, 1 for a plain ViT."""

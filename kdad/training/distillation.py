@@ -55,7 +55,8 @@ class Distillation(pl.LightningModule):
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
         pixels = self.teacher.preprocessing.augmented(batch[0], self.recipe.flip, self.recipe.random_crop)
-        loss = distillation_loss(layer_errors(self.student(pixels), self.teacher(pixels)), self.recipe.mse_weight)
+        errors = layer_errors(self.student(pixels), self.teacher.targets(pixels))
+        loss = distillation_loss(errors, self.recipe.mse_weight)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(pixels))
         return loss
 

@@ -71,6 +71,11 @@ class RememberingTeacher(Teacher):
         recalled = self._recall(pixels)
         return super().__call__(pixels) if recalled is None else recalled
 
+    def targets(self, pixels: Tensor) -> list[Tensor]:
+        """As `Teacher.targets`."""
+        recalled = self._recall(pixels)
+        return super().targets(pixels) if recalled is None else recalled
+
     def knows(self, images: Tensor) -> bool:
         """Whether the features of all of these uint8 images (B, 3, H, W) come from memory."""
         return self._recall(self.preprocessing(images)) is not None

@@ -6,12 +6,12 @@ import torch
 
 from kdad.detection.discrepancy import (
     SCORES,
+    all_errors,
     distant_error,
     distillation_loss,
     layer_errors,
     layer_scores,
     mkd_score,
-    patch_errors,
 )
 from kdad.networks.vgg import tokens
 
@@ -51,7 +51,7 @@ def test_vit_tokens_give_hand_computed_errors_with_the_prefix_counted():
     teacher = torch.tensor([[[0.0, 0.0], [0.0, 1.0]]])
     # cos = 1/√2 over both tokens, although the patch alone is copied perfectly; MSE = 1/4
     assert layer_errors([student], [teacher])[0, 0].tolist() == pytest.approx([1 - 1 / math.sqrt(2), 0.25])
-    assert patch_errors([student], [teacher], prefix=1, grids=[(1, 1)])[0].item() == pytest.approx(0, abs=1e-6)
+    assert all_errors([student], [teacher], prefix=1, grids=[(1, 1)])[1][0].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_errors_of_a_good_copy_are_exact_where_training_is_in_half_precision():
@@ -88,7 +88,7 @@ def test_low_precision_features_accumulate_in_float32(dtype):
     errors = layer_errors(student, teacher)
     assert errors.dtype == torch.float32
     np.testing.assert_allclose(errors.numpy(), float64_errors(student, teacher), atol=2e-5)
-    assert patch_errors(student, teacher, 0, [(70, 10)])[0].dtype == torch.float32
+    assert all_errors(student, teacher, 0, [(70, 10)])[1][0].dtype == torch.float32
 
 
 def test_images_of_a_batch_do_not_influence_each_other():
@@ -136,7 +136,7 @@ def test_patch_errors_drop_the_prefix_and_keep_the_grid():
     student = teacher.clone()
     student[:, :2] = -1
     student[:, 2 + 1 * 3 + 2] = -1
-    (errors,) = patch_errors([student], [teacher], prefix=2, grids=[(2, 3)])
+    _, (errors,) = all_errors([student], [teacher], prefix=2, grids=[(2, 3)])
     expected = torch.zeros(1, 2, 3)
     expected[0, 1, 2] = 2
     torch.testing.assert_close(errors, expected, atol=1e-6, rtol=0)
@@ -146,7 +146,7 @@ def test_patch_errors_of_a_map_lie_where_the_map_differs():
     teacher = torch.rand(2, 5, 4, 6) + 0.1
     student = teacher.clone()
     student[1, :, 3, 0] *= -1
-    (errors,) = patch_errors([tokens(student)], [tokens(teacher)], prefix=0, grids=[(4, 6)])
+    _, (errors,) = all_errors([tokens(student)], [tokens(teacher)], prefix=0, grids=[(4, 6)])
     assert errors.shape == (2, 4, 6)
     assert errors[1, 3, 0].item() == pytest.approx(2)
     assert errors.sum().item() == pytest.approx(2, abs=1e-4)
@@ -155,7 +155,7 @@ def test_patch_errors_of_a_map_lie_where_the_map_differs():
 def test_patch_errors_have_one_map_per_layer():
     student, teacher = random_features(VGG_SHAPES, seed=0), random_features(VGG_SHAPES, seed=1)
     grids = [(8, 8), (4, 4), (2, 2), (1, 1)]
-    maps = patch_errors(student, teacher, 0, grids)
+    _, maps = all_errors(student, teacher, 0, grids)
     assert [tuple(m.shape) for m in maps] == [(3, *grid) for grid in grids]
     s, t = student[1][2, 5].double(), teacher[1][2, 5].double()
     assert maps[1][2, 1, 1].item() == pytest.approx(1 - (s @ t / (s.norm() * t.norm())).item(), abs=1e-5)
@@ -192,3 +192,28 @@ def test_features_that_do_not_fit_raise():
         layer_errors([torch.ones(1, 4, 3)], [torch.ones(1, 4, 5)])
     with pytest.raises(ValueError):
         layer_errors([torch.ones(1, 4, 3)] * 3, [torch.ones(1, 4, 3)] * 4)
+
+
+def test_the_cosine_error_of_a_near_perfect_copy_does_not_cancel():
+    """1 − s·t / |s||t| in float32 would give zero, or the rounding error of 1."""
+    teacher = random_features([(2, 64, 32)], seed=0)
+    student = [teacher[0] + 1e-5 * random_features([(2, 64, 32)], seed=1)[0]]
+    errors, (patches,) = all_errors(student, teacher, 0, [(8, 8)])
+    np.testing.assert_allclose(errors[:, 0, 0], float64_errors(student, teacher)[:, 0, 0], rtol=0.02)
+    s, t = student[0].double(), teacher[0].double()
+    expected = (1 - torch.nn.functional.cosine_similarity(s, t, dim=2)).unflatten(1, (8, 8))
+    torch.testing.assert_close(patches.double(), expected, rtol=0.05, atol=1e-13)
+
+
+@pytest.mark.parametrize("shapes", [VGG_SHAPES, VIT_SHAPES], ids=["vgg", "vit"])
+def test_gradients_are_those_of_the_definition(shapes):
+    student, teacher = random_features(shapes, seed=0), random_features(shapes, seed=1)
+    student[0][0, 1] = 0  # a patch without direction
+    ours, defined = ([layer.clone().requires_grad_() for layer in student] for _ in range(2))
+    distillation_loss(layer_errors(ours, teacher), 0.5).backward()
+    for s, t in zip(defined, teacher, strict=True):
+        s, t = s.flatten(1), t.flatten(1)
+        loss = 1 - torch.nn.functional.cosine_similarity(s, t) + 0.5 * (s - t).square().mean(1)
+        loss.mean().backward()
+    for one, other in zip(ours, defined, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-7)

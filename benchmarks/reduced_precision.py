@@ -1,0 +1,85 @@
+"""What a student loses where it, or its teacher too, computes in bfloat16: `python benchmarks/reduced_precision.py`.
+
+The same student is trained three ways, for some seeds: in float32 throughout, as published; as `kdad train` does it,
+in mixed precision on targets that are remembered in float32; and as `kdad train` does it where they do not fit into
+memory, on targets in bfloat16. Figures are AUROCs of held-out training images, judged in float32: nothing is chosen
+here, but the test part need not be read for it.
+"""
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+from unittest.mock import patch
+
+from kdad.data.loading import load_task
+from kdad.data.task import Task
+from kdad.detection.detector import Detector
+from kdad.devices import hardware
+from kdad.errors import UserError
+from kdad.evaluation.metrics import auroc
+from kdad.files import write_json
+from kdad.networks.teachers import Teacher, teacher_for
+from kdad.training.distillation import train_student
+
+RESULTS = Path(__file__).resolve().parent / "results" / "reduced_precision.json"
+TEACHERS = ("vgg-cifar10", "vit-cifar10")
+FLOAT32, REMEMBERED, ASKED = "float32 throughout", "targets remembered", "targets in bfloat16"
+WAYS = {  # whether to train in half precision, and how a teacher remembers
+    FLOAT32: {"kdad.training.loop.half_precision": lambda device: False},
+    REMEMBERED: {},
+    ASKED: {"kdad.training.distillation.remember": lambda teacher, views: teacher},
+}
+
+
+def figure(task: Task, teacher: Teacher, seed: int, way: str) -> float:
+    """The validation AUROC, in per cent, of a student that was trained one `way`."""
+    patches = [patch(name, stand_in) for name, stand_in in WAYS[way].items()]
+    with tempfile.TemporaryDirectory() as folder:
+        for patched in patches:
+            patched.start()
+        try:
+            student = train_student(task, teacher, Path(folder), seed=seed, device="cpu")
+        finally:
+            for patched in patches:
+                patched.stop()
+        detector = Detector.load(student, teacher=teacher, device="cpu")
+    held_out = task.validation
+    return 100 * auroc(detector.predict(held_out.images).score, held_out.anomalous.numpy())  # type: ignore[arg-type]
+
+
+def measure(task: Task, name: str, seeds: int) -> dict:
+    """Every way's AUROCs, and how far each is from float32 on the mean of the seeds."""
+    teacher = teacher_for(name, task.dataset)
+    aurocs = {way: [round(figure(task, teacher, seed, way), 3) for seed in range(seeds)] for way in WAYS}
+    means = {way: statistics.mean(values) for way, values in aurocs.items()}
+    return {
+        "dataset": task.dataset,
+        "normal_class": task.normal_class,
+        "split": "validation",
+        "aurocs": aurocs,
+        "off_by": {way: round(mean - means[FLOAT32], 3) for way, mean in means.items() if way != FLOAT32},
+        "hardware": hardware("cpu"),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, write the results, and print them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--normal-class", default="cat")
+    parser.add_argument("--teacher", action="append", help=f"default: {' and '.join(TEACHERS)}")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args(argv)
+    try:
+        task = load_task(args.dataset, args.normal_class)
+        results = {name: measure(task, name, args.seeds) for name in args.teacher or TEACHERS}
+    except UserError as error:
+        parser.error(str(error))
+    write_json(args.results, results)
+    print(results)
+
+
+if __name__ == "__main__":
+    main()
