@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from kdad.errors import UserError, WorkFailed
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 KEPT_BYTES = 2**30
+SHARE_OF_FREE_MEMORY = 0.5  # how much of it what is kept for speed may take
 MALLOC_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
@@ -60,6 +62,17 @@ def full_float32(device: torch.device | str) -> Iterator[None]:
             yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+def free_bytes(device: torch.device) -> int:
+    """How much of a device's memory is free."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def kept_on(device: torch.device, tensor: Tensor) -> Tensor:
+    """A tensor on `device`, or where it is if it would take too much of the memory there."""
+    fits = tensor.device == device or tensor.nbytes <= SHARE_OF_FREE_MEMORY * free_bytes(device)
+    return tensor.to(device) if fits else tensor
 
 
 def in_halves(work: Callable[[Tensor], tuple[Tensor, ...]], batch: Tensor) -> tuple[Tensor, ...]:

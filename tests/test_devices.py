@@ -1,4 +1,4 @@
-"""What becomes of memory that was freed."""
+"""What becomes of memory that was freed, and what is kept where."""
 
 import os
 import platform
@@ -6,6 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from kdad import devices
+from kdad.devices import kept_on
 
 PROGRAM = """
 import resource, torch
@@ -42,3 +46,12 @@ def test_large_blocks_are_used_again_instead_of_being_cleared_by_the_kernel():
 def test_who_has_set_how_memory_is_kept_is_not_overruled():
     _, kept = run(MALLOC_MMAP_THRESHOLD_="131072")
     assert not kept
+
+
+def test_what_takes_too_much_of_a_devices_memory_stays_where_it_is(monkeypatch):
+    tensor, elsewhere = torch.zeros(1000), torch.device("meta")
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 8000)
+    assert kept_on(elsewhere, tensor).device == elsewhere
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 7999)
+    assert kept_on(elsewhere, tensor) is tensor
+    assert kept_on(tensor.device, tensor) is tensor

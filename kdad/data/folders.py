@@ -22,9 +22,10 @@ from PIL import Image
 from torch import Tensor
 
 from kdad.data.datasets import FOLDER
-from kdad.data.images import SUFFIXES, read_image
+from kdad.data.images import SUFFIXES, read_image, read_images
 from kdad.data.preprocessing import Preprocessing, resample
 from kdad.data.protocol import ENOUGH_TO_CALIBRATE, FEWEST_NORMALS, FOLDS, HELD_OUT, MOST_HELD_OUT
+from kdad.data.roomy import roomy_stack
 from kdad.data.task import Labelled, all_normal, holdout_split
 from kdad.errors import UserError
 from kdad.files import sha256_of
@@ -36,7 +37,7 @@ TILE_SIDES = 4  # how much larger than what the teacher sees of it a tile is
 
 
 class ImageFiles(Sequence[Tensor]):
-    """The images of some files, uint8 (3, H, W), each read when it is asked for."""
+    """The images of some files, uint8 (3, H, W), each read when it is asked for, or in order a few ahead."""
 
     def __init__(self, files: Iterable[Path]):
         self.files = list(files)
@@ -46,6 +47,12 @@ class ImageFiles(Sequence[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices
         return read_image(self.files[index])
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for image in read_images(self.files):
+            if isinstance(image, UserError):
+                raise image
+            yield image
 
 
 class MaskFiles(Sequence[np.ndarray | None]):
@@ -215,11 +222,14 @@ class FolderTask:
         return TILE_SIDES * self.side if np.median(shorter) > TILED_ABOVE * self.side else 0
 
     def _training_images(self, indices: Tensor) -> Tensor:
-        images = (read_image(self._normals[i]) for i in indices)
+        images: Iterable[Tensor] = ImageFiles(self._normals[i] for i in indices)
+        count = len(indices)
         if self.tile:
             each, rng = _tiles_each(len(self._split[0])), np.random.default_rng(0)
             images = (tile for image in images for tile in _random_tiles(image, self.tile, each, rng))
-        return torch.stack([_resized(image, self.side, self.side, self.pixels.kernel) for image in images])
+            count *= each
+        resized = (_resized(image, self.side, self.side, self.pixels.kernel) for image in images)
+        return roomy_stack(resized, (count, 3, self.side, self.side))
 
 
 def _held_out(normals: int) -> int:
@@ -245,11 +255,9 @@ def _images_below(folder: Path, without: tuple[Path, ...] = ()) -> list[Path]:
 
 def _readable(files: list[Path]) -> Iterator[Path]:
     """The files that are images; the others are named on standard error."""
-    for file in files:
-        try:
-            read_image(file)
-        except UserError as error:
-            print(f"skipped {error}", file=sys.stderr)
+    for file, image in zip(files, read_images(files), strict=True):
+        if isinstance(image, UserError):
+            print(f"skipped {image}", file=sys.stderr)
         else:
             yield file
 

@@ -1,8 +1,12 @@
 """Reading untrusted image files."""
 
+import os
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
@@ -17,6 +21,8 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 MOST_PIXELS = 64_000_000
 BATCH_IMAGES, BATCH_PIXELS = 64, 16_000_000
+DECODERS = min(4, os.cpu_count() or 1)  # threads; each holds an image that may be large
+_opening = Lock()
 
 
 def read_image(source: Path | str | BinaryIO, name: str | None = None) -> Tensor:
@@ -34,7 +40,7 @@ def read_image(source: Path | str | BinaryIO, name: str | None = None) -> Tensor
     """
     name = name or str(source)
     try:
-        with warnings.catch_warnings():
+        with _opening, warnings.catch_warnings():  # not for two threads at once; only headers are read here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(source, formats=FORMATS)
         with image:
@@ -50,6 +56,31 @@ def read_image(source: Path | str | BinaryIO, name: str | None = None) -> Tensor
         raise UserError(f"{name}: more than {MOST_PIXELS // 10**6} million pixels; make it smaller") from None
     except Exception as error:  # decoders raise many types on damaged data
         raise UserError(f"{name}: damaged or unreadable image ({error})".replace("\n", " ")) from None
+
+
+def read_images(files: Iterable[Path]) -> Iterator[Tensor | UserError]:
+    """As `read_image` for file after file, in order; what cannot be read comes as the error that says why.
+
+    Some images are decoded ahead, on threads of their own, while the caller looks at those before them.
+    """
+    ahead: deque[Future[Tensor | UserError]] = deque()
+    with ThreadPoolExecutor(DECODERS) as pool:
+        try:
+            for file in files:
+                ahead.append(pool.submit(_read_or_error, file))
+                if len(ahead) > DECODERS:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _read_or_error(file: Path) -> Tensor | UserError:
+    try:
+        return read_image(file)
+    except UserError as error:
+        return error
 
 
 def _check_size(image: Image.Image, name: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from kdad.data.images import batches_of_one_size, find_images, read_image
+from kdad.data.images import batches_of_one_size, find_images, read_image, read_images
 from kdad.detection.detector import Detector, Prediction
 from kdad.detection.localisation import localise
 from kdad.detection.rendering import overlay, save_png
@@ -45,13 +45,13 @@ def score_files(
 
 
 def _readable(files: list[Path], named: set[Path]) -> Iterator[tuple[str, Tensor]]:
-    for file in files:
-        try:
-            yield str(file), read_image(file)
-        except UserError as error:
-            if file in named:
-                raise
-            print(f"skipped {error}", file=sys.stderr)
+    for file, image in zip(files, read_images(files), strict=True):
+        if not isinstance(image, UserError):
+            yield str(file), image
+        elif file in named:
+            raise image
+        else:
+            print(f"skipped {image}", file=sys.stderr)
 
 
 def _rows(names: list[str], prediction: Prediction) -> list[dict[str, Any]]:

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from kdad.data.images import in_batches
 from kdad.data.task import Fold, Task
 from kdad.detection.calibration import HeldOut, Learned, calibrate, learn, save_calibration
 from kdad.detection.discrepancy import distillation_loss, last_layer_score, layer_errors
-from kdad.devices import accelerator, hardware
+from kdad.devices import accelerator, hardware, kept_on
 from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.networks.recipes import Recipe
@@ -23,7 +22,7 @@ from kdad.networks.teachers import Teacher
 from kdad.storage import layout, student_folder
 from kdad.storage.student_config import StudentConfig
 from kdad.training import loop
-from kdad.training.feature_cache import remember
+from kdad.training.feature_cache import Views, remember
 
 VALIDATION_BATCH = 250
 FOLDS = "folds"  # the runs of cross-fitting, inside the student's folder until it is complete
@@ -50,8 +49,8 @@ class Distillation(pl.LightningModule):
         return loop.in_order(self._dataset(held_out.images, held_out.anomalous), VALIDATION_BATCH)
 
     def _dataset(self, *columns: Tensor) -> TensorDataset:
-        device = self.trainer.strategy.root_device
-        return TensorDataset(*(column.to(device) for column in columns))
+        device = self.trainer.strategy.root_device  # where Lightning would else bring every batch
+        return TensorDataset(*(kept_on(device, column) for column in columns))
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
         pixels = self.teacher.preprocessing.augmented(batch[0], self.recipe.flip, self.recipe.random_crop)
@@ -126,19 +125,17 @@ def planned(task: Task, teacher: Teacher, recipe: Recipe, seed: int, device: str
     return StudentConfig.describe(task, teacher, architecture, recipe, seed, hardware(device))
 
 
-def views(task: Task, recipe: Recipe, device: str) -> list[Tensor]:
+def views(task: Task, recipe: Recipe, device: str) -> Views:
     """Every image that a student of `task` will be trained and validated on, in batches, to pay for the teacher once.
 
     None where random crops make new ones in every epoch.
     """
     if recipe.random_crop:
-        return []
+        return Views([], [], device)
     held_out = task.validation.images
     assert isinstance(held_out, Tensor)  # of one size, as training images are
     trained_on = [task.train, held_out] if task.cross_fitted else [task.train]
-    mirrored = [images.flip(-1) for images in trained_on] if recipe.flip else []
-    shown = [task.train, held_out, *mirrored]
-    return [batch.to(device) for images in shown for batch in in_batches(images)]
+    return Views([task.train, held_out], trained_on if recipe.flip else [], device)
 
 
 def finish(

@@ -1,17 +1,16 @@
 """Paying for the frozen teacher once: its features, remembered by the content of the pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
+from kdad.data.images import in_batches
+from kdad.devices import SHARE_OF_FREE_MEMORY, free_bytes
 from kdad.networks.teachers import Teacher
-
-SHARE_OF_FREE_MEMORY = 0.5
 
 
 def fingerprint(pixels: Tensor) -> Tensor:
@@ -23,6 +22,28 @@ def fingerprint(pixels: Tensor) -> Tensor:
 @cache
 def _hash_weights(count: int) -> Tensor:
     return torch.randint(-(2**62), 2**62, (count,), generator=torch.Generator().manual_seed(0))
+
+
+class Views(Sequence[Tensor]):
+    """Batches of images as a teacher will be shown them, some of them mirrored when they are asked for.
+
+    Args:
+        images: uint8 (N, 3, H, W).
+        mirrored: more of the same, whose mirror images will be shown.
+        device: where to.
+    """
+
+    def __init__(self, images: Iterable[Tensor], mirrored: Iterable[Tensor], device: str | torch.device):
+        parts = [(images, False), (mirrored, True)]
+        self._batches = [(batch, odd) for of_kind, odd in parts for each in of_kind for batch in in_batches(each)]
+        self._device = device
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices
+        batch, mirrored = self._batches[index]
+        return batch.to(self._device).flip(-1) if mirrored else batch.to(self._device)
 
 
 @dataclass(frozen=True)
@@ -99,7 +120,7 @@ def remember(teacher: Teacher, batches: Sequence[Tensor]) -> Teacher:
         return teacher
     features = teacher(teacher.preprocessing(batches[0][:1]))
     needed = sum(layer.nbytes for layer in features) * sum(len(batch) for batch in batches)
-    if needed > SHARE_OF_FREE_MEMORY * _free_bytes(batches[0].device):
+    if needed > SHARE_OF_FREE_MEMORY * free_bytes(batches[0].device):
         return teacher
     return RememberingTeacher(**_fields(teacher), memories=(*memories, FeatureMemory.of(teacher, batches)))
 
@@ -107,7 +128,3 @@ def remember(teacher: Teacher, batches: Sequence[Tensor]) -> Teacher:
 def _fields(teacher: Teacher) -> dict[str, Any]:
     """What every teacher has."""
     return {name: getattr(teacher, name) for name in Teacher.__dataclass_fields__}
-
-
-def _free_bytes(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -8,7 +8,6 @@ import numpy as np
 
 from kdad.data.datasets import FOLDER, class_names, dataset_slug, folder_path, is_folder, public_name
 from kdad.data.folders import GOOD, categories
-from kdad.data.images import in_batches
 from kdad.data.loading import load_task
 from kdad.data.sources import image_format
 from kdad.data.task import Task
@@ -24,7 +23,7 @@ from kdad.storage import layout, student_folder
 from kdad.storage.history import read_history
 from kdad.storage.student_config import StudentConfig, public_teacher
 from kdad.training.distillation import planned, train_student, views
-from kdad.training.feature_cache import remember
+from kdad.training.feature_cache import Views, remember
 
 LOCALISATION = {
     "pixel_auroc": "pixel AUROC",
@@ -110,7 +109,7 @@ def _remembering(teacher: Teacher, any_task: tuple[str, str], device: str) -> Te
     task = load_task(*any_task)
     if task.same_images:
         for part in filter(None, (task.test, task.validation)):
-            teacher = remember(teacher, [batch.to(device) for batch in in_batches(part.images)])
+            teacher = remember(teacher, Views([part.images], [], device))
     return teacher
 
 

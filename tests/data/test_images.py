@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from kdad.data.images import MOST_PIXELS, SUFFIXES, batches_of_one_size, find_images, read_image
+from kdad.data.images import DECODERS, MOST_PIXELS, SUFFIXES, batches_of_one_size, find_images, read_image, read_images
 from kdad.errors import UserError
 
 RED, GREEN, WHITE = [255, 0, 0], [0, 255, 0], [255, 255, 255]
@@ -263,3 +263,26 @@ def test_batches_hold_images_of_one_size_in_order():
 
 def test_no_images_make_no_batches():
     assert list(batches_of_one_size([])) == []
+
+
+def test_images_read_ahead_come_in_order_with_what_cannot_be_read_among_them(tmp_path):
+    files = [tmp_path / f"{index}.png" for index in range(3 * DECODERS + 2)]
+    for index, file in enumerate(files):
+        Image.new("RGB", (4 + index % 3, 2), (index, 0, 0)).save(file)
+    files[DECODERS].write_bytes(b"no image")
+    seen = list(read_images(files))
+    for index, image in enumerate(seen):
+        if index == DECODERS:
+            assert isinstance(image, UserError) and str(files[index]) in str(image)
+        else:
+            assert torch.equal(image, read_image(files[index]))
+    assert list(read_images([])) == []
+
+
+def test_only_a_few_images_are_read_ahead_and_none_once_nobody_looks(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("kdad.data.images.read_image", lambda file: opened.append(file) or torch.zeros(3, 1, 1))
+    images = read_images(Path(str(index)) for index in range(100))
+    next(images)
+    images.close()
+    assert len(opened) <= DECODERS + 1

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,6 +111,23 @@ def test_jobs_take_turns(start, root):
     turns = (root / "turns").read_text().split("\n")[1:-1]  # the first was stopped
     assert [turns[0], turns[2]] == [turns[1].replace("left", "took"), turns[3].replace("left", "took")]
     assert {turns[0], turns[2]} == {f"took {second.folder.name}", f"took {third.folder.name}"}
+
+
+def test_a_job_gives_way_with_its_whole_session(start):
+    job = wait_for(start(), "running")
+    assert os.getpriority(os.PRIO_PROCESS, job.status.pid) == reporting.NICE
+    if not reporting.AUTOGROUP.is_file():
+        pytest.skip("this kernel does not schedule sessions against each other")
+    assert Path(f"/proc/{job.status.pid}/autogroup").read_text().split()[-1] == str(reporting.NICE)
+    assert reporting.AUTOGROUP.read_text().split()[-1] == "0", "ours is another session"
+
+
+def test_a_process_in_the_session_of_others_leaves_that_as_it_is(monkeypatch, tmp_path):
+    monkeypatch.setattr(reporting, "AUTOGROUP", tmp_path / "autogroup")
+    monkeypatch.setattr(reporting.os, "nice", lambda by: by)
+    monkeypatch.setattr(reporting.os, "getsid", lambda pid: os.getpid() + 1)
+    reporting.give_way()
+    assert not reporting.AUTOGROUP.exists()
 
 
 def test_jobs_of_another_root_do_not_wait(start, tmp_path, command):

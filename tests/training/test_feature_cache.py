@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kdad.training import feature_cache
-from kdad.training.feature_cache import RememberingTeacher, fingerprint, remember
+from kdad.training.feature_cache import RememberingTeacher, Views, fingerprint, remember
 
 
 class Counting(nn.Module):
@@ -90,7 +90,7 @@ def test_one_grey_level_changes_the_fingerprint(vgg_teacher):
 def test_too_little_memory_leaves_the_teacher_as_it_is(vgg_teacher, monkeypatch):
     images = [some_images(4)]
     assert isinstance(remember(vgg_teacher, images), RememberingTeacher)
-    monkeypatch.setattr(feature_cache, "_free_bytes", lambda device: 1000)
+    monkeypatch.setattr(feature_cache, "free_bytes", lambda device: 1000)
     assert remember(vgg_teacher, images) is vgg_teacher
 
 
@@ -102,3 +102,27 @@ def test_training_shows_each_view_to_the_teacher_once(counted, tiny_task, tmp_pa
     views = 2 * len(tiny_task.train) + len(tiny_task.validation.images)
     pseudo_anomalies, probing = len(tiny_task.train), 2  # calibrating makes the former of training images
     assert counted.network.shown == views + pseudo_anomalies + probing
+
+
+def test_views_are_the_images_and_then_mirror_images():
+    images, others = some_images(5), some_images(3, seed=1)
+    shown = torch.cat(list(Views([images, others], [others], "cpu")))
+    assert torch.equal(shown, torch.cat([images, others, others.flip(-1)]))
+    assert not Views([], [], "cpu")
+
+
+def test_targets_of_a_student_in_half_precision_are_close_and_else_the_same(vgg_teacher):
+    images = some_images(6)
+    pixels = vgg_teacher.preprocessing(images)
+    exact = vgg_teacher(pixels)
+    for plain, target in zip(exact, vgg_teacher.targets(pixels), strict=True):
+        assert torch.equal(plain, target)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = vgg_teacher.targets(pixels)
+        again = vgg_teacher(pixels)
+        remembered = remember(vgg_teacher, [images]).targets(pixels)
+    for plain, target, call, recalled in zip(exact, rounded, again, remembered, strict=True):
+        assert torch.equal(plain, call)
+        torch.testing.assert_close(plain, recalled)
+        error = 1 - torch.nn.functional.cosine_similarity(plain.flatten(1), target.float().flatten(1))
+        assert 1e-8 < error.max() < 1e-3

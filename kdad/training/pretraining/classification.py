@@ -23,7 +23,7 @@ from kdad.networks.features import CompactClassifier, FeatureNetwork
 from kdad.networks.registry import IMAGENET_MEAN, IMAGENET_STD
 from kdad.networks.teachers import Teacher
 from kdad.training import loop
-from kdad.training.feature_cache import remember
+from kdad.training.feature_cache import Views, remember
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 PREPROCESSING = {
@@ -203,8 +203,7 @@ class GuidedClassification(Classification):
     def on_train_start(self) -> None:
         self.guide = self.guide.to(self.images.device)
         if not self.recipe.shift:
-            views = [batch for view in (self.images, self.images.flip(-1)) for batch in view.split(EVALUATION_BATCH)]
-            self.guide = remember(self.guide, views)
+            self.guide = remember(self.guide, Views([self.images], [self.images], self.images.device))
 
     def learning(self) -> list[nn.Parameter]:
         """As of `Classification`, and the readers."""
