@@ -1,15 +1,17 @@
-"""How fast, and against what: `python benchmarks/speed.py [ROW …]`; without names, all rows.
+"""How fast, and against what: `python -m benchmarks.speed [ROW …]`; without names, all rows.
 
-A row runs a baseline and its subject in turn, in one process, for several rounds; the table gives the median ratio, its
-spread, and both medians. Baselines of training are written here from the method's description, as the published code
-works: float32, contiguous NCHW, PIL resizing every image at every step, and the teacher run with its graph. Networks
-have random weights, so nothing is downloaded: how long a step takes does not depend on them.
+A row runs a baseline and its subject in turn, in one process, for several rounds; the table gives the median ratio,
+its spread, and both medians. Baselines of training are in `benchmarks/published.py`; where there is nothing to compare
+with, it is the time that one may ask for. Networks of full size have random weights, so nothing is downloaded: how long
+a step takes does not depend on them.
 """
 
 import argparse
 import json
 import os
+import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -17,24 +19,24 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, mse_loss
+from torch.utils.flop_counter import FlopCounterMode
 
-from kdad.data.preprocessing import Preprocessing
+from benchmarks.growth import photograph
+from benchmarks.published import PIXELS, Contiguous, Work, photographs, published_step, resized
+from kdad.data.images import read_image, read_images
 from kdad.detection.detector import Detector
-from kdad.devices import hardware
+from kdad.detection.image_files import score_files
+from kdad.devices import accelerator, hardware
 from kdad.errors import UserError, one_of
 from kdad.files import write_json
 from kdad.jobs import manager
 from kdad.networks.provenance import UNKNOWN
-from kdad.networks.registry import IMAGENET_MEAN, IMAGENET_STD
 from kdad.networks.students import OPTIMIZERS, build_student, preset
 from kdad.networks.teachers import Teacher
 from kdad.networks.vgg import imagenet_vgg16, paper_student
@@ -45,79 +47,59 @@ from kdad.training.loop import half_precision
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "speed.json"
 STUDENTS = ROOT / "trained_students" / "cifar10"
-PIXELS = Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD)
-BATCH = 8
-IMAGES = 1000
+BRICKS = ROOT / "trained_students" / "patterns-defects" / "lite0-imagenet" / "bricks"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+IMAGES = 2000
+PICTURES = 8
 LATENCIES = 60
+MATRIX = 4096
 WATCHED_SECONDS = 30.0
 SECONDS_PER_LOOK = 0.5
-Work = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Row:
-    """`baseline` and `ours` say in words what is compared; `prepare` gives both, ready to run, while it is entered."""
+    """`baseline` and `ours` say in words what is compared; `prepare` gives both for a device, while it is entered."""
 
     baseline: str
     ours: str
-    prepare: Callable[[], "Prepared"]
+    prepare: Callable[[str], "Prepared"]
     rounds: int = 5
 
 
-Prepared = Iterator[tuple[Callable[[], float], Callable[[], float]]]  # each returns the seconds of its unit of work
+Seconds = Callable[[], float]  # does a unit of work, and says how long it took
+Prepared = Iterator[tuple[Seconds, Seconds]]
 
 
-def timed(work: Work) -> Callable[[], float]:
+def timed(work: Work) -> Seconds:
     """`work`, returning how long it took."""
 
     def run() -> float:
         started = time.perf_counter()
         work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         return time.perf_counter() - started
 
     return run
 
 
-def photographs() -> list[Image.Image]:
-    """A batch of noise of the size of photographs."""
-    noise = np.random.default_rng(0).integers(0, 256, (BATCH, 480, 640, 3), dtype=np.uint8)
-    return [Image.fromarray(image) for image in noise]
+def wanted(on_cpu: float, on_gpu: float) -> Callable[[str], Seconds]:
+    """What one may ask for, in seconds, as a baseline that takes no time."""
+    return lambda device: lambda: on_cpu if device == "cpu" else on_gpu
 
 
-def resized(photos: list[Image.Image], side: int) -> np.ndarray:
-    """As the published code's loader does it, image by image."""
-    return np.stack([np.asarray(photo.resize((side, side))) for photo in photos])
-
-
-def published_step(teacher: Callable[[Tensor], list[Tensor]], student: nn.Module, mse_weight: float) -> Work:
-    """A step of training as published, pixels included; `teacher` keeps its graph."""
-    photos, optimizer = photographs(), torch.optim.Adam(student.parameters(), lr=1e-3)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (PIXELS.mean, PIXELS.std))
-
-    def step() -> None:
-        pixels = torch.from_numpy(resized(photos, PIXELS.crop)).permute(0, 3, 1, 2).float().div(255)
-        pixels = ((pixels - mean) / std).contiguous()
-        loss = torch.zeros(())
-        for copied, target in zip(student(pixels), teacher(pixels), strict=True):
-            cosine = cosine_similarity(copied.flatten(1), target.flatten(1)).mean()
-            loss = loss + 1 - cosine + mse_weight * mse_loss(copied, target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def our_step(teacher: Teacher) -> Work:
+def our_step(teacher: Teacher, device: str) -> Work:
     """A step of training as `kdad train` takes it, on images that were read and resized once."""
-    architecture, recipe = preset(teacher)
-    module = Distillation(build_student(architecture), teacher, None, recipe, seed=0).train()  # type: ignore[arg-type]
+    architecture, recipe = preset(teacher.to(device))
+    module = Distillation(build_student(architecture), teacher, None, recipe, seed=0)  # type: ignore[arg-type]
+    module.to(device).train()
     optimizer = OPTIMIZERS[recipe.optimizer](module.student.parameters(), lr=recipe.learning_rate)
-    images = torch.from_numpy(resized(photographs(), PIXELS.resize)).permute(0, 3, 1, 2).contiguous()
+    images = torch.from_numpy(resized(photographs(), PIXELS.resize)).permute(0, 3, 1, 2).contiguous().to(device)
     warnings.filterwarnings("ignore", message=".*self.log.*")
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half_precision("cpu")):
+        with torch.autocast(device, torch.bfloat16, enabled=half_precision(device)):
             loss = module.training_step([images], 0)
         optimizer.zero_grad()
         loss.backward()
@@ -126,71 +108,98 @@ def our_step(teacher: Teacher) -> Work:
     return step
 
 
-class Contiguous(nn.Module):
-    """A stack of layers read at `taps`, in NCHW as torch makes it by itself."""
-
-    def __init__(self, features: nn.Sequential, taps: tuple[int, ...]):
-        super().__init__()
-        self.features, self.taps = features.to(memory_format=torch.contiguous_format), taps
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        read = []
-        for index, layer in enumerate(self.features):
-            x = layer(x)
-            if index in self.taps:
-                read.append(x)
-        return read
-
-
-def vgg_step() -> Prepared:
+def vgg_step(device: str) -> Prepared:
     """The `vgg16-imagenet` preset."""
     from torchvision.models import vgg16
 
-    def layers_and_taps() -> tuple[nn.Sequential, tuple[int, ...]]:
+    def layers_and_taps() -> tuple[torch.nn.Sequential, tuple[int, ...]]:
         layers = vgg16(weights=None).features
         return layers, imagenet_vgg16(layers).taps
 
     student = paper_student()
-    published = published_step(Contiguous(*layers_and_taps()), Contiguous(student.features, student.taps), 0.01)
+    nchw = Contiguous(*layers_and_taps()), Contiguous(student.features, student.taps)
     teacher = Teacher("vgg16-imagenet", "0" * 64, UNKNOWN, PIXELS, imagenet_vgg16(layers_and_taps()[0]))
-    yield timed(published), timed(our_step(teacher))
+    yield timed(published_step(*nchw, 0.01, device)), timed(our_step(teacher, device))
 
 
-def vit_step() -> Prepared:
-    """The `vit-base-cifar10` preset."""
+def vit_base() -> ViTFeatures:
+    """The network of `vit-base-cifar10`."""
     from transformers import ViTConfig, ViTModel
 
-    def features() -> ViTFeatures:
-        return ViTFeatures(ViTModel(ViTConfig()), PIXELS.crop).eval()
+    return ViTFeatures(ViTModel(ViTConfig()), PIXELS.crop).eval()
 
-    teacher = Teacher("vit-base-cifar10", "0" * 64, UNKNOWN, PIXELS, features())
+
+def vit_teacher() -> Teacher:
+    """The `vit-base-cifar10` teacher, untrained."""
+    return Teacher("vit-base-cifar10", "0" * 64, UNKNOWN, PIXELS, vit_base())
+
+
+def vit_step(device: str) -> Prepared:
+    """The `vit-base-cifar10` preset."""
+    teacher = vit_teacher()
     student = build_student(preset(teacher)[0]).train()
-    yield timed(published_step(features(), student, 0.01)), timed(our_step(teacher))
+    yield timed(published_step(vit_base(), student, 0.01, device)), timed(our_step(teacher, device))
 
 
-def command(name: str) -> Callable[[], Prepared]:
+def vit_products(device: str) -> Prepared:
+    """A step of the `vit-base-cifar10` preset against its multiplications alone, as large matrix products."""
+    step = our_step(vit_teacher(), device)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    dtype = torch.bfloat16 if half_precision(device) else torch.float32
+    left, right, left_by_right = (torch.randn(MATRIX, MATRIX, dtype=dtype, device=device) for _ in range(3))
+    product = timed(lambda: torch.mm(left, right, out=left_by_right))
+    yield lambda: product() * counter.get_total_flops() / (2 * MATRIX**3), timed(step)
+
+
+def command(name: str) -> Callable[[str], Prepared]:
     """`python -m kdad score STUDENT one.png`, against starting Python with torch alone."""
 
-    def prepare() -> Prepared:
+    def prepare(device: str) -> Prepared:
         score = [sys.executable, "-m", "kdad", "score", str(STUDENTS / name / "cat"), str(ROOT / "docs" / "home.png")]
         torch_alone = [sys.executable, "-c", "import torch"]
-        yield _running(torch_alone), _running(score)
+        yield _running(torch_alone), _running([*score, "--device", device])
 
     return prepare
 
 
-def _running(arguments: list[str]) -> Callable[[], float]:
-    return timed(lambda: subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True) and None)
+def train_command(name: str) -> Callable[[str], Prepared]:
+    """`python -m kdad train`, from its start to the test AUROC."""
+
+    def prepare(device: str) -> Prepared:
+        with tempfile.TemporaryDirectory() as out:
+            task = ["--dataset", "cifar10", "--normal-class", "cat", "--teacher", name, "--out", out, "--overwrite"]
+            yield wanted(45, 10)(device), _running([sys.executable, "-m", "kdad", "train", *task, "--device", device])
+
+    return prepare
 
 
-def ten_students(name: str) -> Callable[[], Prepared]:
+def _running(arguments: list[str]) -> Seconds:
+    return timed(lambda: subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True))
+
+
+def pictures(device: str) -> Prepared:
+    """`score` of a directory of 12-megapixel JPEGs, against the slower of decoding and scoring alone."""
+    detector = Detector.load(BRICKS, device=device)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{index}.jpg" for index in range(PICTURES)]
+        for index, file in enumerate(files):
+            photograph(4000, 3000, index).save(file, quality=90)
+        images = [read_image(file) for file in files]
+        decoding = timed(lambda: [None for _ in read_images(files)])
+        scoring = timed(lambda: [None for _ in detector.predict_each(images)])
+        yield lambda: max(decoding(), scoring()), timed(lambda: score_files(detector, [folder], None, None))
+
+
+def ten_students(name: str) -> Callable[[str], Prepared]:
     """Ten students of one teacher on the same images, as a sweep judges them, against one after the other."""
 
-    def prepare() -> Prepared:
-        first = Detector.load(STUDENTS / name / "cat", device="cpu")
+    def prepare(device: str) -> Prepared:
+        first = Detector.load(STUDENTS / name / "cat", device=device)
         images = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8)
         detectors = [
-            Detector.load(folder, teacher=first.teacher, device="cpu") for folder in sorted((STUDENTS / name).iterdir())
+            Detector.load(folder, teacher=first.teacher, device=device)
+            for folder in sorted((STUDENTS / name).iterdir())
         ]
 
         def separately() -> None:
@@ -209,9 +218,9 @@ def ten_students(name: str) -> Callable[[], Prepared]:
     return prepare
 
 
-def latency(name: str) -> Callable[[], float]:
+def latency(name: str, device: str) -> Seconds:
     """The median seconds of one 32 px image through a loaded detector."""
-    detector = Detector.load(STUDENTS / name / "cat", device="cpu")
+    detector = Detector.load(STUDENTS / name / "cat", device=device)
     images = torch.randint(0, 256, (LATENCIES, 1, 3, 32, 32), dtype=torch.uint8)
 
     def run() -> float:
@@ -226,11 +235,20 @@ def latency(name: str) -> Callable[[], float]:
     return run
 
 
-def while_training(name: str) -> Callable[[], Prepared]:
+def one_image(name: str, on_cpu: float) -> Callable[[str], Prepared]:
+    """One image alone."""
+
+    def prepare(device: str) -> Prepared:
+        yield wanted(on_cpu, 0.003)(device), latency(name, device)
+
+    return prepare
+
+
+def while_training(name: str) -> Callable[[str], Prepared]:
     """One image beside a job of the app that trains, against one image alone."""
 
-    def prepare() -> Prepared:
-        one = latency(name)
+    def prepare(device: str) -> Prepared:
+        one = latency(name, device)
         with tempfile.TemporaryDirectory() as folder, training(Path(folder)) as job:
 
             def beside() -> float:
@@ -245,9 +263,9 @@ def while_training(name: str) -> Callable[[], Prepared]:
     return prepare
 
 
-def training_watched() -> Prepared:
+def training_watched(device: str) -> Prepared:
     """Seconds per epoch of a job that trains, alone and beside one who looks at two images a second."""
-    detector = Detector.load(STUDENTS / "vgg-cifar10" / "cat", device="cpu")
+    detector = Detector.load(STUDENTS / "vgg-cifar10" / "cat", device=device)
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     looks = round(WATCHED_SECONDS / SECONDS_PER_LOOK)
     with tempfile.TemporaryDirectory() as folder, training(Path(folder)) as job:
@@ -308,25 +326,114 @@ def training(folder: Path) -> Iterator[TrainingJob]:
         manager.stop(job, grace=5)
 
 
-COMPACT = ("vgg-cifar10", "vit-cifar10")
+def app_page(path: str, wanted_seconds: float, prepared: Callable[[Any, str], Seconds]) -> Callable[[str], Prepared]:
+    """A page of the app in Chromium."""
+
+    def prepare(device: str) -> Prepared:
+        try:
+            from playwright.sync_api import sync_playwright
+        except ModuleNotFoundError:
+            raise UserError("pages of the app need Playwright: pip install playwright") from None
+        if CHROMIUM is None:
+            raise UserError("pages of the app need Chromium, and there is none on this machine")
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-quic"])
+            yield wanted(wanted_seconds, wanted_seconds)(device), prepared(browser, path)
+            browser.close()
+
+    return prepare
+
+
+@contextmanager
+def app_server() -> Iterator[str]:
+    """The app's address, from the moment that its server is started."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = [f"--server.port={port}", "--server.headless=true"]
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", *options]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def first_page(browser: Any, path: str) -> Seconds:
+    """From the server's start until the device is named, the last that home says."""
+
+    def run() -> float:
+        page = browser.new_page()
+        started = time.perf_counter()
+        with app_server() as address:
+            _arrive(page, address + path)
+            page.get_by_text("Device: CPU").or_(page.get_by_text("Device: NVIDIA")).wait_for()
+            seconds = time.perf_counter() - started
+        page.close()
+        return seconds
+
+    return run
+
+
+def switch(browser: Any, path: str) -> Seconds:
+    """From a click on a page's link until that page has its heading and works on nothing, once all was seen."""
+
+    def run() -> float:
+        page = browser.new_page()
+        with app_server() as address:
+            _arrive(page, address)
+            seconds = 0.0
+            for link in (path, "app", path, "app", path):  # the first time, a page also loads its libraries
+                started = time.perf_counter()
+                page.locator(f"[data-testid='stSidebarNavLink'][href$='{'/' if link == 'app' else link}']").click()
+                page.locator("h1").first.wait_for()
+                page.locator("[data-test-script-state='notRunning']").wait_for(state="attached")
+                seconds = time.perf_counter() - started
+        page.close()
+        return seconds
+
+    return run
+
+
+def _arrive(page: Any, address: str) -> None:
+    """Open a page as soon as its server answers."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with suppress(Exception):  # whatever a browser calls a server that is not there yet
+            page.goto(address)
+            return
+        time.sleep(0.05)
+    raise UserError(f"no answer from {address}")
+
+
+COMPACT = {"vgg-cifar10": 0.005, "vit-cifar10": 0.010}  # teacher: the seconds that one image may take on a CPU
 ROWS: dict[str, Row] = {
     "training step, `vgg16-imagenet` preset, 8 images": Row("as published", "`train`", vgg_step),
     "training step, `vit-base-cifar10` preset, 8 images": Row("as published", "`train`", vit_step),
-} | {
-    what.format(name): Row(baseline, ours, prepare(name), rounds)
-    for what, baseline, ours, prepare, rounds in (
-        ("`score STUDENT one.png`, `{}`", "`import torch` alone", "the whole command", command, 5),
-        ("ten students on 1,000 images, `{}`", "one after the other", "the teacher asked once", ten_students, 3),
-        ("one image, `{}`, while a job trains", "nothing beside it", "a job beside it", while_training, 5),
-    )
-    for name in COMPACT
+    "the same, share of the processor's rate": Row("its products alone", "the whole step", vit_products),
 }
-ROWS["an epoch of a job that trains"] = Row("nobody looks", "two images a second beside it", training_watched, 3)
+for name, limit in COMPACT.items():
+    ROWS |= {
+        f"a student of a CIFAR-10 class, `{name}`": Row("wanted", "`train` to AUROC", train_command(name), 2),
+        f"ten students on 2,000 images, `{name}`": Row(
+            "one after the other", "the teacher asked once", ten_students(name), 3
+        ),
+        f"one image, `{name}`": Row("wanted", "`predict`", one_image(name, limit)),
+        f"one image, `{name}`, while a job trains": Row("nothing beside it", "a job beside it", while_training(name)),
+        f"`score STUDENT one.png`, `{name}`": Row("`import torch` alone", "the whole command", command(name)),
+    }
+ROWS |= {
+    "an epoch of a job that trains": Row("nobody looks", "two images a second beside it", training_watched, 3),
+    "`score` of 8 JPEGs of 12 megapixels": Row("the slower of decoding and scoring", "both at once", pictures),
+    "home page, from the server's start": Row("wanted", "usable", app_page("", 3.0, first_page), 3),
+    "a switch of page": Row("wanted", "complete", app_page("Results", 0.5, switch), 3),
+}
 
 
-def measure(row: Row, rounds: int | None = None) -> dict:
+def measure(row: Row, device: str = "cpu", rounds: int | None = None) -> dict:
     """Baseline and subject in turn, once to warm up and then for some rounds."""
-    prepared = row.prepare()
+    prepared = row.prepare(device)
     baseline, subject = next(prepared)
     pairs = [(baseline(), subject()) for _ in range((rounds or row.rounds) + 1)][1:]
     next(prepared, None)  # what was started for it ends
@@ -340,7 +447,7 @@ def measure(row: Row, rounds: int | None = None) -> dict:
         "lowest": round(min(ratios), 3),
         "highest": round(max(ratios), 3),
         "rounds": len(pairs),
-        "hardware": hardware("cpu"),
+        "hardware": hardware(device),
     }
 
 
@@ -349,17 +456,20 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help="any part of a row's name")
     parser.add_argument("--rounds", type=int, help="how many, if not each row's own number")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     try:
-        known = json.loads(args.results.read_text()) if args.results.is_file() else {}
+        device = accelerator(args.device)
         chosen = [name for name in ROWS if not args.rows or any(part in name for part in args.rows)]
         if not chosen:
             one_of("row", args.rows[0], ROWS)
         for name in chosen:
-            known[name] = measure(ROWS[name], args.rounds)
-            write_json(args.results, {name: known[name] for name in ROWS if name in known})
-            print(name, known[name], flush=True)
+            result = measure(ROWS[name], device, args.rounds)
+            known = json.loads(args.results.read_text()) if args.results.is_file() else {}
+            rows = known.get(device, {}) | {name: result}
+            write_json(args.results, known | {device: {name: rows[name] for name in ROWS if name in rows}})
+            print(name, result, flush=True)
     except UserError as error:
         parser.error(str(error))
 

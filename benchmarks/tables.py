@@ -204,15 +204,50 @@ def student_designs(measured: dict) -> str:
 
 
 def speed(measured: dict[str, dict]) -> str:
-    """How fast each thing is, and against what."""
+    """How fast each thing is, and against what, on a processor and on a GPU."""
+    gpu = "On a GPU: not measured."
+    if rows := measured.get("cuda"):
+        gpu = f"On a GPU:\n\n{_speeds(rows)}"
+    return f"{_speeds(measured['cpu'])}\n\n{gpu}"
+
+
+def _speeds(measured: dict[str, dict]) -> str:
     rows = [["what", "against", "ours", "seconds against", "seconds ours", "times as fast", "spread"]]
     for name, row in measured.items():
         seconds = [f"{row[name]:.2g}" for name in ("baseline_seconds", "seconds")]
         spread = f"{row['lowest']:.2f}…{row['highest']:.2f}"
         rows.append([name, row["baseline"], row["ours"], *seconds, f"**{row['ratio']:.2f}**", spread])
     machines = "; ".join(dict.fromkeys(row["hardware"] for row in measured.values()))
+    rounds = sorted({row["rounds"] for row in measured.values()})
+    return f"{_table(rows)}\n\nMedians of {' or '.join(map(str, rounds))} rounds in turn, {machines}."
+
+
+def growth(measured: dict[str, dict]) -> str:
+    """How cost grows, one table for each thing that may grow."""
+    parts = []
+    for name, table in measured.items():
+        rows = [[name, "seconds", "MiB at most"]]
+        rows += [[count, str(row["seconds"]), f"{row['mib']:,}"] for count, row in table["rows"].items()]
+        parts.append(f"{table['what']}\n\n{_table(rows)}")
+    machines = "; ".join(dict.fromkeys(table["hardware"] for table in measured.values()))
     words = (
-        f"Medians of {'/'.join(sorted({str(row['rounds']) for row in measured.values()}))} rounds in turn, {machines}."
+        "Each is a process of its own; seconds include its start, and memory leaves out code and what is mapped from "
+        f"files. {machines}."
+    )
+    return "\n\n".join([*parts, words])
+
+
+def reduced_precision(measured: dict[str, dict]) -> str:
+    """What students lose by computing in bfloat16, one row per teacher."""
+    ways = list(next(iter(measured.values()))["aurocs"])
+    rows = [["students of", *ways]]
+    for name, row in measured.items():
+        means = [f"{sum(values) / len(values):.2f}" for values in row["aurocs"].values()]
+        rows.append([f"`{name}`", *means])
+    one = next(iter(measured.values()))
+    words = (
+        f"AUROC in per cent on the {one['split']} split of {one['dataset']}, {one['normal_class']} normal, mean of "
+        f"{len(one['aurocs'][ways[0]])} seeds, {one['hardware']}."
     )
     return f"{_table(rows)}\n\n{words}"
 
@@ -274,6 +309,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Path], str]]] = {
     "photographs": ("photographs.json", lambda file: photographs(_read(file))),
     "student_designs": ("student_designs.json", lambda file: student_designs(_read(file))),
     "speed": ("speed.json", lambda file: speed(_read(file))),
+    "growth": ("growth.json", lambda file: growth(_read(file))),
+    "reduced_precision": ("reduced_precision.json", lambda file: reduced_precision(_read(file))),
     "scores": ("scores.json", lambda file: score_choice(_read(file))),
     "teachers": (str(WEIGHTS_FOLDER), teachers),
 }

@@ -3,7 +3,7 @@
 import ctypes
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import psutil
@@ -86,8 +86,12 @@ def in_halves(work: Callable[[Tensor], tuple[Tensor, ...]], batch: Tensor) -> tu
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             raise WorkFailed("the device ran out of memory on a single image; use --device cpu") from None
-    halves = [in_halves(work, half) for half in batch.chunk(2)]
-    return tuple(torch.cat(column) for column in zip(*halves, strict=True))
+    return joined([in_halves(work, half) for half in batch.chunk(2)])
+
+
+def joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What was computed of parts of a batch, put together; a lone part as it is, since its maps may be large."""
+    return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 def hardware(device: str) -> str:

@@ -269,7 +269,7 @@ def _size(file: Path) -> tuple[int, int]:
 
 def _resized(image: Tensor, height: int, width: int, kernel: str) -> Tensor:
     """uint8 (3, H, W) to uint8 (3, height, width)."""
-    return resample(image[None].float(), height, width, kernel)[0].clamp(0, 255).round().byte()
+    return resample(image[None], height, width, kernel)[0].clamp(0, 255).round().byte()
 
 
 def _random_tiles(image: Tensor, tile: int, count: int, rng: np.random.Generator) -> Iterator[Tensor]:

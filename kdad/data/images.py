@@ -45,7 +45,8 @@ def read_image(source: Path | str | BinaryIO, name: str | None = None) -> Tensor
             image = Image.open(source, formats=FORMATS)
         with image:
             _check_size(image, name)
-            return _to_tensor(_to_rgb(ImageOps.exif_transpose(image)))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_tensor(_to_rgb(image))
     except UserError:
         raise
     except FileNotFoundError:
@@ -97,7 +98,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
@@ -146,9 +147,14 @@ def batches_of_one_size(
         if waiting and (
             image.shape != waiting[0].shape or len(waiting) == batch_size(image.shape[1], image.shape[2], most)
         ):
-            yield names, torch.stack(waiting)
+            yield names, _stacked(waiting)
             names, waiting = [], []
         names.append(name)
         waiting.append(image)
     if waiting:
-        yield names, torch.stack(waiting)
+        yield names, _stacked(waiting)
+
+
+def _stacked(images: list[Tensor]) -> Tensor:
+    """Images as one batch; a lone one, which may be large, is not copied."""
+    return torch.stack(images) if len(images) > 1 else images[0][None]

@@ -65,12 +65,11 @@ class Preprocessing:
     def _resize(self, images: Tensor) -> Tensor:
         if images.shape[-2:] == (self.resize, self.resize):
             return images.float()
-        # Like PIL: first the width, then the height, each clipped where a kernel overshoots a hard edge.
-        across = resize_matrix(images.shape[-1], self.resize, self.kernel).to(images.device)
-        down = resize_matrix(images.shape[-2], self.resize, self.kernel).to(images.device)
         # In training, autocast would round pixels to bfloat16: another image than is judged and remembered.
         with torch.autocast(images.device.type, enabled=False):
-            return (down @ (images.float() @ across.T).clamp(0, 255)).clamp(0, 255)
+            # Like PIL: first the width, then the height, each clipped where a kernel overshoots a hard edge.
+            across = _resize_rows(images, self.resize, self.kernel).clamp(0, 255)
+            return _resize_rows(across.mT, self.resize, self.kernel).clamp(0, 255).mT.contiguous()
 
     def _normalise(self, pixels: Tensor) -> Tensor:
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
@@ -118,12 +117,34 @@ def _crop(images: Tensor, offset: Tensor, size: int) -> Tensor:
 
 
 def resample(images: Tensor, height: int, width: int, kernel: str) -> Tensor:
-    """Antialiased resize of float images (B, C, H, W) by two matrix products, as PIL defines it."""
-    down = resize_matrix(images.shape[-2], height, kernel).to(images)
-    across = resize_matrix(images.shape[-1], width, kernel).to(images)
-    return down @ images @ across.T
+    """Antialiased resize of images (B, C, H, W) to float32, as PIL defines it."""
+    return _resize_rows(_resize_rows(images, width, kernel).mT, height, kernel).mT
 
 
+def _resize_rows(images: Tensor, width: int, kernel: str) -> Tensor:
+    """Resize the last axis of images (…, W) by matrix products, to float32 (…, width)."""
+    resized = [
+        images[..., read].to(torch.float32, memory_format=torch.contiguous_format) @ weights.to(images.device).T
+        for read, weights in _resize_bands(images.shape[-1], width, kernel)
+    ]
+    return torch.cat(resized, -1) if len(resized) > 1 else resized[0]
+
+
+@cache
+def _resize_bands(size_in: int, size_out: int, kernel: str) -> list[tuple[slice, Tensor]]:
+    """`resize_matrix` in bands of rows, each without the zeros around it, and what it reads.
+
+    One band is enough unless a resize shrinks a lot: then nearly all of the matrix is zeros.
+    """
+    matrix, bands = resize_matrix(size_in, size_out, kernel), []
+    for rows in matrix.split(BAND if size_in > 2 * size_out else size_out):
+        used = rows.any(0).nonzero()
+        read = slice(int(used[0]), int(used[-1]) + 1)
+        bands.append((read, rows[:, read].contiguous()))
+    return bands
+
+
+BAND = 16  # rows
 KERNELS = {
     "bilinear": (1.0, lambda x: (1 - x.abs()).clamp(min=0)),
     "bicubic": (2.0, lambda x: _cubic(x.abs())),

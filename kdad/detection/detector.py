@@ -18,7 +18,7 @@ from kdad.detection.heatmaps import MapGeometry, PatchReading
 from kdad.detection.observation import Observation, observe
 from kdad.detection.rendering import colour_range
 from kdad.detection.tiles import Tiling
-from kdad.devices import accelerator, in_halves
+from kdad.devices import accelerator, in_halves, joined
 from kdad.errors import UserError
 from kdad.networks.registry import TEACHERS, adjustable
 from kdad.networks.teachers import Teacher, teacher_copied
@@ -130,7 +130,7 @@ class Detector:
             WorkFailed: the device has not memory enough for a single image.
         """
         parts = [in_halves(self._judge_batch, batch) for batch in in_batches(to_tensor(images))]
-        return self._prediction(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)), fpr=fpr)
+        return self._prediction(*(tensor.cpu() for tensor in joined(parts)), fpr=fpr)
 
     def predict_each(self, images: Tensor | Iterable[Tensor], *, fpr: float | None = None) -> Iterator[Prediction]:
         """As `predict` for uint8 images (3, H, W) of any sizes, a few at a time and in their order."""

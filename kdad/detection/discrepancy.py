@@ -48,16 +48,16 @@ class Lengths(NamedTuple):
             )
         student, teacher = student.float(), teacher.float()
         with torch.autocast(student.device.type, enabled=False):  # it would round the difference to bfloat16
-            lengths = (vector_norm(vectors, dim=2) for vectors in (student, teacher, student - teacher))
-            return cls(*lengths, width=student.shape[2])
+            s, t, st = (vector_norm(vectors, dim=2) for vectors in (student, teacher, student - teacher))
+        return cls(s, t, st, width=student.shape[2])
 
     @property
     def of_maps(self) -> Lengths:
         """The lengths (B,) of the flattened maps."""
         from torch.linalg import vector_norm
 
-        lengths = (vector_norm(of_tokens, dim=1) for of_tokens in self[:3])
-        return Lengths(*lengths, width=self.width * self.student.shape[1])
+        s, t, st = (vector_norm(of_tokens, dim=1) for of_tokens in (self.student, self.teacher, self.difference))
+        return Lengths(s, t, st, width=self.width * self.student.shape[1])
 
     @property
     def cosine_error(self) -> Tensor:

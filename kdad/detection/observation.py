@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kdad.detection.discrepancy import all_errors
 from kdad.detection.tiles import Tiling, map_tiles
 from kdad.devices import full_float32
+from kdad.networks.features import in_parts
 from kdad.networks.teachers import Teacher
 
 
@@ -34,7 +35,7 @@ def observe(
     def look(pieces: Tensor) -> tuple[Tensor, ...]:
         pixels = teacher.preprocessing(pieces)
         with full_float32(pixels.device):
-            copied, target = student(pixels), teacher(pixels) if features is None else features
+            copied, target = in_parts(student, pixels), teacher(pixels) if features is None else features
             errors, maps = all_errors(copied, target, teacher.prefix, teacher.grids)
             return errors, teacher.network.summary(target), *maps
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from kdad.data.preprocessing import Preprocessing
+from kdad.devices import joined
 
-TILES_AT_ONCE = 256
+TILES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,5 @@ def _starts(length: int, piece: int) -> list[int]:
 
 
 def map_tiles(look: Callable[[Tensor], tuple[Tensor, ...]], tiles: Tensor) -> tuple[Tensor, ...]:
-    """What `look` says of tiles (N, 3, h, w), a few hundred at once, each of its answers put together again."""
-    answers = [look(part) for part in tiles.split(TILES_AT_ONCE)]
-    return tuple(torch.cat(column) for column in zip(*answers, strict=True))
+    """What `look` says of tiles (N, 3, h, w), some at once, each of its answers put together again."""
+    return joined([look(part) for part in tiles.split(TILES_AT_ONCE)])

@@ -26,7 +26,7 @@ from kdad.jobs.status import (
 )
 
 HEARTBEAT_SECONDS = 1.0
-NICE = 19  # a job takes what processor time nobody else wants
+NICE = 5  # a job has a quarter of a processor that others want, too
 AUTOGROUP = Path("/proc/self/autogroup")
 
 

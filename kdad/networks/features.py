@@ -1,12 +1,15 @@
 """The one representation of features: what every teacher and student network returns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 from torch import Tensor, nn
 
 from kdad.data.preprocessing import Preprocessing
+from kdad.devices import joined
+
+PIXELS_AT_ONCE = 2**20
 
 
 class FeatureNetwork(nn.Module):
@@ -36,6 +39,15 @@ class FeatureNetwork(nn.Module):
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Normalised pixels to features."""
         raise NotImplementedError
+
+
+def in_parts(network: Callable[[Tensor], list[Tensor]], pixels: Tensor) -> list[Tensor]:
+    """What `network` says of normalised pixels (B, 3, S, S), asked about a few images at once.
+
+    However many there are, memory is bounded, and activations do not leave the processor's cache.
+    """
+    parts = pixels.split(max(1, PIXELS_AT_ONCE // pixels[0, 0].numel()))
+    return list(joined([tuple(network(part)) for part in parts]))
 
 
 class CompactClassifier(nn.Module):

@@ -16,7 +16,7 @@ from kdad.devices import full_float32
 from kdad.errors import UserError, one_line
 from kdad.files import sha256_of
 from kdad.networks.compact_vit import CompactViT
-from kdad.networks.features import FeatureNetwork
+from kdad.networks.features import FeatureNetwork, in_parts
 from kdad.networks.provenance import UNKNOWN, trained_on_of_tag
 from kdad.networks.registry import (
     CARD_FILE,
@@ -65,7 +65,7 @@ class Teacher:
     def __call__(self, pixels: Tensor) -> list[Tensor]:
         """Normalised pixels (B, 3, S, S) to one (B, T, D) tensor per critical layer, in full float32."""
         with full_float32(pixels.device):
-            return self.network(pixels.float())
+            return in_parts(self.network, pixels.float())
 
     @torch.no_grad()
     def targets(self, pixels: Tensor) -> list[Tensor]:
@@ -74,7 +74,7 @@ class Teacher:
         Under autocast, 1 − cosine to what a call gives is some 2e-5, where a student's copy is off by a hundredth or
         more (`benchmarks/reduced_precision.py`).
         """
-        return self.network(pixels.float())
+        return in_parts(self.network, pixels.float())
 
     @property
     def prefix(self) -> int:

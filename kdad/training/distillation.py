@@ -16,6 +16,7 @@ from kdad.detection.discrepancy import distillation_loss, last_layer_score, laye
 from kdad.devices import accelerator, hardware, kept_on
 from kdad.errors import UserError
 from kdad.evaluation import metrics
+from kdad.networks.features import in_parts
 from kdad.networks.recipes import Recipe
 from kdad.networks.students import OPTIMIZERS, SCHEDULES, build_student, preset, recipe_for
 from kdad.networks.teachers import Teacher
@@ -62,7 +63,7 @@ class Distillation(pl.LightningModule):
     def validation_step(self, batch: list[Tensor], _: int) -> None:
         images, anomalous = batch
         pixels = self.teacher.preprocessing(images)
-        self.validated.append((layer_errors(self.student(pixels), self.teacher(pixels)), anomalous))
+        self.validated.append((layer_errors(in_parts(self.student, pixels), self.teacher(pixels)), anomalous))
 
     def on_validation_epoch_end(self) -> None:
         errors, anomalous = (torch.cat(part).cpu() for part in zip(*self.validated, strict=True))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kdad.data.images import in_batches
+from kdad.data.task import Images
 from kdad.devices import SHARE_OF_FREE_MEMORY, free_bytes
 from kdad.networks.teachers import Teacher
 
@@ -28,12 +29,12 @@ class Views(Sequence[Tensor]):
     """Batches of images as a teacher will be shown them, some of them mirrored when they are asked for.
 
     Args:
-        images: uint8 (N, 3, H, W).
+        images: any number of uint8 (N, 3, H, W).
         mirrored: more of the same, whose mirror images will be shown.
         device: where to.
     """
 
-    def __init__(self, images: Iterable[Tensor], mirrored: Iterable[Tensor], device: str | torch.device):
+    def __init__(self, images: Iterable[Images], mirrored: Iterable[Images], device: str | torch.device):
         parts = [(images, False), (mirrored, True)]
         self._batches = [(batch, odd) for of_kind, odd in parts for each in of_kind for batch in in_batches(each)]
         self._device = device

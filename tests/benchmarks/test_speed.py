@@ -1,35 +1,43 @@
 """What is timed, how it is compared, and where it goes."""
 
 import json
+import sys
 import time
 
 import pytest
 import torch
 
-from benchmarks import speed
+from benchmarks import growth, reduced_precision, speed
+from benchmarks.growth import measured
+from benchmarks.published import published_step
+from benchmarks.tables import growth as growth_table
+from benchmarks.tables import reduced_precision as precision_table
 from benchmarks.tables import speed as table
+from kdad.errors import UserError
+from kdad.networks.recipes import Recipe
+from kdad.training import distillation, feature_cache, loop
 
 
-def slow() -> speed.Prepared:
+def slow(device: str) -> speed.Prepared:
     yield speed.timed(lambda: time.sleep(0.02)), speed.timed(lambda: time.sleep(0.01))
 
 
 def test_a_row_says_how_many_times_as_fast_ours_is(tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "ROWS", {"naps": speed.Row("long ones", "short ones", slow)})
-    speed.main(["--rounds", "3", "--results", str(tmp_path / "speed.json")])
-    row = json.loads((tmp_path / "speed.json").read_text())["naps"]
+    speed.main(["--rounds", "3", "--device", "cpu", "--results", str(tmp_path / "speed.json")])
+    row = json.loads((tmp_path / "speed.json").read_text())["cpu"]["naps"]
     assert 1.4 < row["lowest"] <= row["ratio"] <= row["highest"] < 2.6
     assert row["rounds"] == 3
     assert row["seconds"] < row["baseline_seconds"]
-    assert "| naps | long ones | short ones | 0.02 | 0.01 |" in table(
-        {"naps": row | {"baseline_seconds": 0.02, "seconds": 0.01}}
-    )
+    shown = table({"cpu": {"naps": row | {"baseline_seconds": 0.02, "seconds": 0.01}}})
+    assert "| naps | long ones | short ones | 0.02 | 0.01 |" in shown
+    assert "On a GPU: not measured." in shown
 
 
 def test_what_a_row_starts_ends_with_it(monkeypatch):
     ended = []
 
-    def started() -> speed.Prepared:
+    def started(device: str) -> speed.Prepared:
         yield speed.timed(lambda: None), speed.timed(lambda: None)
         ended.append(True)
 
@@ -57,7 +65,7 @@ class OneLayer(torch.nn.Module):
 def test_a_published_step_trains_the_student_and_keeps_the_teachers_graph():
     student, teacher = OneLayer(), OneLayer()
     before = student.conv.weight.detach().clone()
-    speed.published_step(teacher, student, 0.01)()
+    published_step(teacher, student, 0.01, "cpu")()
     assert (student.conv.weight != before).any()
     assert teacher.conv.weight.grad is not None
 
@@ -66,8 +74,49 @@ def test_our_step_trains_the_student_alone(vgg_teacher, monkeypatch):
     built = []
     build = speed.build_student
     monkeypatch.setattr(speed, "build_student", lambda architecture: built.append(build(architecture)) or built[-1])
-    step = speed.our_step(vgg_teacher)
+    step = speed.our_step(vgg_teacher, "cpu")
     before = {name: tensor.clone() for name, tensor in built[0].state_dict().items()}
     step()
     assert any((tensor != before[name]).any() for name, tensor in built[0].state_dict().items())
     assert all(parameter.grad is None for parameter in vgg_teacher.network.parameters())
+
+
+def test_a_command_that_is_watched_has_its_seconds_and_its_memory():
+    hungry = "import time; held = bytearray(200 * 2**20); time.sleep(0.5)"
+    taken = measured([sys.executable, "-c", hungry])
+    assert 0.5 < taken["seconds"] < 20
+    assert 200 <= taken["mib"] < 300
+    with pytest.raises(UserError, match="no such thing"):
+        measured([sys.executable, "-c", "raise SystemExit('no such thing')"])
+
+
+def test_growth_is_merged_table_by_table_and_rendered(tmp_path, monkeypatch):
+    def naps(work, counts):
+        """Sleeping."""
+        return {str(count): {"seconds": count / 10, "mib": 1000 * count} for count in counts}
+
+    monkeypatch.setattr(growth, "TABLES", {"naps": (naps, (1, 2)), "others": (naps, (3,))})
+    file = tmp_path / "growth.json"
+    growth.main(["naps", "--results", str(file)])
+    growth.main(["others", "--counts", "4", "--results", str(file)])
+    shown = growth_table(json.loads(file.read_text()))
+    assert "Sleeping.\n\n| naps | seconds | MiB at most |" in shown
+    assert "| 2 | 0.2 | 2,000 |" in shown and "| 4 | 0.4 | 4,000 |" in shown
+
+
+def test_each_way_of_computing_is_compared_with_float32(monkeypatch, tiny_task, vgg_teacher):
+    """Chance decides what a handful of images give; that all ways ran, and as they say, is in who was asked."""
+    asked = []
+    monkeypatch.setattr(reduced_precision, "teacher_for", lambda name, dataset: vgg_teacher)
+    train = reduced_precision.train_student
+
+    def training(task, teacher, out, **options):
+        asked.append((loop.half_precision("cpu"), distillation.remember is feature_cache.remember))
+        return train(task, teacher, out, recipe=Recipe(epochs=1, batch_size=8), **options)
+
+    monkeypatch.setattr(loop, "half_precision", lambda device: True)
+    monkeypatch.setattr(reduced_precision, "train_student", training)
+    row = reduced_precision.measure(tiny_task, "tiny", seeds=1)
+    assert asked == [(False, True), (True, True), (True, False)]
+    assert set(row["off_by"]) == {reduced_precision.REMEMBERED, reduced_precision.ASKED}
+    assert "students of | float32 throughout |" in precision_table({"tiny": row})

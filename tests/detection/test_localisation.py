@@ -47,7 +47,7 @@ def test_every_method_maps_every_image_at_its_own_size(request, name, images):
         maps = localise(detector, images, method)
         assert maps.shape == (3, 40, 36), method
         assert np.isfinite(maps).all(), method
-        np.testing.assert_allclose(localise(detector, images[1:2], method), maps[1:2], rtol=1e-2, atol=1e-4)
+        np.testing.assert_allclose(localise(detector, images[1:2], method), maps[1:2], rtol=1e-2, atol=1e-3)
 
 
 def test_each_network_has_its_methods(vgg, vit):
