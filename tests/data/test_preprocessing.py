@@ -88,6 +88,16 @@ def test_resize_rows_sum_to_one(kernel, size_in, size_out):
 
 
 @pytest.mark.parametrize("kernel", PIL_FILTERS)
+@pytest.mark.parametrize("size", [(40, 300), (300, 40), (16, 16), (33, 90)])
+def test_a_resize_that_leaves_out_zeros_equals_the_whole_matrices(kernel, size):
+    images = random_batch(2, size=250)[:, :, :210]
+    down, across = (resize_matrix(*sizes, kernel) for sizes in ((210, size[0]), (250, size[1])))
+    expected = down.double() @ images.double() @ across.double().T
+    for layout in (images, images.contiguous(memory_format=torch.channels_last), images.float()):
+        torch.testing.assert_close(resample(layout, *size, kernel).double(), expected, atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", PIL_FILTERS)
 def test_resampling_to_the_same_size_changes_nothing(kernel):
     images = torch.rand(2, 3, 9, 6)
     torch.testing.assert_close(resample(images, 9, 6, kernel), images, atol=1e-6, rtol=1e-5)
