@@ -73,12 +73,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     try:
-        task = load_task(args.dataset, args.normal_class)
-        results = {name: measure(task, name, args.seeds) for name in args.teacher or TEACHERS}
+        task, results = load_task(args.dataset, args.normal_class), {}
+        for name in args.teacher or TEACHERS:
+            results[name] = measure(task, name, args.seeds)
+            write_json(args.results, results)
+            print(name, results[name], flush=True)
     except UserError as error:
         parser.error(str(error))
-    write_json(args.results, results)
-    print(results)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.growth import photograph
 from benchmarks.published import PIXELS, Contiguous, Work, photographs, published_step, resized
-from kdad.data.images import read_image, read_images
+from kdad.data.decoding import read_image
+from kdad.data.images import in_advance
 from kdad.detection.detector import Detector
 from kdad.detection.image_files import score_files
 from kdad.devices import accelerator, hardware
@@ -50,7 +51,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "speed.json"
 STUDENTS = ROOT / "trained_students" / "cifar10"
 BRICKS = ROOT / "trained_students" / "patterns-defects" / "lite0-imagenet" / "bricks"
 HOME = "See what does not belong, and where"
-IMAGES = 2000
+IMAGES = 1000
 PICTURES = 8
 LATENCIES = 60
 MATRIX = 4096
@@ -187,9 +188,9 @@ def pictures(device: str) -> Prepared:
         for index, file in enumerate(files):
             photograph(4000, 3000, index).save(file, quality=90)
         images = [read_image(file) for file in files]
-        decoding = timed(lambda: [None for _ in read_images(files)])
+        decoding = timed(lambda: [None for _ in in_advance(read_image, files)])
         scoring = timed(lambda: [None for _ in detector.predict_each(images)])
-        yield lambda: max(decoding(), scoring()), timed(lambda: score_files(detector, [folder], None, None))
+        yield lambda: max(decoding(), scoring()), timed(lambda: list(score_files(detector, [folder], None, None)))
 
 
 def ten_students(name: str) -> Callable[[str], Prepared]:
@@ -424,7 +425,7 @@ ROWS: dict[str, Row] = {
 for name, limit in COMPACT.items():
     ROWS |= {
         f"a student of a CIFAR-10 class, `{name}`": Row("wanted", "`train` to AUROC", train_command(name), 2),
-        f"ten students on 2,000 images, `{name}`": Row(
+        f"ten students on 1,000 images, `{name}`": Row(
             "one after the other", "the teacher asked once", ten_students(name), 3
         ),
         f"one image, `{name}`": Row("wanted", "`predict`", one_image(name, limit)),

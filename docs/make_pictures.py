@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdad.data import patterns
 from kdad.detection import conformal
-from kdad.detection.detector import Detector, to_tensor
+from kdad.detection.detector import Detector
 from kdad.detection.rendering import overlay, save_png
 from kdad.files import write_json
 from ui.shared.page import ASSETS
@@ -29,7 +29,7 @@ def main() -> None:
 def _judged(folder: Path, pixels) -> dict:
     """Save the heatmap under one student and return what goes with it."""
     detector = Detector.load(folder, device="cpu")
-    prediction = detector.predict(to_tensor([pixels]))
+    prediction = detector.predict(pixels)
     heatmap = detector.heatmap(prediction, SIDE, SIDE)[0]
     teacher = folder.parent.name
     save_png(ASSETS / f"example-{teacher}.png", overlay(to_display(pixels, SIDE), heatmap, *detector.colour_range))

@@ -18,7 +18,7 @@ _HOMES = {
     "load_task": "kdad.data.loading",
     "load_teacher": "kdad.networks.teachers",
     "localise": "kdad.detection.localisation",
-    "read_image": "kdad.data.images",
+    "read_image": "kdad.data.decoding",
     "train_student": "kdad.training.distillation",
 }
 __all__ = sorted(_HOMES)

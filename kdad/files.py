@@ -31,6 +31,11 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
     write_text(file, json.dumps(values, indent=2) + "\n")
 
 
+def shown(path: object) -> str:
+    """A path as it can be printed and saved: bytes that are no UTF-8, of another system's names, are written out."""
+    return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def sha256_of(files: Iterable[Path], names: Iterable[str] = ()) -> str:
     """SHA-256 of the content of files, in their order, as `sha256sum` prints it for one; of `names` too, if given."""
     digest = hashlib.sha256()

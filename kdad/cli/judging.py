@@ -118,17 +118,24 @@ def score(args: argparse.Namespace) -> None:
     if args.method != "patch" and not args.heatmaps:
         raise UserError("--method is about heatmaps: give --heatmaps DIR as well")
     detector = _load(args, args.folder)
-    rows = score_files(detector, args.images, args.fpr, args.heatmaps, args.method)
-    if args.csv:
-        _write_csv(Path(args.csv), rows)
-    if args.json:
-        print(json.dumps(rows, indent=2))
-    elif not args.csv:
-        for row in rows:
-            p = "uncalibrated" if row["p_value"] is None else f"p {row['p_value']:.4f}"
-            print(f"{row['score']:9.6f}  {p}  {'anomaly' if row['is_anomaly'] else 'normal '}  {row['image']}")
+    rows: list[dict[str, Any]] = []
+    try:
+        for row in score_files(detector, args.images, args.fpr, args.heatmaps, args.method):
+            rows.append(row)
+            if not args.json and not args.csv:
+                print(_line(row))
+    finally:  # what was judged is kept, whatever ended it
+        if args.csv and rows:
+            _write_csv(Path(args.csv), rows)
+        if args.json and rows:
+            print(json.dumps(rows, indent=2))
     if detector.calibration is not None:
         _warn(len(detector.calibration), detector.calibration.kind)
+
+
+def _line(row: dict[str, Any]) -> str:
+    p = "uncalibrated" if row["p_value"] is None else f"p {row['p_value']:.4f}"
+    return f"{row['score']:9.6f}  {p}  {'anomaly' if row['is_anomaly'] else 'normal '}  {row['image']}"
 
 
 def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from kdad.data.images import SUFFIXES
+from kdad.data.images import SUFFIXES, is_hidden
 from kdad.errors import UserError
 
 MOST_FILES = 20_000
@@ -49,7 +49,7 @@ def _images(opened: zipfile.ZipFile) -> dict[str, PurePosixPath]:
     shown = {
         name: place
         for name, place in places.items()
-        if place.suffix.lower() in SUFFIXES and not any(part.startswith((".", "__")) for part in place.parts)
+        if place.suffix.lower() in SUFFIXES and not any(map(is_hidden, place.parts))
     }
     if not shown:
         raise UserError(f"the zip file holds no image; the known endings are {', '.join(sorted(SUFFIXES))}")

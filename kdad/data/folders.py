@@ -3,14 +3,14 @@
     PATH/train/good/…              normal images; or any images below PATH, but for these two folders:
     PATH/test/good/…               optional: normal images to test on,
     PATH/test/<kind>/…             and anomalous ones
-    PATH/ground_truth/<kind>/…     optional masks: <image>_mask.png or <image>.png, anything but black is anomalous
+    PATH/ground_truth/<kind>/…     optional masks, see `kdad.data.masks`: files called <image>_mask or <image> of any
+                                   format, or several in a folder <image>
 
 Images may be nested, of any size and mode. Of the normals, in the order of their paths, a tenth is held out like of
 every data set, but at least 100 to calibrate on where that leaves two thirds to train on; of fewer normals, five folds
 of all of them are left out in turn.
 """
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,63 +18,49 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from kdad.data.datasets import FOLDER
-from kdad.data.images import SUFFIXES, read_image, read_images
+from kdad.data.decoding import read_image
+from kdad.data.folder_layout import GOOD, FolderLayout
+from kdad.data.images import in_advance
+from kdad.data.masks import MaskFiles, image_size
 from kdad.data.preprocessing import Preprocessing, resample
-from kdad.data.protocol import ENOUGH_TO_CALIBRATE, FEWEST_NORMALS, FOLDS, HELD_OUT, MOST_HELD_OUT
+from kdad.data.protocol import ENOUGH_TO_CALIBRATE, FOLDS, HELD_OUT, MOST_HELD_OUT
 from kdad.data.roomy import roomy_stack
 from kdad.data.task import Labelled, all_normal, holdout_split
 from kdad.errors import UserError
 from kdad.files import sha256_of
 
-GOOD = "good"
 TRAINING_TILES = 3000
 TILED_ABOVE = 8  # times the teacher's side: above that, a whole image would lose a defect's details
 TILE_SIDES = 4  # how much larger than what the teacher sees of it a tile is
 
 
 class ImageFiles(Sequence[Tensor]):
-    """The images of some files, uint8 (3, H, W), each read when it is asked for, or in order a few ahead."""
+    """The images of some files, uint8 (3, H, W), each read when it is asked for, or in order a few ahead.
 
-    def __init__(self, files: Iterable[Path]):
-        self.files = list(files)
+    Args:
+        white: as of `kdad.data.decoding.read_image`.
+    """
+
+    def __init__(self, files: Iterable[Path], white: int = 0):
+        self.files, self.white = list(files), white
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices
-        return read_image(self.files[index])
+        return self._read(self.files[index])
 
     def __iter__(self) -> Iterator[Tensor]:
-        for image in read_images(self.files):
+        for image in in_advance(self._read, self.files):
             if isinstance(image, UserError):
                 raise image
             yield image
 
-
-class MaskFiles(Sequence[np.ndarray | None]):
-    """The masks of test images, bool (H, W): black for a good one, None where a defect has no mask."""
-
-    def __init__(self, images: Sequence[Path], masks: Sequence[Path | None], anomalous: Sequence[bool]):
-        self.images, self.masks, self.anomalous = images, masks, anomalous
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> np.ndarray | None:  # type: ignore[override]  # no slices
-        height, width = read_image(self.images[index]).shape[1:]
-        if not self.anomalous[index]:
-            return np.zeros((height, width), bool)
-        file = self.masks[index]
-        if file is None:
-            return None
-        mask = read_image(file).amax(0).numpy() > 0
-        if mask.shape != (height, width):
-            raise UserError(f"{file}: a mask of {mask.shape[::-1]} for an image of {(width, height)}")
-        return mask
+    def _read(self, file: Path) -> Tensor:
+        return read_image(file, white=self.white)
 
 
 class FolderFold(NamedTuple):
@@ -102,9 +88,8 @@ class FolderTask:
     local_anomalies = True
 
     def __init__(self, root: Path, pixels: Preprocessing, tile: int | None = None):
-        if not root.is_dir():
-            raise UserError(f"{root}: no such folder")
-        self.root, self.pixels, self.side = root.resolve(), pixels, pixels.resize
+        self.layout = FolderLayout(root.resolve())
+        self.root, self.pixels, self.side = self.layout.root, pixels, pixels.resize
         self.dataset = f"{FOLDER}{self.root}"
         self._asked_tile = tile
         self._fingerprints: dict[str, str] = {}
@@ -128,7 +113,7 @@ class FolderTask:
     def fingerprint(self, part: str) -> str:
         """As of `Task`: of the files of normals, or of test images and their masks, by path and content."""
         if part not in self._fingerprints:
-            files = self._normals if part == "train" else self._tested
+            files = self.layout.normals if part == "train" else self._tested
             names = [file.relative_to(self.root).as_posix() for file in files]
             self._fingerprints[part] = sha256_of(files, names) if files else ""
         return self._fingerprints[part]
@@ -136,13 +121,13 @@ class FolderTask:
     @property
     def _tested(self) -> list[Path]:
         """The test images and their masks; none unless both normal and anomalous ones are there."""
-        files = [file for kind in self.kinds for file in self._test_files.get(kind, ())] if self.test else []
-        return [*files, *filter(None, map(self._mask_of, files))]
+        files = [file for kind in self.kinds for file in self.layout.tests.get(kind, ())] if self.test else []
+        return [*files, *(mask for file in files for mask in self.layout.masks_of(file))]
 
     @cached_property
     def calibration(self) -> ImageFiles:
         """Held-out normals in their own sizes."""
-        return ImageFiles(self._normals[i] for i in self._split[1])
+        return ImageFiles((self.layout.normals[i] for i in self._split[1]), self.white)
 
     @cached_property
     def validation(self) -> Labelled:
@@ -152,19 +137,35 @@ class FolderTask:
     @cached_property
     def kinds(self) -> tuple[str, ...]:
         """What the labels of test images mean."""
-        return (GOOD, *(kind for kind in self._test_files if kind != GOOD))
+        return (GOOD, *(kind for kind in self.layout.tests if kind != GOOD))
 
     @cached_property
     def test(self) -> Labelled | None:
         """Test images of their own sizes; None unless both normal and anomalous ones are there."""
-        found = [(file, label) for label, kind in enumerate(self.kinds) for file in self._test_files.get(kind, ())]
+        found = [(file, label) for label, kind in enumerate(self.kinds) for file in self.layout.tests.get(kind, ())]
         labels = torch.tensor([label for _, label in found])
         if not (labels == 0).any() or not (labels > 0).any():
             return None
         files, anomalous = [file for file, _ in found], labels > 0
-        masks = [self._mask_of(file) for file in files]
+        masks = [self.layout.masks_of(file) for file in files]
         pixels = MaskFiles(files, masks, anomalous.tolist()) if any(masks) else None
-        return Labelled(ImageFiles(files), labels, anomalous, pixels)
+        return Labelled(ImageFiles(files, self.white), labels, anomalous, pixels)
+
+    @property
+    def white(self) -> int:
+        """What is white in images of more than 8 bits; 0 where normals have 8."""
+        return self.layout.white
+
+    def check(self) -> None:
+        """Look at what is read last before any work is done, and say what is not used.
+
+        Raises:
+            UserError: a mask is damaged, empty or of another size than its image, or a test image cannot be scaled.
+        """
+        self.layout.say_what_is_unused()
+        self.layout.check_tests()
+        if self.test is not None and isinstance(self.test.masks, MaskFiles):
+            self.test.masks.check()
 
     @property
     def cross_fitted(self) -> bool:
@@ -180,49 +181,19 @@ class FolderTask:
 
     def _without(self, order: Tensor, part: Tensor) -> FolderFold:
         kept = order[~torch.isin(order, part)]
-        left_out = ImageFiles(self._normals[i] for i in part)
+        left_out = ImageFiles((self.layout.normals[i] for i in part), self.white)
         return FolderFold(self._training_images(kept), all_normal(self._training_images(part)), left_out)
 
     @cached_property
     def _split(self) -> tuple[Tensor, Tensor]:
-        return holdout_split(len(self._normals), _held_out(len(self._normals)))
-
-    @cached_property
-    def _normals(self) -> list[Path]:
-        """The normal images that can be read."""
-        found = list(_readable(_images_below(self._normal_folder, without=self._aside)))
-        if len(found) < FEWEST_NORMALS:
-            raise UserError(f"{self._normal_folder} holds {len(found)} readable images; {FEWEST_NORMALS} are the least")
-        return found
-
-    @property
-    def _normal_folder(self) -> Path:
-        good = self.root / "train" / GOOD
-        return good if good.is_dir() else self.root
-
-    @property
-    def _aside(self) -> tuple[Path, Path]:
-        return self.root / "test", self.root / "ground_truth"
-
-    @cached_property
-    def _test_files(self) -> dict[str, list[Path]]:
-        """The readable test images by kind."""
-        kinds = sorted(path for path in self._aside[0].glob("*") if path.is_dir())
-        found = {kind.name: list(_readable(_images_below(kind))) for kind in kinds}
-        return {kind: files for kind, files in found.items() if files}
-
-    def _mask_of(self, file: Path) -> Path | None:
-        inside = file.relative_to(self._aside[0])
-        names = (f"{file.stem}_mask.png", f"{file.stem}.png")
-        masks = (self._aside[1] / inside.parent / name for name in names)
-        return next((mask for mask in masks if mask.is_file()), None)
+        return holdout_split(len(self.layout.normals), _held_out(len(self.layout.normals)))
 
     def _fitting_tile(self) -> int:
-        shorter = [min(_size(file)) for file in self._normals]
+        shorter = [min(image_size(file)) for file in self.layout.normals]
         return TILE_SIDES * self.side if np.median(shorter) > TILED_ABOVE * self.side else 0
 
     def _training_images(self, indices: Tensor) -> Tensor:
-        images: Iterable[Tensor] = ImageFiles(self._normals[i] for i in indices)
+        images: Iterable[Tensor] = ImageFiles((self.layout.normals[i] for i in indices), self.white)
         count = len(indices)
         if self.tile:
             each, rng = _tiles_each(len(self._split[0])), np.random.default_rng(0)
@@ -241,30 +212,6 @@ def _held_out(normals: int) -> int:
 def _tiles_each(images: int) -> int:
     """How many tiles to take from each of so many training images."""
     return -(-TRAINING_TILES // max(1, images))
-
-
-def categories(root: Path) -> list[Path]:
-    """The folders below `root` in the layout of MVTec AD: those with a `train/good`."""
-    return sorted(good.parent.parent for good in root.glob(f"*/train/{GOOD}"))
-
-
-def _images_below(folder: Path, without: tuple[Path, ...] = ()) -> list[Path]:
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    return sorted(file for file in files if not any(file.is_relative_to(other) for other in without))
-
-
-def _readable(files: list[Path]) -> Iterator[Path]:
-    """The files that are images; the others are named on standard error."""
-    for file, image in zip(files, read_images(files), strict=True):
-        if isinstance(image, UserError):
-            print(f"skipped {image}", file=sys.stderr)
-        else:
-            yield file
-
-
-def _size(file: Path) -> tuple[int, int]:
-    with Image.open(file) as image:
-        return image.size
 
 
 def _resized(image: Tensor, height: int, width: int, kernel: str) -> Tensor:

@@ -1,74 +1,42 @@
-"""Reading untrusted image files."""
+"""Image files: found, read ahead, and put into batches of one size."""
 
 import os
-import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
-from typing import BinaryIO
+from typing import TypeVar
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from kdad.errors import UserError
+from kdad.files import shown
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-# Pillow would also start Ghostscript on an EPS: nothing but plain pictures is decoded.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-MOST_PIXELS = 64_000_000
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm", ".pnm"}
+HIDDEN = (".", "__")  # how names begin that no user has given: .ipynb_checkpoints, ._0001.png, __MACOSX
 BATCH_IMAGES, BATCH_PIXELS = 64, 16_000_000
 DECODERS = min(4, os.cpu_count() or 1)  # threads; each holds an image that may be large
-_opening = Lock()
+Value = TypeVar("Value")
 
 
-def read_image(source: Path | str | BinaryIO, name: str | None = None) -> Tensor:
-    """Decode one image file to uint8 RGB (3, H, W).
+def in_advance(read: Callable[[Path], Value], files: Iterable[Path]) -> Iterator[Value | UserError]:
+    """What `read` says of file after file, in order; of one that cannot be read, the error that says why.
 
-    EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to 8, and
-    of an animation the first frame is taken.
-
-    Args:
-        source: a path, or an open binary file.
-        name: what to call the image in an error; the path by default.
-
-    Raises:
-        UserError: the file is missing, empty, damaged, no image, or above `MOST_PIXELS`.
+    Some files are read ahead, on threads of their own, while the caller looks at those before them.
     """
-    name = name or str(source)
-    try:
-        with _opening, warnings.catch_warnings():  # not for two threads at once; only headers are read here
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(source, formats=FORMATS)
-        with image:
-            _check_size(image, name)
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_tensor(_to_rgb(image))
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"{name}: no such file") from None
-    except UnidentifiedImageError:
-        raise UserError(f"{name}: not an image, or an empty file") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError(f"{name}: more than {MOST_PIXELS // 10**6} million pixels; make it smaller") from None
-    except Exception as error:  # decoders raise many types on damaged data
-        raise UserError(f"{name}: damaged or unreadable image ({error})".replace("\n", " ")) from None
 
+    def value_or_error(file: Path) -> Value | UserError:
+        try:
+            return read(file)
+        except UserError as error:
+            return error
 
-def read_images(files: Iterable[Path]) -> Iterator[Tensor | UserError]:
-    """As `read_image` for file after file, in order; what cannot be read comes as the error that says why.
-
-    Some images are decoded ahead, on threads of their own, while the caller looks at those before them.
-    """
-    ahead: deque[Future[Tensor | UserError]] = deque()
+    ahead: deque[Future[Value | UserError]] = deque()
     with ThreadPoolExecutor(DECODERS) as pool:
         try:
             for file in files:
-                ahead.append(pool.submit(_read_or_error, file))
+                ahead.append(pool.submit(value_or_error, file))
                 if len(ahead) > DECODERS:
                     yield ahead.popleft().result()
             while ahead:
@@ -77,51 +45,48 @@ def read_images(files: Iterable[Path]) -> Iterator[Tensor | UserError]:
             pool.shutdown(cancel_futures=True)
 
 
-def _read_or_error(file: Path) -> Tensor | UserError:
-    try:
-        return read_image(file)
-    except UserError as error:
-        return error
-
-
-def _check_size(image: Image.Image, name: str) -> None:
-    width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise UserError(f"{name}: {width}×{height} is above {MOST_PIXELS // 10**6} million pixels; make it smaller")
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # PIL would clip 16-bit grey at 255 instead of scaling it
-        grey = np.asarray(image, np.float64) / 257
-        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _to_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
 def find_images(paths: Iterable[Path | str]) -> list[Path]:
-    """The image files among `paths`; a directory stands for all images below it, sorted.
+    """The image files among `paths`; a directory stands for `images_below` it.
 
     Raises:
-        UserError: a path does not exist, or nothing was found.
+        UserError: a path does not exist or cannot be looked into, or nothing was found.
     """
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found += sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+            found += images_below(path)
         elif path.exists():
             found.append(path)
         else:
-            raise UserError(f"{path}: no such file or directory")
+            raise UserError(f"{shown(path)}: no such file or directory")
     if not found:
         raise UserError(f"no image found; the known endings are {', '.join(sorted(SUFFIXES))}")
     return found
+
+
+def images_below(folder: Path) -> list[Path]:
+    """All image files below a folder, sorted; links to folders are followed, what is hidden is left out.
+
+    Raises:
+        UserError: a folder cannot be looked into.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{shown(error.filename)}: cannot be looked into ({error.strerror})")
+
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        seen.add(os.path.realpath(place))
+        folders[:] = [
+            name for name in folders if not is_hidden(name) and os.path.realpath(Path(place) / name) not in seen
+        ]
+        found += [Path(place) / name for name in names if not is_hidden(name) and Path(name).suffix.lower() in SUFFIXES]
+    return sorted(found)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is litter of a system, not a user's."""
+    return name.startswith(HIDDEN)
 
 
 def batch_size(height: int, width: int, most: int = BATCH_IMAGES) -> int:

@@ -17,7 +17,7 @@ class OneVsRestTask:
     part: they set thresholds, and are never trained on.
     """
 
-    tile = 0
+    tile = white = 0
     folds: tuple[Fold, ...] = ()
     cross_fitted = False
     same_images = True
@@ -27,6 +27,9 @@ class OneVsRestTask:
         self.source = source
         self.normal_class = one_of(f"class of {source.name}", normal_class, source.classes)
         self.normal_index = source.classes.index(normal_class)
+
+    def check(self) -> None:
+        """As of `Task`: nothing is left that could end the work."""
 
     @property
     def dataset(self) -> str:

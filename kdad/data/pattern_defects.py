@@ -17,7 +17,7 @@ class PatternDefectsTask:
     dataset = "patterns-defects"
     classes = patterns.CLASSES
     kinds = ("good", *patterns.DEFECTS)
-    tile = 0
+    tile = white = 0
     folds: tuple[Fold, ...] = ()
     cross_fitted = False
     same_images = False
@@ -27,6 +27,9 @@ class PatternDefectsTask:
     def __init__(self, normal_class: str):
         self.normal_class = one_of("class of patterns-defects", normal_class, self.classes)
         self.normal_index = self.classes.index(normal_class)
+
+    def check(self) -> None:
+        """As of `Task`: nothing is left that could end the work."""
 
     @cached_property
     def train(self) -> Tensor:

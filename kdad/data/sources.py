@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdad.data import patterns
 from kdad.data.datasets import PARQUET, ParquetLayout, under_kdad_data
-from kdad.data.images import read_image
+from kdad.data.decoding import read_image
 from kdad.errors import UserError, one_of
 from kdad.files import sha256_of
 

@@ -63,6 +63,17 @@ class Task(Protocol):
         """The side in pixels of the tiles to look at one by one; 0 for whole images."""
 
     @property
+    def white(self) -> int:
+        """What is white in images of more than 8 bits, see `kdad.data.decoding`; 0 where normals have 8."""
+
+    def check(self) -> None:
+        """Look, before any work is done, at what is read last.
+
+        Raises:
+            UserError: something there would end the work, or make its figures wrong.
+        """
+
+    @property
     def train(self) -> Tensor:
         """Normals to train on, uint8 (N, 3, H, W)."""
 

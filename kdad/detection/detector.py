@@ -15,6 +15,7 @@ from kdad.detection import conformal
 from kdad.detection.calibration import Calibration, farthest, load_calibration
 from kdad.detection.discrepancy import SCORES, layer_scores
 from kdad.detection.heatmaps import MapGeometry, PatchReading
+from kdad.detection.inputs import to_batch
 from kdad.detection.observation import Observation, observe
 from kdad.detection.rendering import colour_range
 from kdad.detection.tiles import Tiling
@@ -117,19 +118,20 @@ class Detector:
         """The fixed ends of the heatmap's colour scale, from held-out normals."""
         return colour_range(None if self.calibration is None else self.calibration.heatmap_quantiles.numpy())
 
-    def predict(self, images: Tensor | np.ndarray | Sequence[Any], *, fpr: float | None = None) -> Prediction:
-        """Judge images of one size: a uint8 tensor (B, 3, H, W), or a sequence of PIL images or (H, W, 3) arrays.
+    def predict(self, images: Any, *, fpr: float | None = None) -> Prediction:
+        """Judge images of one size.
 
         Args:
-            images: any number of images of equal size.
+            images: one or more paths, PIL images, tensors (3, H, W) or arrays (H, W, 3), or a batch of them; see
+                `kdad.detection.inputs.to_batch`.
             fpr: the false-positive rate at which `is_anomaly` decides; by default 5 %, or the lowest
                 that the calibration can hold.
 
         Raises:
-            UserError: the images differ in size, or `fpr` cannot be held with so few calibration images.
+            UserError: they are no images or differ in size, or `fpr` cannot be held with so few calibration images.
             WorkFailed: the device has not memory enough for a single image.
         """
-        parts = [in_halves(self._judge_batch, batch) for batch in in_batches(to_tensor(images))]
+        parts = [in_halves(self._judge_batch, batch) for batch in in_batches(to_batch(images, self.config.white))]
         return self._prediction(*(tensor.cpu() for tensor in joined(parts)), fpr=fpr)
 
     def predict_each(self, images: Tensor | Iterable[Tensor], *, fpr: float | None = None) -> Iterator[Prediction]:
@@ -231,24 +233,3 @@ def _check_teacher(config: StudentConfig, teacher: Teacher) -> None:
             f"teacher {teacher.name!r} now prepares its pixels as {teacher.preprocessing}, but this student was "
             f"trained with {config.preprocessing}: restore its preprocessor_config.json, or load it with that side"
         )
-
-
-def to_tensor(images: Tensor | np.ndarray | Sequence[Any]) -> Tensor:
-    """One batch uint8 (B, 3, H, W) from a tensor of that shape, or a sequence of PIL images or (H, W, 3) arrays.
-
-    Raises:
-        UserError: no image, sizes that differ, or values that are not uint8.
-    """
-    if isinstance(images, Tensor):
-        batch = images
-    elif len(images) == 0:
-        raise UserError("no image to judge")
-    else:
-        arrays = [np.asarray(image) for image in images]
-        if len({array.shape for array in arrays}) > 1:
-            raise UserError("predict takes images of one size; call it once for every size")
-        batch = torch.from_numpy(np.stack(arrays))
-        batch = batch.permute(0, 3, 1, 2) if batch.ndim == 4 else batch
-    if batch.ndim != 4 or batch.shape[1] != 3 or batch.dtype != torch.uint8 or batch.numel() == 0:
-        raise UserError(f"images must be uint8 (B, 3, H, W), not {batch.dtype} {tuple(batch.shape)}")
-    return batch

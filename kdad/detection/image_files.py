@@ -1,53 +1,59 @@
 """Scoring image files of any size and mode, for the command line."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from kdad.data.images import batches_of_one_size, find_images, read_image, read_images
+from kdad.data.decoding import read_image
+from kdad.data.images import batches_of_one_size, find_images, in_advance
 from kdad.detection.detector import Detector, Prediction
 from kdad.detection.localisation import localise
 from kdad.detection.rendering import overlay, save_png
 from kdad.errors import UserError
+from kdad.files import shown
+
+LONGEST_STEM = 200  # bytes
 
 
 def score_files(
     detector: Detector, paths: list[str], fpr: float | None, heatmaps: str | None, method: str = "patch"
-) -> list[dict[str, Any]]:
-    """One row per image of `paths` (files and directories), in order; heatmap PNGs go to the folder `heatmaps`.
+) -> Iterator[dict[str, Any]]:
+    """One row per image of `paths` (files and directories), in order and as they come; heatmap PNGs go to `heatmaps`.
 
     A file named itself must be readable; an unreadable one inside a directory is reported and
     skipped. `method` is one of `kdad.detection.localisation.METHODS`.
 
     Raises:
-        UserError: a path is missing, a named file is no image, no image is left, or the method is
-            unknown or not for this network.
+        UserError: a path is missing, a named file is no image, no image is left, the method is unknown or not for this
+            network, or a heatmap cannot be written.
     """
-    named = {Path(path) for path in paths}
-    for path in named:
-        if path.is_file():
-            read_image(path)
-    rows: list[dict[str, Any]] = []
-    for names, images in batches_of_one_size(_readable(find_images(paths), named)):
+    read = partial(read_image, white=detector.config.white)
+    named = {Path(path) for path in paths if Path(path).is_file()}
+    if len(paths) > 1:  # before anything is written
+        for path in named:
+            read(path)
+    judged = 0
+    for names, images in batches_of_one_size(_readable(find_images(paths), named, read)):
         prediction = detector.predict(images, fpr=fpr)
         if heatmaps:
             maps = prediction.heatmap if method == "patch" else localise(detector, images, method)
             ends = detector.colour_range if method == "patch" else None
-            _save_heatmaps(Path(heatmaps), len(rows), names, images, maps, ends)
-        rows += _rows(names, prediction)
-    if not rows:
+            _save_heatmaps(Path(heatmaps), judged, names, images, maps, ends)
+        judged += len(names)
+        yield from _rows(names, prediction)
+    if not judged:
         raise UserError("none of the images could be read")
-    return rows
 
 
-def _readable(files: list[Path], named: set[Path]) -> Iterator[tuple[str, Tensor]]:
-    for file, image in zip(files, read_images(files), strict=True):
+def _readable(files: list[Path], named: set[Path], read: Callable[[Path], Tensor]) -> Iterator[tuple[str, Tensor]]:
+    for file, image in zip(files, in_advance(read, files), strict=True):
         if not isinstance(image, UserError):
-            yield str(file), image
+            yield shown(file), image
         elif file in named:
             raise image
         else:
@@ -73,4 +79,13 @@ def _save_heatmaps(
     for i, (name, heatmap) in enumerate(zip(names, maps, strict=True)):
         low, high = ends or (heatmap.min(), heatmap.max())
         picture = overlay(images[i].permute(1, 2, 0).numpy(), heatmap, low, high)
-        save_png(folder / f"{first + i:04d}-{Path(name).stem}.png", picture)
+        file = folder / f"{first + i:04d}-{_shortened(Path(name).stem)}.png"
+        try:
+            save_png(file, picture)
+        except OSError as error:
+            raise UserError(f"{file}: the heatmap cannot be written ({error.strerror})") from None
+
+
+def _shortened(stem: str) -> str:
+    """So much of a name that it can still be a file's when something is put around it."""
+    return stem.encode()[:LONGEST_STEM].decode(errors="ignore")

@@ -52,6 +52,7 @@ def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -
         calibration=HELD_OUT,
         tile=0,
         layers=[],
+        white=0,
         seed=0,
         hardware="unknown",
         versions={},

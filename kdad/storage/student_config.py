@@ -7,6 +7,7 @@ from typing import Any, get_origin
 
 from kdad import __version__
 from kdad.data.datasets import public_name
+from kdad.data.decoding import WHITES
 from kdad.data.preprocessing import Preprocessing
 from kdad.data.task import Task
 from kdad.errors import UserError, one_of
@@ -25,7 +26,7 @@ from kdad.storage.layout import (
     calibration_kind,
 )
 
-FORMAT = 3  # of student folders; a folder that does not say is of the first
+FORMAT = 4  # of student folders; a folder that does not say is of the first
 RECORDED_VERSIONS = ("torch", "torchvision", "transformers", "timm", "pytorch-lightning", "scikit-learn")
 RESULTS = ("format", "hardware", "weights_sha256")  # what a configuration says beside what was asked for
 MOST_DIFFERENCES = 3
@@ -40,8 +41,8 @@ class StudentConfig:
     `score` is the default one, a name in `kdad.storage.layout.SCORE_NAMES`; `calibration` says how its normals are held
     out, a name in `CALIBRATION_KINDS` there; `tile` is the side in pixels of the tiles
     that it looks at one by one, 0 for whole images; `layers` names the teacher's critical layers, where they can be
-    chosen; `weights_sha256` is that of the finished student's
-    model.safetensors, and empty before.
+    chosen; `white` is what is white in images of more than 8 bits, 0 where it was trained on none; `weights_sha256` is
+    that of the finished student's model.safetensors, and empty before.
     """
 
     dataset: str
@@ -60,6 +61,7 @@ class StudentConfig:
     hardware: str
     versions: dict[str, Any]
     layers: list[str]
+    white: int
     weights_sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -72,6 +74,8 @@ class StudentConfig:
         one_of("kind of calibration", self.calibration, CALIBRATION_KINDS)
         if self.tile < 0:
             raise UserError(f"tile must be at least 0, not {self.tile}")
+        if self.white not in (0, *WHITES):
+            raise UserError(f"white must be 0 or one of {', '.join(map(str, WHITES))}, not {self.white}")
 
     @classmethod
     def describe(
@@ -94,6 +98,7 @@ class StudentConfig:
             seed=seed,
             hardware=hardware,
             layers=list(teacher.layers),
+            white=task.white,
             versions={package: version(package) for package in RECORDED_VERSIONS} | {"kdad": __version__},
         )
 
@@ -119,6 +124,8 @@ class StudentConfig:
             values = {"images_sha256": "", "calibration": calibration_kind(values), **values}
         if found < 3:
             values = {"layers": [], **values}
+        if found < 4:
+            values = {"white": 0, **values}
         if unknown := values.keys() - {entry.name for entry in fields(cls)}:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
         recipe, preprocessing = Recipe.from_dict(values["recipe"]), Preprocessing.from_dict(values["preprocessing"])

@@ -1,5 +1,6 @@
 """Training one student: from a task and a teacher to a complete student folder."""
 
+import gc
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,6 +105,7 @@ def train_student(
     loop.check_logger(logger)
     if not len(task.train) or not len(task.calibration):  # also reads the data before a folder is made
         raise UserError(f"{task.dataset} holds too few images of {task.normal_class} to train and calibrate on")
+    task.check()
     recipe = recipe or recipe_for(teacher, task.train_size)
     config = planned(task, teacher, recipe, seed, device)
     folder = student_folder.folder_of(out, config)
@@ -157,6 +159,8 @@ def _distilled(
     student = build_student(config.architecture)
     module = Distillation(student, teacher, task, config.recipe, config.seed)
     loop.fit(module, folder, epochs=config.recipe.epochs, seed=config.seed, device=device, **options)
+    del module
+    gc.collect()  # a trainer refers to itself, and through the module to gigabytes that its teacher remembers
     student_folder.round_to_half(student)
     return student.to(device).eval()
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kdad.data.datasets import FOLDER, class_names, dataset_slug, folder_path, is_folder, public_name
-from kdad.data.folders import GOOD, categories
+from kdad.data.folder_layout import GOOD, categories
 from kdad.data.loading import load_task
 from kdad.data.sources import image_format
 from kdad.data.task import Task
@@ -56,6 +56,8 @@ def run_sweep(
     device = accelerator(device)
     teacher = teacher_for(teacher_name, dataset, side, layers).to(device)
     tasks = {name: load_task(*source, teacher.preprocessing, tile) for name, source in wanted.items()}
+    for task in tasks.values():
+        task.check()
     recipes = {name: recipe_for(teacher, task.train_size, **overrides) for name, task in tasks.items()}
     folders, missing = {}, {}
     for name, task in tasks.items():

@@ -19,7 +19,7 @@ from helpers.miniatures import TinyTask
 from PIL import Image
 
 from kdad.cli import main
-from kdad.data.images import read_image
+from kdad.data.decoding import read_image
 from kdad.detection.detector import Detector
 from kdad.storage import layout
 from kdad.storage import student_folder as store
@@ -220,6 +220,43 @@ def test_an_unreadable_file_in_a_directory_is_reported_and_skipped(tmp_path, cap
     skipped, warned = printed.err.splitlines()
     assert "bad.png" in skipped
     assert warned.startswith("warning: only 20 calibration images")
+
+
+def test_names_that_other_systems_write_or_that_are_long_end_no_run(tmp_path, capsys, folder, image):
+    (tmp_path / "many").mkdir()
+    for name in (b"caf\xe9.png", b"x" * 245 + b".png", "é".encode() * 120 + b".png"):
+        shutil.copy(image, os.path.join(os.fsencode(tmp_path / "many"), name))  # noqa: PTH118
+    arguments = ["score", str(folder), str(tmp_path / "many"), "--heatmaps", str(tmp_path / "maps"), "--device", "cpu"]
+    assert main([*arguments, "--csv", str(tmp_path / "scores.csv")]) == 0
+    rows = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 4 and any("caf\\xe9.png" in row for row in rows)
+    assert len(list((tmp_path / "maps").iterdir())) == 3
+    capsys.readouterr()
+    assert main(arguments) == 0
+    capsys.readouterr().out.encode("utf-8")
+
+
+def test_what_was_judged_before_something_went_wrong_is_kept(tmp_path, capsys, folder, image, monkeypatch):
+    """The disk is full when the heatmap of the second size is written."""
+    from kdad.detection import image_files
+
+    (tmp_path / "many").mkdir()
+    for index, side in enumerate((16, 24)):
+        Image.open(image).resize((side, side)).save(tmp_path / "many" / f"{index}.png")
+    usual = image_files.save_png
+
+    def save(file, pixels):
+        if len(pixels) == 24:
+            raise OSError(28, "No space left on device")
+        usual(file, pixels)
+
+    monkeypatch.setattr(image_files, "save_png", save)
+    arguments = ["score", str(folder), str(tmp_path / "many"), "--heatmaps", str(tmp_path / "maps"), "--device", "cpu"]
+    assert main([*arguments, "--csv", str(tmp_path / "scores.csv")]) == 2
+    assert "cannot be written (No space left on device)" in capsys.readouterr().err
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 2
+    assert main([*arguments, "--json"]) == 2
+    assert len(json.loads(capsys.readouterr().out)) == 1
 
 
 def test_sweep_prints_a_table_or_json(tmp_path, monkeypatch, capsys, tiny_patterns, vgg_folder):

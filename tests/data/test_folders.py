@@ -12,7 +12,8 @@ from PIL import Image
 
 from kdad.cli import main
 from kdad.data import folders
-from kdad.data.folders import FolderTask, ImageFiles, categories
+from kdad.data.folder_layout import categories
+from kdad.data.folders import FolderTask, ImageFiles
 from kdad.data.loading import load_task
 from kdad.data.preprocessing import Preprocessing
 from kdad.data.protocol import ENOUGH_TO_CALIBRATE, FEWEST_NORMALS, FOLDS
@@ -84,7 +85,7 @@ def test_a_plain_folder_skips_what_is_no_image_and_says_so(plain, capsys):
 
 def test_no_image_is_in_two_parts(plain):
     task = FolderTask(plain, SMALL)
-    train, held_out = ({task._normals[i] for i in part} for part in task._split)
+    train, held_out = ({task.layout.normals[i] for i in part} for part in task._split)
     assert not train & held_out
     assert len(train | held_out) == 12
 
@@ -115,10 +116,121 @@ def test_too_few_images_are_refused(tmp_path, refusal):
     assert "no such folder" in refusal(FolderTask, tmp_path / "nowhere", SMALL)
 
 
-def test_a_mask_of_another_size_is_named(mvtec):
-    Image.new("L", (20, 40)).save(mvtec / "ground_truth" / "crack" / "001_mask.png")
-    with pytest.raises(UserError, match=r"001_mask\.png: a mask of \(20, 40\)"):
-        FolderTask(mvtec, SMALL).test.masks[5]
+def test_what_is_wrong_with_a_mask_is_told_before_any_work(mvtec, vgg_teacher, tmp_path, refusal):
+    task, mask = FolderTask(mvtec, SMALL), mvtec / "ground_truth" / "crack" / "001_mask.png"
+    for image, said in ((Image.new("L", (20, 40), 255), "001_mask.png: a mask of (20, 40) for an image of (40, 40)"),
+                        (Image.new("L", (40, 40)), "001_mask.png: it marks nothing")):  # fmt: skip
+        image.save(mask)
+        message = refusal(train_student, task, vgg_teacher, tmp_path / "out", recipe=QUICK, device="cpu")
+        assert said in message
+    mask.write_bytes(b"no image")
+    assert "not an image" in refusal(train_student, task, vgg_teacher, tmp_path / "out", recipe=QUICK, device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_go_by_many_names(mvtec, capsys):
+    """As other tools and MVTec LOCO name them: another format, capitals, one folder for each image."""
+    masks = mvtec / "ground_truth" / "crack"
+    expected = FolderTask(mvtec, SMALL).test.masks[5]
+    Image.open(masks / "000_mask.png").save(masks / "000.bmp")
+    (masks / "000_mask.png").unlink()
+    (masks / "001_mask.png").rename(masks / "001_Mask.PNG")
+    (masks / "002").mkdir()
+    for index, columns in enumerate((slice(0, 10), slice(10, 40))):
+        part = np.zeros((40, 40), np.uint16)
+        part[:, columns] = expected[:, columns]
+        Image.fromarray(part).save(masks / "002" / f"{index:03d}.png")
+    (masks / "002_mask.png").unlink()
+    task = FolderTask(mvtec, SMALL)
+    task.check()
+    for index in (4, 5, 6):
+        assert np.array_equal(task.test.masks[index], expected)
+    assert capsys.readouterr().err == "2 of 5 defective images have no mask\n"
+
+
+def test_what_is_not_used_is_counted(mvtec, capsys):
+    """Defects without masks, a mask of no image, and folders that nobody reads."""
+    rng = np.random.default_rng(1)
+    (mvtec / "ground_truth" / "crack" / "002_mask.png").rename(mvtec / "ground_truth" / "crack" / "009_mask.png")
+    for place in ("train/bad", "validation/good"):
+        (mvtec / place).mkdir(parents=True)
+        picture(rng).save(mvtec / place / "000.png")
+    picture(rng).save(mvtec / "test" / "loose.png")
+    FolderTask(mvtec, SMALL).check()
+    without, lost, unread = capsys.readouterr().err.splitlines()
+    assert without == "3 of 5 defective images have no mask"
+    assert lost.startswith("1 mask belong") and "009_mask.png" in lost
+    assert unread.startswith("3 images") and "in no folder that is read" in unread
+
+
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        (("good", "crack", "mask"), "in 'crack' and 'mask' normal, too? Name folder:TOY/good, or move normals to"),
+        (("Good", "other"), "Name folder:TOY/Good"),
+        (("images", "masks"), "in 'masks' normal, too? Name a folder of normals alone"),
+        (("train/normal", "train/broken"), "Name folder:TOY/train/normal"),
+        (
+            ("a/train/good", "b/train/good"),
+            "holds 2 categories, each with normals of its own: name one, such as folder:TOY/a",
+        ),
+    ],
+)
+def test_a_folder_that_holds_more_than_normals_is_refused_with_what_was_meant(tmp_path, refusal, places, said):
+    rng, root = np.random.default_rng(0), tmp_path / "toy"
+    for place in places:
+        (root / place).mkdir(parents=True)
+        for index in range(12):
+            picture(rng).save(root / place / f"{index}.png")
+    assert said.replace("TOY", str(root)) in refusal(FolderTask, root, SMALL)
+
+
+def test_folders_of_other_names_may_all_be_normal(tmp_path):
+    rng = np.random.default_rng(0)
+    for place in ("monday", "tuesday", "test/good", "normal"):
+        (tmp_path / place).mkdir(parents=True)
+        for index in range(6):
+            picture(rng).save(tmp_path / place / f"{index}.png")
+    with pytest.raises(UserError, match="'monday' and 'tuesday'"):
+        FolderTask(tmp_path, SMALL)
+    shutil.rmtree(tmp_path / "normal")
+    assert FolderTask(tmp_path, SMALL).train_size == 11
+
+
+def deep_folder(root, highest: int, dtype=np.uint16) -> None:
+    """Twelve normals whose grey values reach `highest`."""
+    rng, root = np.random.default_rng(0), root / "train" / "good"
+    root.mkdir(parents=True)
+    for index in range(12):
+        values = rng.integers(0, highest, (40, 40))
+        values[0, 0] = highest - index
+        Image.fromarray(values.astype(dtype)).save(root / f"{index:02d}.{'png' if dtype == np.uint16 else 'tif'}")
+
+
+@pytest.mark.parametrize(
+    ("highest", "dtype", "white"),
+    [(4000, np.uint16, 4095), (255, np.int32, 255), (65535, np.float32, 65535), (1, np.float32, 1)],
+)
+def test_what_is_white_in_deep_images_is_fixed_by_the_normals_and_saved(
+    tmp_path, vgg_teacher, highest, dtype, white, capsys
+):
+    deep_folder(tmp_path / "deep", highest, dtype)
+    task = FolderTask(tmp_path / "deep", SMALL)
+    assert task.train.float().mean() == pytest.approx(127 * highest / white, rel=0.1)
+    folder = train_student(task, vgg_teacher, tmp_path / "out", recipe=QUICK, device="cpu")
+    detector = Detector.load(folder, teacher=vgg_teacher, device="cpu")
+    assert detector.config.white == white
+    dark = Image.fromarray((np.ones((40, 40)) * highest / 16).astype(dtype))  # alone, another white would be likely
+    dark.save(tmp_path / "dark.tif")
+    grey = np.full((40, 40, 3), np.rint(highest // 16 * 255 / white if highest > 16 else 255 / 16), np.uint8)
+    assert detector.predict(tmp_path / "dark.tif").score == pytest.approx(detector.predict(grey).score, rel=1e-3)
+
+
+def test_a_test_image_of_another_scale_is_told_before_any_work(tmp_path, refusal):
+    deep_folder(tmp_path, 4000)
+    (tmp_path / "test" / "crack").mkdir(parents=True)
+    Image.fromarray(np.full((40, 40), 60_000, np.uint16)).save(tmp_path / "test" / "crack" / "000.png")
+    assert "000.png: values up to 60000, where 4095 was white" in refusal(FolderTask(tmp_path, SMALL).check)
 
 
 def test_large_images_are_tiled_for_a_small_teacher_only(tmp_path):
@@ -137,7 +249,7 @@ def test_folds_leave_every_normal_out_once_and_never_train_on_it(plain):
     task = FolderTask(plain, SMALL)
     left_out = [set(fold.left_out.files) for fold in task.folds]
     assert len(left_out) == FOLDS
-    assert sorted(file for part in left_out for file in part) == sorted(task._normals)
+    assert sorted(file for part in left_out for file in part) == sorted(task.layout.normals)
     for fold, part in zip(task.folds, left_out, strict=True):
         assert len(fold.train) == 12 - len(part)
 
@@ -206,7 +318,7 @@ def test_cross_fitting_judges_each_normal_by_a_student_that_never_saw_it(mvtec, 
     recipe = Recipe(epochs=6, batch_size=4, learning_rate=3e-3)
     folder = train_student(task, vgg_teacher, tmp_path / "out", recipe=recipe, device="cpu")
     detector = Detector.load(folder, teacher=vgg_teacher, device="cpu")
-    every = ImageFiles(task._normals)
+    every = ImageFiles(task.layout.normals)
     own = np.concatenate([prediction.layer_errors[:, -1, 0] for prediction in detector.predict_each(every)])
     assert detector.calibration.layer_errors[:, -1, 0].mean() > own.mean()
 

@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import time
 import warnings
@@ -10,7 +11,8 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from kdad.data.images import DECODERS, MOST_PIXELS, SUFFIXES, batches_of_one_size, find_images, read_image, read_images
+from kdad.data.decoding import MOST_PIXELS, read_image
+from kdad.data.images import DECODERS, SUFFIXES, batches_of_one_size, find_images, in_advance
 from kdad.errors import UserError
 
 RED, GREEN, WHITE = [255, 0, 0], [0, 255, 0], [255, 255, 255]
@@ -270,19 +272,109 @@ def test_images_read_ahead_come_in_order_with_what_cannot_be_read_among_them(tmp
     for index, file in enumerate(files):
         Image.new("RGB", (4 + index % 3, 2), (index, 0, 0)).save(file)
     files[DECODERS].write_bytes(b"no image")
-    seen = list(read_images(files))
+    seen = list(in_advance(read_image, files))
     for index, image in enumerate(seen):
         if index == DECODERS:
             assert isinstance(image, UserError) and str(files[index]) in str(image)
         else:
             assert torch.equal(image, read_image(files[index]))
-    assert list(read_images([])) == []
+    assert list(in_advance(read_image, [])) == []
 
 
-def test_only_a_few_images_are_read_ahead_and_none_once_nobody_looks(tmp_path, monkeypatch):
+def test_only_a_few_images_are_read_ahead_and_none_once_nobody_looks():
     opened = []
-    monkeypatch.setattr("kdad.data.images.read_image", lambda file: opened.append(file) or torch.zeros(3, 1, 1))
-    images = read_images(Path(str(index)) for index in range(100))
+    images = in_advance(opened.append, (Path(str(index)) for index in range(100)))
     next(images)
     images.close()
     assert len(opened) <= DECODERS + 1
+
+
+def test_what_no_user_has_given_is_not_found_and_links_are_followed(tmp_path):
+    """A checkpoint of a notebook, what macOS leaves behind, and a link that leads in a circle."""
+    folder, elsewhere = tmp_path / "images", tmp_path / "elsewhere"
+    for place in (folder, folder / ".ipynb_checkpoints", folder / "__MACOSX", elsewhere):
+        place.mkdir()
+        Image.new("L", (2, 2)).save(place / "a.png")
+    Image.new("L", (2, 2)).save(folder / "._a.png", "PNG")
+    Image.new("L", (2, 2)).save(folder / "b.jfif", "JPEG")
+    (folder / "linked").symlink_to(elsewhere, target_is_directory=True)
+    (elsewhere / "back").symlink_to(folder, target_is_directory=True)
+    (folder / "dangling.png").symlink_to(tmp_path / "nothing.png")
+    found = [file.relative_to(folder).as_posix() for file in find_images([folder])]
+    assert found == ["a.png", "b.jfif", "dangling.png", "linked/a.png"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
+def test_a_folder_that_may_not_be_looked_into_is_named(tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    try:
+        with pytest.raises(UserError, match="closed: cannot be looked into"):
+            find_images([tmp_path])
+    finally:
+        closed.chmod(0o700)
+
+
+def grey(values, dtype) -> Image.Image:
+    return Image.fromarray(np.array(values, dtype))
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "white"),
+    [
+        ([[0, 65535], [32768, 257]], np.uint16, 65535),
+        ([[0, 4095], [2048, 16]], np.uint16, 4095),
+        ([[0, 255], [128, 1]], np.int32, 255),
+        ([[0.0, 1.0], [0.5, 0.25]], np.float32, 1),
+        ([[0.0, 65535.0], [32768.0, 257.0]], np.float32, 65535),
+        ([[0.0, 900.0], [512.0, 0.0]], np.float32, 1023),
+    ],
+)
+def test_deep_grey_values_are_scaled_so_that_the_next_white_is_white(tmp_path, values, dtype, white):
+    grey(values, dtype).save(tmp_path / "deep.tif")
+    expected = np.rint(np.array(values) * 255 / white)
+    assert np.array_equal(read_image(tmp_path / "deep.tif")[0], expected)
+
+
+def test_white_can_be_what_it_was_in_training(tmp_path):
+    grey([[0, 900], [450, 100]], np.uint16).save(tmp_path / "dark.png")
+    assert read_image(tmp_path / "dark.png").max() == round(900 * 255 / 1023)
+    assert read_image(tmp_path / "dark.png", white=4095).max() == round(900 * 255 / 4095)
+    assert read_image(tmp_path / "dark.png", white=255)[0].tolist() == [[0, 255], [255, 100]]  # overexposed
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "white", "said"),
+    [
+        ([[0.0, np.nan]], np.float32, 0, "not finite"),
+        ([[0.0, np.inf]], np.float32, 0, "not finite"),
+        ([[-0.5, 0.5]], np.float32, 0, "below 0, down to -0.5"),
+        ([[-3, 5]], np.int32, 0, "below 0"),
+        ([[0, 7]], np.int32, 0, "up to 7 it is not clear what is white; scale it to 0…255 or 0…65535"),
+        ([[0, 70_000]], np.int32, 0, "not clear"),
+        ([[60_000, 50_000]], np.uint16, 4095, "up to 60000, where 4095 was white in the images trained on"),
+    ],
+)
+def test_grey_values_without_a_scale_are_refused_by_name(tmp_path, values, dtype, white, said):
+    grey(values, dtype).save(tmp_path / "deep.tif")
+    with pytest.raises(UserError, match=said) as refused:
+        read_image(tmp_path / "deep.tif", white=white)
+    assert str(refused.value).startswith(str(tmp_path / "deep.tif"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "an AVIF file is not read here; save it as PNG or JPEG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC file is not read here"),
+        (b"\0" * 128 + b"DICM", "a DICOM file is not read here"),
+        (b"%PDF-1.7", "a PDF file is not read here"),
+        (b"", "an empty file"),
+        (b"hello", "not an image"),
+    ],
+)
+def test_a_file_of_another_format_is_told_which(tmp_path, content, said):
+    (tmp_path / "photo.jpg").write_bytes(content)
+    for source in (tmp_path / "photo.jpg", io.BytesIO(content)):
+        with pytest.raises(UserError, match=f"photo.jpg: {said}"):
+            read_image(source, name="photo.jpg")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from kdad.data import images
 from kdad.detection.calibration import calibrate, learn
-from kdad.detection.detector import Detector, to_tensor
+from kdad.detection.detector import Detector
 from kdad.detection.discrepancy import last_layer_score, layer_errors
 from kdad.detection.mahalanobis import Gaussian
 from kdad.errors import UserError
@@ -201,26 +201,6 @@ def test_the_colour_scale_keeps_normal_images_dark(detector, tiny_task):
     heatmap = detector.predict(tiny_task.calibration).heatmap
     assert low < high
     assert np.mean(heatmap > (low + high) / 2) < 0.02
-
-
-@pytest.mark.parametrize(
-    ("images", "said"),
-    [
-        ([], "no image"),
-        (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), "must be uint8"),
-        (torch.zeros(1, 3, 0, 8, dtype=torch.uint8), "must be uint8"),
-        (torch.zeros(2, 3, 8, 8), "must be uint8"),
-        (torch.zeros(3, 8, 8, dtype=torch.uint8), "must be uint8"),
-        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "must be uint8"),
-        ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], "one size"),
-        ([np.zeros((8, 8, 3), np.float32)], "must be uint8"),
-        ([np.zeros((8, 8), np.uint8)], "must be uint8"),
-        ([Image.new("RGBA", (8, 8))], "must be uint8"),
-    ],
-)
-def test_what_is_no_batch_of_images_is_a_clear_error(images, said):
-    with pytest.raises(UserError, match=said):
-        to_tensor(images)
 
 
 def test_another_teacher_is_a_clear_error(student_folder, vit_teacher):

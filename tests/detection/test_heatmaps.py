@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdad.data.images import read_image
+from kdad.data.decoding import read_image
 from kdad.data.preprocessing import Preprocessing
 from kdad.detection.heatmaps import MapGeometry, PatchReading
 from kdad.detection.rendering import colour_range, colourise, mask_of, overlay, save_png

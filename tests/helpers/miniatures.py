@@ -22,7 +22,7 @@ PREPROCESSING = Preprocessing(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 class TinyTask:
     """A handful of images in every part: `patterns` in miniature."""
 
-    tile, folds, same_images, local_anomalies, cross_fitted = 0, (), True, False, False
+    tile, white, folds, same_images, local_anomalies, cross_fitted = 0, 0, (), True, False, False
 
     def __init__(self, normal_class: str = "dots"):
         self.dataset, self.normal_class, self.classes = "patterns", normal_class, patterns.CLASSES
@@ -30,6 +30,9 @@ class TinyTask:
         self.normal_index = self.classes.index(normal_class)
         self.train, self.calibration = self._normals(24, seed=10), self._normals(20, seed=11)
         self.validation, self.test = self._labelled(seed=11), self._labelled(seed=12)
+
+    def check(self) -> None:
+        pass
 
     @property
     def train_size(self) -> int:

@@ -10,7 +10,7 @@ import pytest
 from helpers.page import control, rerun, texts
 from PIL import Image
 
-from kdad.data.images import read_image
+from kdad.data.decoding import read_image
 from kdad.detection.detector import Detector
 
 INSPECT = "pages/2_Inspect.py"

@@ -126,3 +126,27 @@ def test_targets_of_a_student_in_half_precision_are_close_and_else_the_same(vgg_
         torch.testing.assert_close(plain, recalled)
         error = 1 - torch.nn.functional.cosine_similarity(plain.flatten(1), target.float().flatten(1))
         assert 1e-8 < error.max() < 1e-3
+
+
+def test_what_was_remembered_is_let_go_with_the_run(vgg_teacher, tiny_task, tmp_path, monkeypatch):
+    """Several students in one process, as in a sweep, must not add up what their teachers remember."""
+    import gc
+    import weakref
+
+    from kdad.networks.recipes import Recipe
+    from kdad.training import distillation
+
+    kept = []
+
+    def watched(teacher, views):
+        cached = remember(teacher, views)
+        kept.append(weakref.ref(cached.memories[0].layers[0]))
+        return cached
+
+    monkeypatch.setattr(distillation, "remember", watched)
+    gc.disable()
+    try:
+        distillation.train_student(tiny_task, vgg_teacher, tmp_path, recipe=Recipe(epochs=1), device="cpu")
+    finally:
+        gc.enable()
+    assert len(kept) == 1 and kept[0]() is None

@@ -50,7 +50,7 @@ def _uploads(student: Student) -> list[Picture]:
         f"Images to compare with normal {plain(student.normal_class)}: drop several here, or browse", TYPES,
         accept_multiple_files=True, key="uploads",
     )  # fmt: skip
-    pictures, problems = read_uploads(files)
+    pictures, problems = read_uploads(files, student.white)
     for problem in problems:
         st.error(plain(problem), icon=":material/broken_image:")
     if not files:
@@ -63,7 +63,7 @@ def _camera(student: Student) -> list[Picture]:
     if photo is None:
         st.info("Take a photo above; it stays on this machine.")
         return []
-    pictures, problems = read_uploads([photo])
+    pictures, problems = read_uploads([photo], student.white)
     for problem in problems:
         st.error(plain(problem), icon=":material/broken_image:")
     return pictures

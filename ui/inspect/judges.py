@@ -120,11 +120,11 @@ def _localise(stamp: str, digest: str, method: str, _detector: "Detector", _pixe
     import torch
 
     from kdad.data.preprocessing import resample
-    from kdad.detection.detector import to_tensor
+    from kdad.detection.inputs import to_batch
     from kdad.detection.localisation import localise
 
     with DEVICE_LOCK:
-        saliency = torch.from_numpy(localise(_detector, to_tensor([_pixels]), method))
+        saliency = torch.from_numpy(localise(_detector, to_batch([_pixels]), method))
     return resample(saliency[:, None], *display_size(_pixels), "bilinear")[0, 0].numpy()
 
 
@@ -140,9 +140,9 @@ def rank(judges: Sequence[Judge], picture: Picture) -> list[dict]:
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def _rank(stamps: tuple[str, ...], digest: str, _judges: list[Judge], _pixels: np.ndarray) -> list[dict]:
-    from kdad.detection.detector import to_tensor
+    from kdad.detection.inputs import to_batch
 
-    image = to_tensor([_pixels])
+    image = to_batch([_pixels])
     with DEVICE_LOCK:
         features = _judges[0].detector.teacher_features(image)
         predictions = [judge.detector.judge(features, image) for judge in _judges]

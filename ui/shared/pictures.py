@@ -16,7 +16,7 @@ from kdad.errors import UserError
 SAMPLE_SEED = 100  # no data set of `kdad.data.sources` is drawn from this seed or a higher one
 DISPLAY_SIDE = 448
 LARGEST_UPLOAD = 20  # MB; the server's own limit in .streamlit/config.toml is higher, so that the page can say why
-TYPES = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff"]
+TYPES = ["png", "jpg", "jpeg", "jfif", "webp", "bmp", "tif", "tiff", "pgm"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,15 +60,15 @@ def samples(texture: str, draw: int) -> list[Picture]:
     return pictures
 
 
-def read_uploads(files: list) -> tuple[list[Picture], list[str]]:
-    """The readable ones of uploaded files, and one sentence for each of the others."""
+def read_uploads(files: list, white: int) -> tuple[list[Picture], list[str]]:
+    """The readable ones of uploaded files, `white` as in the student's images, and one sentence for each other."""
     pictures, problems = [], []
     for file in files:
         if file.size > LARGEST_UPLOAD * 2**20:
             problems.append(f"{file.name}: above {LARGEST_UPLOAD} MB; make it smaller")
             continue
         try:
-            picture = _decode(file.file_id, file)
+            picture = _decode(file.file_id, file, white)
         except UserError as error:
             problems.append(str(error))
         else:
@@ -77,10 +77,10 @@ def read_uploads(files: list) -> tuple[list[Picture], list[str]]:
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def _decode(file_id: str, _file) -> Picture:
-    from kdad.data.images import read_image
+def _decode(file_id: str, _file, white: int) -> Picture:
+    from kdad.data.decoding import read_image
 
-    return Picture(_file.name, read_image(_file, _file.name).permute(1, 2, 0).contiguous().numpy())
+    return Picture(_file.name, read_image(_file, _file.name, white).permute(1, 2, 0).contiguous().numpy())
 
 
 def _with_distinct_names(pictures: list[Picture]) -> list[Picture]:

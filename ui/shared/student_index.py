@@ -24,6 +24,7 @@ class Student:
     seed: int
     side: int  # in pixels, at which its teacher reads images
     layers: tuple[str, ...]  # the teacher's, where they can be chosen
+    white: int  # in images of more than 8 bits, see `kdad.data.decoding`; 0 where it was trained on none
     calibration: str  # how its normals were held out, a name in `kdad.storage.layout.CALIBRATION_KINDS`
     evaluation: dict | None
 
@@ -66,7 +67,8 @@ def _read(key: str, folder: Path) -> Student:
         figures["auroc"] = float(figures["auroc"])
     return Student(
         key, folder, **names, seed=int(config["seed"]), side=int(config["preprocessing"]["resize"]),
-        layers=tuple(config.get("layers", ())), calibration=calibration_kind(config), evaluation=figures,
+        layers=tuple(config.get("layers", ())), white=int(config.get("white", 0)),
+        calibration=calibration_kind(config), evaluation=figures,
     )  # fmt: skip
 
 

@@ -1,0 +1,184 @@
+"""What lies where in a folder of one's own images, and what that is taken for; see `kdad.data.folders`."""
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from kdad.data.decoding import highest_value, read_image, white_of
+from kdad.data.images import images_below, in_advance, is_hidden
+from kdad.data.protocol import FEWEST_NORMALS
+from kdad.errors import UserError
+from kdad.files import shown
+
+GOOD = "good"
+TRAIN, TEST, GROUND_TRUTH = "train", "test", "ground_truth"
+# What people call folders, in lower case. Beside one of the first, all others hold something else.
+NORMAL_NAMES = {"good", "normal", "normals", "ok", "pass"}
+OTHER_NAMES = {
+    "bad", "defect", "defects", "defective", "anomaly", "anomalies", "anomalous", "abnormal", "ng", "fail", "mask",
+    "masks", "label", "labels", "gt", "groundtruth", "annotations",
+}  # fmt: skip
+
+
+class FolderLayout:
+    """The readable image files of a folder, by what they are for.
+
+    Args:
+        root: the folder, resolved.
+
+    Raises:
+        UserError: it is none, or seems to hold anything else than normals where normals are looked for.
+    """
+
+    def __init__(self, root: Path):
+        if not root.is_dir():
+            raise UserError(f"{shown(root)}: no such folder")
+        self.root = root
+        self.normal_folder = root / TRAIN / GOOD if (root / TRAIN / GOOD).is_dir() else root
+        if self.normal_folder == root:
+            self._refuse_what_is_meant_otherwise()
+
+    @cached_property
+    def normals(self) -> list[Path]:
+        """The normal images to learn from.
+
+        Raises:
+            UserError: there are too few.
+        """
+        found = list(self._looked_at_normals)
+        if len(found) < FEWEST_NORMALS:
+            place = shown(self.normal_folder)
+            raise UserError(f"{place} holds {len(found)} readable images; {FEWEST_NORMALS} are the least")
+        return found
+
+    @cached_property
+    def white(self) -> int:
+        """What is white in images of more than 8 bits, by those of the normals; 0 if they have none.
+
+        Raises:
+            UserError: their values are higher than any white that is known.
+        """
+        highest = max(self._looked_at_normals.values(), default=0.0)
+        white = white_of(highest) if highest else 0
+        if highest and not white:
+            raise UserError(
+                f"{shown(self.normal_folder)} holds grey values up to {highest:g}; scale them to 0…65535 or 0…1"
+            )
+        return white
+
+    @cached_property
+    def tests(self) -> dict[str, list[Path]]:
+        """The test images by kind, of which there may be none."""
+        return {kind: list(files) for kind, files in self._looked_at_tests.items() if files}
+
+    def check_tests(self) -> None:
+        """Look at the test images that `white` may not fit.
+
+        Raises:
+            UserError: the values of one cannot be scaled.
+        """
+        for files in self._looked_at_tests.values():
+            for file, highest in files.items():
+                if highest > self.white:
+                    read_image(file, white=self.white)
+
+    def masks_of(self, image: Path) -> list[Path]:
+        """The masks of a test image: files, or all files of a folder, called like it or with `_mask` behind."""
+        inside = image.relative_to(self.root / TEST)
+        return self._masks.get((inside.parent, inside.stem.lower()), [])
+
+    def say_what_is_unused(self) -> None:
+        """Name on standard error what in the folder is neither normal, test image nor mask."""
+        defects = [file for kind, files in self.tests.items() if kind != GOOD for file in files]
+        masked = [file for file in defects if self.masks_of(file)]
+        if masked and len(masked) < len(defects):
+            _say(f"{len(defects) - len(masked)} of {len(defects)} defective images have no mask")
+        used = {mask for file in masked for mask in self.masks_of(file)}
+        if lost := [mask for masks in self._masks.values() for mask in masks if mask not in used]:
+            _say(f"{_counted(lost, 'mask')} belong to no defective test image, such as {shown(lost[0])}")
+        if self.normal_folder != self.root:
+            known = [self.normal_folder, self.root / GROUND_TRUTH, *_folders(self.root / TEST)]
+            others = [file for file in images_below(self.root) if not any(map(file.is_relative_to, known))]
+            if others:
+                _say(
+                    f"{_counted(others, 'image')} are in none of the folders that are read, such as {shown(others[0])}"
+                )
+
+    @cached_property
+    def _looked_at_normals(self) -> dict[Path, float]:
+        """The readable normals, and the highest value of each that has more than 8 bits."""
+        aside = (self.root / TEST, self.root / GROUND_TRUTH)
+        files = images_below(self.normal_folder)
+        return _readable([file for file in files if not any(map(file.is_relative_to, aside))])
+
+    @cached_property
+    def _looked_at_tests(self) -> dict[str, dict[Path, float]]:
+        return {place.name: _readable(images_below(place)) for place in _folders(self.root / TEST)}
+
+    @cached_property
+    def _masks(self) -> dict[tuple[Path, str], list[Path]]:
+        """All masks, by the folder inside of `ground_truth` and the name in lower case of the image they belong to."""
+        root, masks = self.root / GROUND_TRUTH, defaultdict(list)
+        images = {
+            (file.relative_to(self.root / TEST).parent, file.stem.lower()) for of in self.tests.values() for file in of
+        }
+        for file in images_below(root) if root.is_dir() else []:
+            inside = file.relative_to(root)
+            of_folder = (inside.parent.parent, inside.parent.name.lower())
+            own = (inside.parent, file.stem.lower().removesuffix("_mask"))
+            masks[of_folder if own not in images and of_folder in images else own].append(file)
+        return dict(masks)
+
+    def _refuse_what_is_meant_otherwise(self) -> None:
+        place = shown(self.root)
+        if found := [shown(folder.name) for folder in categories(self.root)]:
+            raise UserError(
+                f"{place} holds {len(found)} categories, each with normals of its own: name one, such as "
+                f"folder:{place}/{found[0]}, or train them all with sweep"
+            )
+        folders = [*_folders(self.root), *_folders(self.root / TRAIN)]
+        kept = (TRAIN, TEST, GROUND_TRUTH)
+        folders = [folder for folder in folders if folder.name not in kept and images_below(folder)]
+        normal = [folder for folder in folders if folder.name.lower() in NORMAL_NAMES]
+        others = [folder for folder in folders if folder not in normal] if normal else []
+        others = others or [folder for folder in folders if folder.name.lower() in OTHER_NAMES]
+        if others:
+            names = " and ".join(repr(shown(folder.name)) for folder in others[:3])
+            where = f"folder:{shown(normal[0])}" if normal else "a folder of normals alone"
+            raise UserError(
+                f"{place}: are the images in {names} normal, too? Name {where}, or move normals to {TRAIN}/{GOOD} and "
+                f"others to {TEST}/<kind>"
+            )
+
+
+def categories(root: Path) -> list[Path]:
+    """The folders below `root` in the layout of MVTec AD: those with a `train/good`."""
+    return [folder for folder in _folders(root) if (folder / TRAIN / GOOD).is_dir()]
+
+
+def _folders(root: Path) -> list[Path]:
+    """The folders in a folder, sorted, but for hidden ones; none if there is no such folder."""
+    if not root.is_dir():
+        return []
+    return sorted(place for place in root.iterdir() if place.is_dir() and not is_hidden(place.name))
+
+
+def _readable(files: Sequence[Path]) -> dict[Path, float]:
+    """The files that are images, each with its `highest_value`; the others are named on standard error."""
+    found = {}
+    for file, highest in zip(files, in_advance(highest_value, files), strict=True):
+        if isinstance(highest, UserError):
+            _say(f"skipped {highest}")
+        else:
+            found[file] = highest
+    return found
+
+
+def _counted(files: Sequence[Path], what: str) -> str:
+    return f"{len(files)} {what}{'s' if len(files) > 1 else ''}"
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)

@@ -1,0 +1,80 @@
+"""Masks of defects: which pixels of an image are anomalous, as different tools write it down."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kdad.data.decoding import opened_image
+from kdad.errors import UserError
+from kdad.files import shown
+
+
+class MaskFiles(Sequence[np.ndarray | None]):
+    """The masks of test images, bool (H, W): black for a good one, None where a defect has no mask."""
+
+    def __init__(self, images: Sequence[Path], masks: Sequence[Sequence[Path]], anomalous: Sequence[bool]):
+        self.images, self.masks, self.anomalous = images, masks, anomalous
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> np.ndarray | None:  # type: ignore[override]  # no slices
+        if not self.anomalous[index]:
+            width, height = image_size(self.images[index])
+            return np.zeros((height, width), bool)
+        return joint_mask(self.masks[index]) if self.masks[index] else None
+
+    def check(self) -> None:
+        """Look at every mask.
+
+        Raises:
+            UserError: one cannot be read, marks nothing, or is of another size than its image.
+        """
+        for image, masks, odd in zip(self.images, self.masks, self.anomalous, strict=True):
+            if odd and masks:
+                mask, size = joint_mask(masks), image_size(image)
+                if mask.shape != size[::-1]:
+                    raise UserError(f"{shown(masks[0])}: a mask of {mask.shape[::-1]} for an image of {size}")
+                if not mask.any():
+                    defect = f"{shown(image)} is among the defects"
+                    raise UserError(f"{shown(masks[0])}: it marks nothing, but {defect}: mark it, or remove the mask")
+
+
+def joint_mask(files: Sequence[Path]) -> np.ndarray:
+    """What any of several masks of one image marks.
+
+    Raises:
+        UserError: one cannot be read, or they differ in size.
+    """
+    masks = [read_mask(file) for file in files]
+    if len({mask.shape for mask in masks}) > 1:
+        raise UserError(f"{shown(files[0].parent)}: the masks of one image differ in size")
+    return np.any(masks, axis=0)
+
+
+def read_mask(file: Path) -> np.ndarray:
+    """A mask file as bool (H, W): anything but zero is anomalous, whatever the depth; what is transparent is not.
+
+    Where all colours are black, what is not transparent is meant.
+
+    Raises:
+        UserError: the file is missing, damaged or no image, or holds numbers that are not finite.
+    """
+    with opened_image(file, shown(file)) as image:
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            values = np.asarray(image.convert("RGBA"))
+            coloured, opaque = values[..., :3].any(-1), values[..., 3] > 0
+            return coloured & opaque if (coloured & opaque).any() else opaque & ~opaque.all()
+        values = np.asarray(image.convert("RGB") if image.mode == "P" else image)
+    if not np.isfinite(values).all():
+        raise UserError(f"{shown(file)}: a mask with values that are not finite")
+    marked = np.atleast_3d(values).astype(bool)
+    return np.any(marked, axis=2)
+
+
+def image_size(file: Path) -> tuple[int, int]:
+    """(width, height) of an image as it is shown, that is, turned as its camera says."""
+    with opened_image(file, shown(file)) as image:
+        turned = image.getexif().get(0x0112, 1) >= 5
+        return (image.height, image.width) if turned else image.size

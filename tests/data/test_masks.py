@@ -1,0 +1,70 @@
+"""Masks as different tools write them, and what is wrong with some."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdad.data.masks import joint_mask, read_mask
+from kdad.errors import UserError
+
+MARKED = np.zeros((6, 8), bool)
+MARKED[2:4, 1:5] = True
+
+
+def rgba(colour, background) -> Image.Image:
+    values = np.full((6, 8, 4), background, np.uint8)
+    values[MARKED] = colour
+    return Image.fromarray(values)
+
+
+def palette() -> Image.Image:
+    image = Image.fromarray(MARKED.astype(np.uint8))
+    image.putpalette([0, 0, 0, 128, 0, 0])
+    return image.convert("P") if image.mode != "P" else image
+
+
+WRITTEN = {
+    "8 bits, white": Image.fromarray(MARKED.astype(np.uint8) * 255),
+    "8 bits, one": Image.fromarray(MARKED.astype(np.uint8)),
+    "16 bits, one": Image.fromarray(MARKED.astype(np.uint16)),
+    "32 bits": Image.fromarray(MARKED.astype(np.int32) * 3),
+    "fractions": Image.fromarray(MARKED.astype(np.float32) / 8),
+    "bilevel": Image.fromarray(MARKED.astype(np.uint8) * 255).convert("1"),
+    "a colour": Image.fromarray(np.where(MARKED[..., None], [200, 0, 0], 0).astype(np.uint8)),
+    "palette": palette(),
+    "transparent white around": rgba((255, 255, 255, 255), (255, 255, 255, 0)),
+    "transparent black around": rgba((255, 0, 0, 255), (0, 0, 0, 0)),
+    "opaque black around": rgba((255, 255, 255, 255), (0, 0, 0, 255)),
+    "black paint": rgba((0, 0, 0, 255), (0, 0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("image", WRITTEN.values(), ids=WRITTEN.keys())
+def test_what_is_marked_is_read_whatever_the_depth(tmp_path, image):
+    image.save(tmp_path / "mask.tif" if image.mode == "F" else tmp_path / "mask.png")
+    (file,) = tmp_path.iterdir()
+    assert np.array_equal(read_mask(file), MARKED)
+
+
+def test_an_empty_mask_marks_nothing(tmp_path):
+    for name, image in (("grey", Image.new("L", (8, 6))), ("clear", Image.new("RGBA", (8, 6))),
+                        ("black", Image.new("RGBA", (8, 6), "black"))):  # fmt: skip
+        image.save(tmp_path / f"{name}.png")
+        assert not read_mask(tmp_path / f"{name}.png").any(), name
+
+
+def test_masks_of_one_image_add_up_and_must_be_of_one_size(tmp_path):
+    other = np.roll(MARKED, 2, axis=1)
+    for index, mask in enumerate((MARKED, other)):
+        Image.fromarray(mask.astype(np.uint8)).save(tmp_path / f"{index}.png")
+    files = sorted(tmp_path.iterdir())
+    assert np.array_equal(joint_mask(files), MARKED | other)
+    Image.new("L", (8, 7)).save(files[1])
+    with pytest.raises(UserError, match="differ in size"):
+        joint_mask(files)
+
+
+def test_values_that_are_no_numbers_are_refused(tmp_path):
+    Image.fromarray(np.where(MARKED, np.nan, 0).astype(np.float32)).save(tmp_path / "mask.tif")
+    with pytest.raises(UserError, match=r"mask\.tif: a mask with values that are not finite"):
+        read_mask(tmp_path / "mask.tif")
