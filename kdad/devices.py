@@ -4,7 +4,8 @@ import ctypes
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 import torch
@@ -65,8 +66,36 @@ def full_float32(device: torch.device | str) -> Iterator[None]:
 
 
 def free_bytes(device: torch.device) -> int:
-    """How much of a device's memory is free."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    """How much of a device's memory is free; of the main memory, for this process and its container."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min([psutil.virtual_memory().available, *_free_in_cgroups()])
+
+
+def _free_in_cgroups(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+    """What the control groups of this process leave to it, in bytes, see cgroups(7); nothing where none has a limit.
+
+    The system does not tell: to a process in a container, the memory of the whole machine looks free.
+    """
+    try:
+        groups = [line.split(":", 2)[1:] for line in proc.read_text().splitlines()]
+    except (OSError, ValueError):
+        return
+    for controllers, path in groups:
+        if controllers == "":
+            folder, limit, used = root / path.lstrip("/"), "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            folder, limit, used = root / "memory" / path.lstrip("/"), "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        with suppress(OSError, ValueError):  # "max", or a group of another container
+            yield max(0, int((folder / limit).read_text()) - int((folder / used).read_text()) + _given_back(folder))
+
+
+def _given_back(folder: Path) -> int:
+    """The bytes of cached files in a control group, which the system takes back when they are needed."""
+    entries = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    return int(entries.get("total_inactive_file", entries.get("inactive_file", 0)))
 
 
 def kept_on(device: torch.device, tensor: Tensor) -> Tensor:

@@ -55,3 +55,29 @@ def test_what_takes_too_much_of_a_devices_memory_stays_where_it_is(monkeypatch):
     monkeypatch.setattr(devices, "free_bytes", lambda device: 7999)
     assert kept_on(elsewhere, tensor) is tensor
     assert kept_on(tensor.device, tensor) is tensor
+
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "names"),
+    [
+        ("0::/app", "app", ("memory.max", "memory.current", "inactive_file")),
+        ("0::/", ".", ("memory.max", "memory.current", "inactive_file")),
+        ("9:memory:/app", "memory/app", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+    ],
+)
+def test_a_container_has_only_so_much_memory_as_it_is_given(tmp_path, line, folder, names):
+    limit, used, cached = names
+    group = tmp_path / folder
+    group.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "cgroup").write_text(f"4:cpu,cpuacct:/other\n{line}\n")
+    (group / limit).write_text(f"{2000 * MIB}\n")
+    (group / used).write_text(f"{1500 * MIB}\n")
+    (group / "memory.stat").write_text(f"anon 7\n{cached} {300 * MIB}\n")
+    assert list(devices._free_in_cgroups(tmp_path / "cgroup", tmp_path)) == [800 * MIB]
+    (group / limit).write_text("max\n")
+    assert list(devices._free_in_cgroups(tmp_path / "cgroup", tmp_path)) == []
+    assert list(devices._free_in_cgroups(tmp_path / "nothing", tmp_path)) == []
+    assert 0 < devices.free_bytes(torch.device("cpu"))

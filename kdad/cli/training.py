@@ -64,6 +64,7 @@ def train(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None] | None = None) -> None:
     from kdad.cli.judging import print_figures
+    from kdad.data.datasets import is_folder
     from kdad.data.loading import load_task
     from kdad.detection.detector import Detector
     from kdad.evaluation.evaluate import evaluate
@@ -75,13 +76,13 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
     teacher = teacher_for(teacher_name(args), args.dataset, args.side, args.layers)
     task = load_task(args.dataset, _normal_class(args), teacher.preprocessing, args.tile)
     recipe = recipe_for(teacher, task.train_size, **recipe_overrides(args))
+    if is_folder(args.dataset) and task.test is None:
+        print("no test images of both kinds in test/good and test/<kind>: to be calibrated, and not evaluated")
     folder = train_student(
         task, teacher, Path(args.out), recipe=recipe, seed=args.seed, device=args.device,
         overwrite=args.overwrite, logger=args.logger, callbacks=[Progress(report)] if report else [],
     )  # fmt: skip
-    if task.test is None:
-        print("no test images of both kinds in test/good and test/<kind>: calibrated, and not evaluated")
-    else:
+    if task.test is not None:
         evaluation = evaluate(task, Detector.load(folder, teacher=teacher, device=args.device))
         evaluation.save(folder)
         print_figures(evaluation.figures)

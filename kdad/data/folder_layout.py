@@ -97,14 +97,12 @@ class FolderLayout:
             _say(f"{len(defects) - len(masked)} of {len(defects)} defective images have no mask")
         used = {mask for file in masked for mask in self.masks_of(file)}
         if lost := [mask for masks in self._masks.values() for mask in masks if mask not in used]:
-            _say(f"{_counted(lost, 'mask')} belong to no defective test image, such as {shown(lost[0])}")
+            _say(f"{_counted(lost, 'mask')} of no defective test image, such as {shown(lost[0])}")
         if self.normal_folder != self.root:
             known = [self.normal_folder, self.root / GROUND_TRUTH, *_folders(self.root / TEST)]
             others = [file for file in images_below(self.root) if not any(map(file.is_relative_to, known))]
             if others:
-                _say(
-                    f"{_counted(others, 'image')} are in none of the folders that are read, such as {shown(others[0])}"
-                )
+                _say(f"{_counted(others, 'image')} in no folder that is read, such as {shown(others[0])}")
 
     @cached_property
     def _looked_at_normals(self) -> dict[Path, float]:

@@ -80,7 +80,8 @@ def images_below(folder: Path) -> list[Path]:
         folders[:] = [
             name for name in folders if not is_hidden(name) and os.path.realpath(Path(place) / name) not in seen
         ]
-        found += [Path(place) / name for name in names if not is_hidden(name) and Path(name).suffix.lower() in SUFFIXES]
+        files = (Path(place) / name for name in names if not is_hidden(name))
+        found += [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
     return sorted(found)
 
 

@@ -159,7 +159,7 @@ def test_what_is_not_used_is_counted(mvtec, capsys):
     FolderTask(mvtec, SMALL).check()
     without, lost, unread = capsys.readouterr().err.splitlines()
     assert without == "3 of 5 defective images have no mask"
-    assert lost.startswith("1 mask belong") and "009_mask.png" in lost
+    assert lost.startswith("1 mask of no defective test image") and "009_mask.png" in lost
     assert unread.startswith("3 images") and "in no folder that is read" in unread
 
 
@@ -202,8 +202,8 @@ def deep_folder(root, highest: int, dtype=np.uint16) -> None:
     rng, root = np.random.default_rng(0), root / "train" / "good"
     root.mkdir(parents=True)
     for index in range(12):
-        values = rng.integers(0, highest, (40, 40))
-        values[0, 0] = highest - index
+        values = rng.random((40, 40)) * highest
+        values[0, 0] = highest * (1 - index / 1000)
         Image.fromarray(values.astype(dtype)).save(root / f"{index:02d}.{'png' if dtype == np.uint16 else 'tif'}")
 
 

