@@ -13,17 +13,18 @@ from torch import Tensor
 
 from kdad.errors import UserError, WorkFailed
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of <malloc.h>
 KEPT_BYTES = 2**30
 SHARE_OF_FREE_MEMORY = 0.5  # how much of it what is kept for speed may take
-MALLOC_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+MALLOC_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
 
 
 def keep_freed_memory() -> bool:
     """Let this process use freed memory again; whether the C library can, and nobody has set it otherwise.
 
     glibc gives blocks as large as activations back at once, and the kernel clears every page of them anew for the next
-    layer: on a CPU, that takes as long as computing.
+    layer: on a CPU, that takes as long as computing. And it keeps an arena for every thread, of which only the first holds
+    what is freed.
     """
     if any(name in os.environ for name in MALLOC_SETTINGS):
         return False
@@ -31,7 +32,8 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, or Windows
         return False
-    return bool(mallopt(M_MMAP_THRESHOLD, KEPT_BYTES) and mallopt(M_TRIM_THRESHOLD, KEPT_BYTES))
+    settings = ((M_MMAP_THRESHOLD, KEPT_BYTES), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_ARENA_MAX, 1))
+    return all([mallopt(name, value) for name, value in settings])
 
 
 keep_freed_memory()

@@ -7,7 +7,7 @@ Features are lists with one tensor (B, T, D) per critical layer. After Salehi et
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -16,60 +16,13 @@ from kdad.storage.layout import DISTANT_ERROR, DISTANT_PEAK, LAST_LAYER, MKD, PE
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from kdad.detection.lengths import Lengths
+
     Array = TypeVar("Array", np.ndarray, Tensor)
 
 MSE_WEIGHT = 0.01
 SCORED_LAYERS = 3
 SMALLEST_SCORE = 1e-12  # what is copied without any error still has a logarithm
-SHORTEST = 1e-16  # product of two lengths below which one of them counts as zero
-
-
-class Lengths(NamedTuple):
-    """Euclidean lengths of the tokens (B, T) of one critical layer, float32; all errors follow from them.
-
-    Three passes over the features instead of seven. And what is left of 1 − cosine for a good copy does not vanish in
-    rounding, as it does where products are subtracted.
-    """
-
-    student: Tensor
-    teacher: Tensor
-    difference: Tensor
-    width: int  # how many values a vector of these lengths has
-
-    @classmethod
-    def of(cls, student: Tensor, teacher: Tensor) -> Lengths:
-        """Of features (B, T, D) on both sides."""
-        import torch
-        from torch.linalg import vector_norm
-
-        if student.shape != teacher.shape:
-            raise ValueError(
-                f"student features {tuple(student.shape)} do not match the teacher's {tuple(teacher.shape)}"
-            )
-        student, teacher = student.float(), teacher.float()
-        with torch.autocast(student.device.type, enabled=False):  # it would round the difference to bfloat16
-            s, t, st = (vector_norm(vectors, dim=2) for vectors in (student, teacher, student - teacher))
-        return cls(s, t, st, width=student.shape[2])
-
-    @property
-    def of_maps(self) -> Lengths:
-        """The lengths (B,) of the flattened maps."""
-        from torch.linalg import vector_norm
-
-        s, t, st = (vector_norm(of_tokens, dim=1) for of_tokens in (self.student, self.teacher, self.difference))
-        return Lengths(s, t, st, width=self.width * self.student.shape[1])
-
-    @property
-    def cosine_error(self) -> Tensor:
-        """1 − cosine, of the lengths' shape, by the law of cosines; 1 where one of the two is zero."""
-        product = 2 * self.student * self.teacher
-        error = (self.difference.square() - (self.student - self.teacher).square()) / product.clamp(min=SHORTEST)
-        return error.where(product > SHORTEST, 1.0)
-
-    @property
-    def squared_error(self) -> Tensor:
-        """The mean squared error, of the lengths' shape."""
-        return self.difference.square() / self.width
 
 
 def layer_errors(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -94,6 +47,8 @@ def all_errors(
 
 
 def _compared(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[Lengths]:
+    from kdad.detection.lengths import Lengths
+
     return [Lengths.of(copied, target) for copied, target in zip(student, teacher, strict=True)]
 
 

@@ -217,3 +217,11 @@ def test_gradients_are_those_of_the_definition(shapes):
         loss.mean().backward()
     for one, other in zip(ours, defined, strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_gradients_of_both_sides_are_those_of_finite_differences():
+    from kdad.detection.lengths import _TokenLengths
+
+    generator = torch.Generator().manual_seed(0)
+    sides = [torch.randn(2, 3, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2)]
+    assert torch.autograd.gradcheck(_TokenLengths.apply, sides)
