@@ -23,8 +23,8 @@ def keep_freed_memory() -> bool:
     """Let this process use freed memory again; whether the C library can, and nobody has set it otherwise.
 
     glibc gives blocks as large as activations back at once, and the kernel clears every page of them anew for the next
-    layer: on a CPU, that takes as long as computing. And it keeps an arena for every thread, of which only the first holds
-    what is freed.
+    layer: on a CPU, that takes as long as computing. And it keeps an arena for each thread, of which only the first can
+    hold large blocks.
     """
     if any(name in os.environ for name in MALLOC_SETTINGS):
         return False
@@ -33,7 +33,8 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # another C library, or Windows
         return False
     settings = ((M_MMAP_THRESHOLD, KEPT_BYTES), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_ARENA_MAX, 1))
-    return all([mallopt(name, value) for name, value in settings])
+    done = [mallopt(name, value) for name, value in settings]
+    return all(done)
 
 
 keep_freed_memory()
