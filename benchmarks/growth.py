@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "growth.json"
 BRICKS = ROOT / "trained_students" / "patterns-defects" / "lite0-imagenet" / "bricks"
 DIFFERENT = 200  # photographs; the others of a folder are links to them, each read as a file of its own
-SIZES = ((320, 240), (1000, 750), (4000, 3000), (8000, 8000))
+SIZES = ((320, 240), (1000, 750), (2000, 1500), (4000, 3000))
+PICTURES = 4
 KDAD = (sys.executable, "-m", "kdad")
 JUDGE = """
 import sys, torch
@@ -112,12 +113,12 @@ def students(work: Path, counts: Sequence[int]) -> dict[str, dict]:
 
 
 def sizes(work: Path, counts: Sequence[int]) -> dict[str, dict]:
-    """`score` of eight photographs of one size, with heatmaps."""
+    """`score` of four photographs of one size, with heatmaps."""
     rows = {}
     for width, height in SIZES:
         folder = work / f"{width}"
         folder.mkdir()
-        for index in range(8):
+        for index in range(PICTURES):
             photograph(width, height, index).save(folder / f"{index}.jpg", quality=90)
         command = [*KDAD, "score", str(BRICKS), str(folder), "--heatmaps", str(work / "maps"), "--device", "cpu"]
         rows[f"{width} × {height}"] = measured(command)

@@ -214,12 +214,16 @@ def speed(measured: dict[str, dict]) -> str:
 def _speeds(measured: dict[str, dict]) -> str:
     rows = [["what", "against", "ours", "seconds against", "seconds ours", "times as fast", "spread"]]
     for name, row in measured.items():
-        seconds = [f"{row[name]:.2g}" for name in ("baseline_seconds", "seconds")]
+        seconds = [_seconds(row[name]) for name in ("baseline_seconds", "seconds")]
         spread = f"{row['lowest']:.2f}…{row['highest']:.2f}"
         rows.append([name, row["baseline"], row["ours"], *seconds, f"**{row['ratio']:.2f}**", spread])
     machines = "; ".join(dict.fromkeys(row["hardware"] for row in measured.values()))
     rounds = sorted({row["rounds"] for row in measured.values()})
     return f"{_table(rows)}\n\nMedians of {' or '.join(map(str, rounds))} rounds in turn, {machines}."
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f}" if seconds > 10 else f"{seconds:.2g}"
 
 
 def growth(measured: dict[str, dict]) -> str:
