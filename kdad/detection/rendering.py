@@ -1,5 +1,6 @@
 """From heatmaps to pictures: colours, overlays, masks and outlines."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +43,18 @@ def outline(pixels: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) 
 
 def colourise(heatmap: np.ndarray, low: float, high: float) -> np.ndarray:
     """A heatmap (H, W) as uint8 (H, W, 3) in matplotlib's inferno between `low` and `high`."""
+    level = ((heatmap - low) / max(high - low, 1e-12)).clip(0, 1)
+    colours = _colours()
+    return colours[(level * len(colours)).astype(np.intp).clip(max=len(colours) - 1)]
+
+
+@cache
+def _colours() -> np.ndarray:
+    """The colour map as uint8 (256, 3): asked pixel by pixel, it would answer with four float64 each."""
     from matplotlib import colormaps
 
-    level = ((heatmap - low) / max(high - low, 1e-12)).clip(0, 1)
-    return (colormaps[COLOUR_MAP](level)[..., :3] * 255).round().astype(np.uint8)
+    colour_map = colormaps[COLOUR_MAP]
+    return (colour_map(np.arange(colour_map.N))[:, :3] * 255).round().astype(np.uint8)
 
 
 def overlay(image: np.ndarray, heatmap: np.ndarray, low: float, high: float, opacity: float = 0.6) -> np.ndarray:
