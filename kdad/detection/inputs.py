@@ -68,7 +68,11 @@ def _from_numbers(batch: Tensor | np.ndarray) -> Tensor:
     """Channels first in tensors and last in arrays, as the two worlds have it."""
     expected = "uint8 or float (B, 3, H, W)" if isinstance(batch, Tensor) else "uint8 or float (B, H, W, 3)"
     wrong = UserError(f"images must be {expected}, not {batch.dtype} {tuple(batch.shape)}")
-    tensor = batch if isinstance(batch, Tensor) else torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2)
+    tensor = (
+        batch
+        if isinstance(batch, Tensor)
+        else torch.from_numpy(np.require(batch, requirements=["C", "W"])).permute(0, 3, 1, 2)
+    )
     if tensor.shape[1] not in CHANNELS or not tensor.numel():
         raise wrong
     if tensor.is_floating_point():

@@ -206,7 +206,7 @@ def test_odd_images_are_scored(tmp_path, capsys, folder):
     detector = Detector.load(folder, device="cpu")
     for row in rows:
         alone = detector.predict(read_image(row["image"])[None])
-        assert row["score"] == pytest.approx(float(alone.score[0]), abs=1e-5)
+        assert row["score"] == pytest.approx(float(alone.score[0]), abs=1e-4)
 
 
 def test_an_unreadable_file_in_a_directory_is_reported_and_skipped(tmp_path, capsys, folder, image):

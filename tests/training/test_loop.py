@@ -186,6 +186,15 @@ def test_a_process_killed_for_real_and_started_again_ends_as_an_unbroken_one(tmp
     assert (folder / layout.EVALUATION).read_bytes() == (other / layout.EVALUATION).read_bytes()
 
 
+@pytest.fixture
+def heard():
+    """Ctrl-C reaches us, as it does not where a shell has started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_command_with_one_line_and_the_run_continues(
     tmp_path, monkeypatch, capsys, tiny_task, vgg_folder, unbroken, sent
