@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kdad.data.preprocessing import Preprocessing
 from kdad.devices import joined
 
-PIXELS_AT_ONCE = 2**20
+PIXELS_AT_ONCE = 2**19
 
 
 class FeatureNetwork(nn.Module):
