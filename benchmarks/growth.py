@@ -71,7 +71,7 @@ def measured(arguments: Sequence[str]) -> dict:
 def _held(pid: int) -> int:
     """The bytes of a process that are not mapped from files."""
     try:
-        memory = psutil.Process(pid).memory_full_info()
+        memory = psutil.Process(pid).memory_info()
         return int(memory.rss - memory.shared)
     except psutil.Error:
         return 0

@@ -136,13 +136,12 @@ class FolderLayout:
                 f"{place} holds {len(found)} categories, each with normals of its own: name one, such as "
                 f"folder:{place}/{found[0]}, or train them all with sweep"
             )
-        folders = [*_folders(self.root), *_folders(self.root / TRAIN)]
         kept = (TRAIN, TEST, GROUND_TRUTH)
-        folders = [folder for folder in folders if folder.name not in kept and images_below(folder)]
-        normal = [folder for folder in folders if folder.name.lower() in NORMAL_NAMES]
-        others = [folder for folder in folders if folder not in normal] if normal else []
-        others = others or [folder for folder in folders if folder.name.lower() in OTHER_NAMES]
-        if others:
+        folders = [*_folders(self.root), *_folders(self.root / TRAIN)]
+        folders = [folder for folder in folders if folder.name not in kept]
+        normal = _called(NORMAL_NAMES, folders)
+        others = [folder for folder in folders if folder not in normal and images_below(folder)] if normal else []
+        if others := others or _called(OTHER_NAMES, folders):
             names = " and ".join(repr(shown(folder.name)) for folder in others[:3])
             where = f"folder:{shown(normal[0])}" if normal else "a folder of normals alone"
             raise UserError(
@@ -161,6 +160,11 @@ def _folders(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     return sorted(place for place in root.iterdir() if place.is_dir() and not is_hidden(place.name))
+
+
+def _called(names: set[str], folders: Sequence[Path]) -> list[Path]:
+    """The folders of such names that hold images."""
+    return [folder for folder in folders if folder.name.lower() in names and images_below(folder)]
 
 
 def _readable(files: Sequence[Path]) -> dict[Path, float]:

@@ -93,6 +93,7 @@ class FolderTask:
         self.dataset = f"{FOLDER}{self.root}"
         self._asked_tile = tile
         self._fingerprints: dict[str, str] = {}
+        self._checked = False
 
     @cached_property
     def tile(self) -> int:
@@ -162,10 +163,13 @@ class FolderTask:
         Raises:
             UserError: a mask is damaged, empty or of another size than its image, or a test image cannot be scaled.
         """
+        if self._checked:
+            return
         self.layout.say_what_is_unused()
         self.layout.check_tests()
         if self.test is not None and isinstance(self.test.masks, MaskFiles):
             self.test.masks.check()
+        self._checked = True  # a sweep asks for all tasks at its start, and training asks again
 
     @property
     def cross_fitted(self) -> bool:

@@ -74,9 +74,8 @@ class _TokenLengths(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         student, teacher, *lengths = ctx.saved_tensors
         shares = (gradient / length for gradient, length in zip(gradients, lengths, strict=True))
-        s, t, st = (
-            share.nan_to_num(0, 0, 0)[..., None] for share in shares
-        )  # a vector of length zero has no direction
+        # A vector of length zero has no direction.
+        s, t, st = (share.nan_to_num(0, 0, 0)[..., None] for share in shares)
         of_student = torch.addcmul(student * (s + st), teacher, st, value=-1) if ctx.needs_input_grad[0] else None
         of_teacher = torch.addcmul(teacher * (t + st), student, st, value=-1) if ctx.needs_input_grad[1] else None
         return of_student, of_teacher

@@ -71,8 +71,8 @@ class Teacher:
     def targets(self, pixels: Tensor) -> list[Tensor]:
         """As a call, for a student in training: in the precision that surrounds it, as the student's own features are.
 
-        Under autocast, 1 − cosine to what a call gives is some 2e-5, where a student's copy is off by a hundredth or
-        more (`benchmarks/reduced_precision.py`).
+        Under autocast, they are off by far less than any copy is; `benchmarks/reduced_precision.py` measures what that
+        costs a student.
         """
         return in_parts(self.network, pixels.float())
 

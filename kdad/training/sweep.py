@@ -56,8 +56,6 @@ def run_sweep(
     device = accelerator(device)
     teacher = teacher_for(teacher_name, dataset, side, layers).to(device)
     tasks = {name: load_task(*source, teacher.preprocessing, tile) for name, source in wanted.items()}
-    for task in tasks.values():
-        task.check()
     recipes = {name: recipe_for(teacher, task.train_size, **overrides) for name, task in tasks.items()}
     folders, missing = {}, {}
     for name, task in tasks.items():
@@ -65,6 +63,8 @@ def run_sweep(
         folders[name] = [student_folder.folder_of(out, plan) for plan in plans]
         places = zip(plans, folders[name], strict=True)
         missing[name] = {plan.seed: folder for plan, folder in places if not _is_done(folder, plan)}
+    for name in filter(missing.get, missing):  # before the first of them is trained
+        tasks[name].check()
     if any(missing.values()):
         teacher = _remembering(teacher, next(iter(wanted.values())), device)
     for name, lacking in missing.items():
