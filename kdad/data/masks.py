@@ -20,25 +20,29 @@ class MaskFiles(Sequence[np.ndarray | None]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> np.ndarray | None:  # type: ignore[override]  # no slices
+        width, height = image_size(self.images[index])
         if not self.anomalous[index]:
-            width, height = image_size(self.images[index])
             return np.zeros((height, width), bool)
-        return joint_mask(self.masks[index]) if self.masks[index] else None
+        files = self.masks[index]
+        if not files:
+            return None
+        mask = joint_mask(files)
+        if mask.shape != (height, width):
+            raise UserError(f"{shown(files[0])}: a mask of {mask.shape[::-1]} for an image of {(width, height)}")
+        return mask
 
     def check(self) -> None:
-        """Look at every mask.
+        """Look at the mask of every defect.
 
         Raises:
             UserError: one cannot be read, marks nothing, or is of another size than its image.
         """
-        for image, masks, odd in zip(self.images, self.masks, self.anomalous, strict=True):
-            if odd and masks:
-                mask, size = joint_mask(masks), image_size(image)
-                if mask.shape != size[::-1]:
-                    raise UserError(f"{shown(masks[0])}: a mask of {mask.shape[::-1]} for an image of {size}")
-                if not mask.any():
-                    defect = f"{shown(image)} is among the defects"
-                    raise UserError(f"{shown(masks[0])}: it marks nothing, but {defect}: mark it, or remove the mask")
+        for index, odd in enumerate(self.anomalous):
+            mask = self[index] if odd else None
+            if mask is not None and not mask.any():
+                defect = f"{shown(self.images[index])} is among the defects"
+                file = shown(self.masks[index][0])
+                raise UserError(f"{file}: it marks nothing, but {defect}: mark it, or remove the mask")
 
 
 def joint_mask(files: Sequence[Path]) -> np.ndarray:

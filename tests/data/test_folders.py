@@ -116,6 +116,12 @@ def test_too_few_images_are_refused(tmp_path, refusal):
     assert "no such folder" in refusal(FolderTask, tmp_path / "nowhere", SMALL)
 
 
+def test_a_mask_of_another_size_is_named(mvtec):
+    Image.new("L", (20, 40)).save(mvtec / "ground_truth" / "crack" / "001_mask.png")
+    with pytest.raises(UserError, match=r"001_mask\.png: a mask of \(20, 40\)"):
+        FolderTask(mvtec, SMALL).test.masks[5]
+
+
 def test_what_is_wrong_with_a_mask_is_told_before_any_work(mvtec, vgg_teacher, tmp_path, refusal):
     task, mask = FolderTask(mvtec, SMALL), mvtec / "ground_truth" / "crack" / "001_mask.png"
     for image, said in ((Image.new("L", (20, 40), 255), "001_mask.png: a mask of (20, 40) for an image of (40, 40)"),
