@@ -31,6 +31,14 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
     write_text(file, json.dumps(values, indent=2) + "\n")
 
 
+def is_directory(path: str | Path) -> bool:
+    """Whether there is such a folder; of what no system takes for a path, False."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def shown(path: object) -> str:
     """A path as it can be printed and saved: bytes that are no UTF-8, of another system's names, are written out."""
     return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -14,7 +14,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers.miniatures import ROOT, TinyTask, save_timm_weights, save_vgg_teacher
+from helpers.miniatures import ROOT, TinyTask, reseal, save_timm_weights, save_vgg_teacher
 
 from kdad.data.datasets import CIFAR10_CLASSES
 from kdad.detection.discrepancy import DISTANT_ERROR
@@ -92,8 +92,7 @@ def students_root(tmp_path_factory, student_folder):
     for normal_class in ("dots", "stripes"):
         folder = root / "patterns" / "tiny-vgg" / normal_class
         shutil.copytree(student_folder, folder)
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"normal_class": normal_class}))
+        reseal(folder / "config.json", normal_class=normal_class)
         (folder / "evaluation.json").write_text(json.dumps({"auroc": 0.9, "kinds": []}))
     return root
 
@@ -109,8 +108,7 @@ def evaluated_root(tmp_path_factory, students_root):
         folder = root / "patterns" / "tiny-vgg" / name
         normal_class = name.removesuffix("-seed1")
         shutil.copytree(students_root / "patterns" / "tiny-vgg" / normal_class, folder)
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"seed": seed % 2}))
+        reseal(folder / "config.json", seed=seed % 2)
         save_made_up_scores(folder, normal_class, seed)
     unfinished = root / "patterns" / "tiny-vgg" / "rings"
     unfinished.mkdir()

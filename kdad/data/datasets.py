@@ -89,5 +89,9 @@ def under_kdad_data(dataset: str, relative: Path) -> Path | None:
 def in_hub_cache(repo: str | None, file: str, kind: str) -> bool:
     """Whether a file of a Hub repository of this kind, `model` or `dataset`, is in the local cache."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    return repo is not None and isinstance(try_to_load_from_cache(repo, file, repo_type=kind), str)
+    try:
+        return repo is not None and isinstance(try_to_load_from_cache(repo, file, repo_type=kind), str)
+    except HFValidationError:  # a name that no repository can have
+        return False

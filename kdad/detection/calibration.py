@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from kdad.data.images import in_batches
@@ -19,9 +19,10 @@ from kdad.detection.mahalanobis import Gaussian
 from kdad.detection.observation import Observation, observe
 from kdad.detection.weighting import Pairs
 from kdad.errors import UserError, one_line
-from kdad.files import write_atomically
+from kdad.files import sha256_of, write_atomically
 from kdad.networks.teachers import Teacher
 from kdad.storage.layout import CALIBRATION, CROSS_FITTED, DISTANT, DISTANT_PEAK, HELD_OUT
+from kdad.storage.sealing import read_verified
 from kdad.storage.student_config import StudentConfig
 
 
@@ -125,10 +126,11 @@ class Calibration:
         )
 
 
-def save_calibration(folder: Path, calibration: Calibration) -> None:
-    """Write calibration.safetensors."""
+def save_calibration(folder: Path, calibration: Calibration) -> str:
+    """Write calibration.safetensors; returns its SHA-256, which belongs into the student's configuration."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in calibration.tensors().items()}
     write_atomically(folder / CALIBRATION, lambda path: save_file(tensors, path))
+    return sha256_of([folder / CALIBRATION])
 
 
 def load_calibration(folder: Path, config: StudentConfig) -> Calibration | None:
@@ -141,7 +143,7 @@ def load_calibration(folder: Path, config: StudentConfig) -> Calibration | None:
     if not file.is_file():
         return None
     try:
-        calibration = Calibration.from_tensors(load_file(file), config.calibration)
+        calibration = Calibration.from_tensors(load(read_verified(file, config.calibration_sha256)), config.calibration)
         known = (calibration.distances is not None, calibration.distance_weight is not None)
         if known != (config.score in DISTANT, config.score == DISTANT_PEAK):
             raise ValueError(f"it was not made for the score {config.score!r}")

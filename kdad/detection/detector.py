@@ -21,8 +21,7 @@ from kdad.detection.rendering import colour_range
 from kdad.detection.tiles import Tiling
 from kdad.devices import accelerator, in_halves, joined
 from kdad.errors import UserError
-from kdad.networks.registry import TEACHERS, adjustable
-from kdad.networks.teachers import Teacher, teacher_copied
+from kdad.networks.teachers import Teacher, teacher_of_student
 from kdad.storage import hub, student_folder
 from kdad.storage.student_config import StudentConfig
 
@@ -210,9 +209,7 @@ class Detector:
 def _teacher_of(folder: Path, config: StudentConfig) -> Teacher:
     """The teacher that a student names, wherever it is on this machine."""
     place = student_folder.load_local(folder).get("teacher", config.teacher)
-    if "/" not in place and place not in TEACHERS and not adjustable(place):
-        raise UserError(f"the teacher of this student, {place!r}, is a folder elsewhere: say where with --teacher")
-    return teacher_copied(place, config.preprocessing.resize, config.layers)
+    return teacher_of_student(place, config.preprocessing.resize, config.layers)
 
 
 def _check_teacher(config: StudentConfig, teacher: Teacher) -> None:

@@ -1,7 +1,7 @@
 """Reading the test set, once, at the end: figures and raw scores of a finished student."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from kdad.detection.detector import Detector, Prediction
 from kdad.detection.discrepancy import last_layer_score, published_score
 from kdad.errors import UserError
 from kdad.evaluation import metrics
-from kdad.files import write_atomically, write_json, write_text
+from kdad.files import sha256_of, write_atomically, write_json, write_text
 from kdad.networks.provenance import label_overlap
 from kdad.storage import layout, student_folder
+from kdad.storage.sealing import sealed
 from kdad.storage.student_config import StudentConfig
 
 LARGEST_MAP = 256  # pixels a side on which heatmaps are compared with masks
@@ -47,11 +48,15 @@ class Evaluation:
         if not self.own:
             raise UserError(f"figures of {self.figures['dataset']} do not belong into {folder}: it has another task")
         if self.detector.calibration is not None and not (folder / layout.CALIBRATION).is_file():
-            save_calibration(folder, self.detector.calibration)
+            digest = save_calibration(folder, self.detector.calibration)
+            student_folder.save_config(folder, replace(self.detector.config, calibration_sha256=digest))
         write_atomically(folder / layout.SCORES_TABLE, lambda path: _write_scores(path, self._judged, self._test))
+        files = [folder / layout.SCORES_TABLE]
         if self._judged.masks:
             write_text(folder / layout.PIXEL_CURVES, _curves_as_csv(self._judged))
-        write_json(folder / layout.EVALUATION, self.figures)
+            files.append(folder / layout.PIXEL_CURVES)
+        digests = {file.name: sha256_of([file]) for file in files}
+        write_json(folder / layout.EVALUATION, sealed({**self.figures, "files_sha256": digests}))
         student_folder.save_card(folder, self.detector.config)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdad.data.datasets import in_hub_cache, is_folder
+from kdad.files import is_directory
 from kdad.networks.provenance import UNKNOWN, trained_on_of_tag
 from kdad.networks.recipes import COMPACT_CONV, COMPACT_VGG, PAPER, PAPER_MVTEC, SEED_VIT, Recipe, vit_recipe
 
@@ -156,7 +157,7 @@ def teacher_facts(name: str) -> TeacherFacts:
     if spec is not None and spec.source != SHIPPED:
         return TeacherFacts(spec.trained_on or UNKNOWN, is_here(spec), spec.megabytes, spec.recipe)
     folder = WEIGHTS_FOLDER / spec.place if spec else Path(name)
-    if folder.is_dir():
+    if is_directory(folder):
         return _folder_facts(folder)
     return TeacherFacts(UNKNOWN, here=name.count("/") == 1 and in_hub_cache(name, "config.json", "model"))
 

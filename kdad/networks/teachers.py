@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kdad.data.preprocessing import Preprocessing
 from kdad.devices import full_float32
 from kdad.errors import UserError, one_line
-from kdad.files import sha256_of
+from kdad.files import is_directory, sha256_of
 from kdad.networks.compact_vit import CompactViT
 from kdad.networks.features import FeatureNetwork, in_parts
 from kdad.networks.provenance import UNKNOWN, trained_on_of_tag
@@ -35,12 +35,14 @@ from kdad.networks.registry import (
     available,
     side_for,
     split_timm,
+    teacher_facts,
 )
 from kdad.networks.timm_backbones import TimmFeatures, build_timm, timm_config, timm_pixels
 from kdad.networks.timm_weights import lite0, timm_weights
 from kdad.networks.vgg import CompactVGG, imagenet_vgg16
 from kdad.networks.vit import ViTFeatures
 
+LONGEST_SHOWN = 80  # characters of a name in an error
 PIL_KERNELS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
@@ -125,6 +127,23 @@ def teacher_for(name: str, dataset: str, side: int | None = None, layers: Sequen
     return load_teacher(name, side or side_for(name, dataset), layers)
 
 
+def teacher_of_student(name: str, side: int, layers: Sequence[str]) -> Teacher:
+    """The teacher that a student's own files name, as the student read it.
+
+    They may be a stranger's: whatever is neither known by name nor on this machine is not fetched unasked.
+
+    Raises:
+        UserError: it is neither, or cannot be loaded.
+    """
+    if name not in TEACHERS and not teacher_facts(name).here:
+        shown = repr(name[:LONGEST_SHOWN])
+        raise UserError(
+            f"the teacher of this student, {shown}, is not on this machine: say where with --teacher FOLDER, or ask "
+            f"for it with --teacher {shown}"
+        )
+    return teacher_copied(name, side, layers)
+
+
 def teacher_copied(name: str, side: int, layers: Sequence[str]) -> Teacher:
     """A teacher as a student read it, of whose configuration `side` and `layers` are."""
     return load_teacher(name, side, layers) if adjustable(name) else load_teacher(name)
@@ -134,7 +153,7 @@ def _of_fixed_size(name: str) -> Teacher:
     if name in TEACHERS:
         spec = TEACHERS[name]
         return LOADERS[spec.source](name, spec)
-    if Path(name).is_dir():
+    if is_directory(name):
         return _from_folder(str(Path(name).resolve()), Path(name))
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return _from_folder(name, _fetch_snapshot(name))

@@ -25,11 +25,20 @@ from kdad.storage.layout import (
     UNKNOWN,
     calibration_kind,
 )
+from kdad.storage.sealing import SEAL, opened, sealed
 
-FORMAT = 4  # of student folders; a folder that does not say is of the first
+FORMAT = 5  # of student folders; a folder that does not say is of the first
+SEALED_SINCE = 5
 RECORDED_VERSIONS = ("torch", "torchvision", "transformers", "timm", "pytorch-lightning", "scikit-learn")
-RESULTS = ("format", "hardware", "weights_sha256")  # what a configuration says beside what was asked for
+RESULTS = (
+    "format",
+    "hardware",
+    "weights_sha256",
+    "calibration_sha256",
+    SEAL,
+)  # what a configuration says beside what was asked for
 MOST_DIFFERENCES = 3
+LARGEST_TILE = 65_535  # pixels: no format that is read here holds a wider image
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,9 @@ class StudentConfig:
     `score` is the default one, a name in `kdad.storage.layout.SCORE_NAMES`; `calibration` says how its normals are held
     out, a name in `CALIBRATION_KINDS` there; `tile` is the side in pixels of the tiles
     that it looks at one by one, 0 for whole images; `layers` names the teacher's critical layers, where they can be
-    chosen; `white` is what is white in images of more than 8 bits, 0 where it was trained on none; `weights_sha256` is
-    that of the finished student's model.safetensors, and empty before.
+    chosen; `white` is what is white in images of more than 8 bits, 0 where it was trained on none; `weights_sha256` and
+    `calibration_sha256` are those of the finished student's model.safetensors and calibration.safetensors, and empty
+    before.
     """
 
     dataset: str
@@ -63,17 +73,19 @@ class StudentConfig:
     layers: list[str]
     white: int
     weights_sha256: str = ""
+    calibration_sha256: str = ""
 
     def __post_init__(self) -> None:
         for entry in fields(self):
             kind: Any = get_origin(entry.type) or entry.type
-            if not isinstance(getattr(self, entry.name), kind):
+            value = getattr(self, entry.name)
+            if not isinstance(value, kind) or isinstance(value, bool):
                 raise UserError(f"{entry.name} must be of type {kind.__name__}")
         one_of("label overlap", self.label_overlap, OVERLAP_IN_WORDS)
         one_of("score", self.score, SCORE_NAMES)
         one_of("kind of calibration", self.calibration, CALIBRATION_KINDS)
-        if self.tile < 0:
-            raise UserError(f"tile must be at least 0, not {self.tile}")
+        if not 0 <= self.tile <= LARGEST_TILE:
+            raise UserError(f"tile must be 0 to {LARGEST_TILE}, not {self.tile}")
         if self.white not in (0, *WHITES):
             raise UserError(f"white must be 0 or one of {', '.join(map(str, WHITES))}, not {self.white}")
 
@@ -104,7 +116,7 @@ class StudentConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """As config.json holds it."""
-        return {"format": FORMAT, **asdict(self)}
+        return sealed({"format": FORMAT, **asdict(self)})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "StudentConfig":
@@ -112,14 +124,16 @@ class StudentConfig:
 
         Raises:
             UserError: it is of a newer format than this version of kdad knows.
-            KeyError, TypeError, ValueError: fields are missing or senseless.
+            KeyError, TypeError, ValueError: fields are missing or senseless, or were changed by hand.
         """
-        values = dict(values)
-        found = values.pop("format", 1)
+        found = values.get("format", 1)
         if not isinstance(found, int) or not 1 <= found <= FORMAT:
             raise UserError(
                 f"format {found} is not among those that kdad {__version__} knows, 1 to {FORMAT}; update kdad"
             )
+        if found >= SEALED_SINCE and SEAL not in values:
+            raise ValueError(f"its {SEAL} is missing")
+        values = {name: value for name, value in opened(values).items() if name != "format"}
         if found == 1:
             values = {"images_sha256": "", "calibration": calibration_kind(values), **values}
         if found < 3:

@@ -17,6 +17,7 @@ from kdad.files import write_atomically, write_json, write_text
 from kdad.networks.students import build_student
 from kdad.storage.layout import CARD, CONFIG, EVALUATION, LOCAL, WEIGHTS, student_folder
 from kdad.storage.model_cards import student_card
+from kdad.storage.sealing import read_sealed, read_verified
 from kdad.storage.student_config import StudentConfig, public_teacher
 
 
@@ -106,16 +107,16 @@ def load_student(folder: Path, config: StudentConfig) -> nn.Module:
     if not file.is_file():
         raise UserError(f"{folder} holds no finished student: {WEIGHTS} is missing; run its train command again")
     try:
-        content = file.read_bytes()
-        if config.weights_sha256 not in ("", hashlib.sha256(content).hexdigest()):
-            raise UserError(f"{file} is damaged: its SHA-256 is not the one in {CONFIG}")
+        content = read_verified(file, config.weights_sha256)
         weights = {name: t.float() if t.is_floating_point() else t for name, t in load(content).items()}
         with torch.device("meta"):  # a config may ask for any size: allocate nothing before the weights fit it
             expected = build_student(config.architecture)
         expected.load_state_dict(weights, strict=True, assign=True)
         student = build_student(config.architecture)
         student.load_state_dict(weights, strict=True)
-    except (SafetensorError, OSError, RuntimeError) as error:
+    except UserError:
+        raise
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{file} is damaged or does not fit its {CONFIG}: {one_line(error)}") from None
     if not all(torch.isfinite(t).all() for t in weights.values()):
         raise UserError(f"{file} holds weights that are not finite; train the student anew")
@@ -128,10 +129,10 @@ def load_evaluation(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        figures = json.loads(file.read_text())
+        figures = read_sealed(file)
     except (OSError, ValueError, RecursionError):
-        figures = None
-    if not isinstance(figures, dict) or "auroc" not in figures:
+        figures = {}
+    if "auroc" not in figures:
         raise UserError(f"{file} is damaged; remove it, and run evaluate on the folder again")
     return figures
 

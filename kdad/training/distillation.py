@@ -3,6 +3,7 @@
 import gc
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,8 @@ def finish(
     folder: Path, config: StudentConfig, learned: Learned, teacher: Teacher, held_out: HeldOut, train: Tensor
 ) -> None:
     """Calibrate a student as `kdad.detection.calibration.calibrate` does, and complete its folder."""
-    save_calibration(folder, calibrate(learned, teacher, held_out, train, config.score, config.tile))
+    calibration = calibrate(learned, teacher, held_out, train, config.score, config.tile)
+    config = replace(config, calibration_sha256=save_calibration(folder, calibration))
     student_folder.save_student(folder, config, learned.student)
     (folder / loop.CHECKPOINT).unlink(missing_ok=True)
     shutil.rmtree(folder / FOLDS, ignore_errors=True)

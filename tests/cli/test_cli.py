@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.miniatures import TinyTask
+from helpers.miniatures import TinyTask, reseal
 from PIL import Image
 
 from kdad.cli import main
@@ -115,7 +115,7 @@ def test_a_full_disk_ends_with_status_1_and_one_line(monkeypatch, capsys, folder
 def test_evaluate_prints_one_object_as_it_is_saved(capsys, tiny_patterns, folder):
     assert main(["evaluate", str(folder), "--json", "--device", "cpu"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert figures == store.load_evaluation(folder)
+    assert figures.items() < store.load_evaluation(folder).items()
     assert list(figures)[:2] == ["auroc", "auroc_mkd"]
 
 
@@ -428,9 +428,8 @@ def test_a_missing_teacher_is_one_line(rejected, folder, image, vgg_folder):
     assert main(["score", str(folder), str(image), "--teacher", str(vgg_folder), "--device", "cpu"]) == 0
 
 
-def test_a_teacher_of_another_hash_is_one_line(rejected, folder, image, vgg_teacher):
-    config = folder / layout.CONFIG
-    config.write_text(config.read_text().replace(vgg_teacher.sha256, "0" * 64))
+def test_a_teacher_of_another_hash_is_one_line(rejected, folder, image):
+    reseal(folder / layout.CONFIG, teacher_sha256="0" * 64)
     assert "SHA-256" in rejected("score", folder, image)
 
 

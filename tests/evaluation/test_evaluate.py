@@ -1,6 +1,5 @@
 """The figures of a finished student, and what evaluating leaves on disk."""
 
-import json
 import shutil
 
 import numpy as np
@@ -13,8 +12,10 @@ from kdad.detection.detector import Detector
 from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.evaluation.evaluate import evaluate
+from kdad.files import sha256_of
 from kdad.networks.recipes import Recipe
 from kdad.storage import layout
+from kdad.storage import student_folder as store
 from kdad.training.distillation import train_student
 
 
@@ -72,7 +73,9 @@ def test_figures_come_first_and_say_where_they_come_from(folder, detector, tiny_
         "n_anomalous": 20,
         "n_calibration": 20,
     }
-    assert json.loads((folder / layout.EVALUATION).read_text()) == figures
+    saved = store.load_evaluation(folder)
+    assert saved.pop("files_sha256") == {"scores.parquet": sha256_of([folder / "scores.parquet"])}
+    assert saved == figures
     assert f"{figures['auroc']:.4f}" in (folder / layout.CARD).read_text()
 
 

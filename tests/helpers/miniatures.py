@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import timm
@@ -14,6 +15,7 @@ from kdad.data.preprocessing import Preprocessing
 from kdad.data.task import Labelled
 from kdad.evaluation.evaluate import evaluate
 from kdad.networks.vgg import CompactVGG
+from kdad.storage.sealing import sealed
 
 ROOT = Path(__file__).parent.parent.parent
 PREPROCESSING = Preprocessing(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -88,6 +90,12 @@ def save_timm_weights(file, name: str, seed: int = 0):
     state = timm.create_model(name).state_dict()
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, file)
     return file
+
+
+def reseal(file: Path, without: Sequence[str] = (), **changes) -> None:
+    """Change a sealed JSON file as if it had been written so."""
+    values = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps(sealed({name: value for name, value in values.items() if name not in without})))
 
 
 def evaluated(folder, task, detector) -> dict:

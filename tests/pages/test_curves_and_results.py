@@ -1,9 +1,9 @@
 """The page of curves and results: every control, every empty state, every figure with its provenance."""
 
-import json
 import shutil
 
 import pytest
+from helpers.miniatures import reseal
 from helpers.page import control, rerun, texts
 
 from kdad.detection.discrepancy import DISTANT_ERROR
@@ -40,8 +40,7 @@ def alternative_texts(at) -> list[str]:
 def copied(evaluated_root, tmp_path, key: str = DOTS, **changes):
     """A root with one copy of a student whose config.json says `changes`."""
     shutil.copytree(evaluated_root / key, tmp_path / "root" / key)
-    config = tmp_path / "root" / key / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    reseal(tmp_path / "root" / key / "config.json", **changes)
     return tmp_path / "root"
 
 
@@ -240,9 +239,8 @@ def test_masks_give_pixel_curves(results, evaluated_root, tmp_path):
     folder = root / DOTS
     curves = "threshold,false_alarms,found,overlap\n3,0,0.2,0.1\n2,0.3,0.9,0.8\n1,1,1,1\n"
     (folder / "pixel_curves.csv").write_text(curves)
-    evaluation = json.loads((folder / "evaluation.json").read_text())
     pixel = {"pixel_auroc": 0.9754, "pro": 0.9139, "pixel_ap": 0.69, "pro_without_good": 0.9}
-    (folder / "evaluation.json").write_text(json.dumps(evaluation | pixel))
+    reseal(folder / "evaluation.json", **pixel)
     at = results(root=root)
     assert "heatmaps against masks" in texts(at)
     assert (figures(at)["Pixel AUROC"], figures(at)["PRO"]) == ("97.54 %", "91.39 %")

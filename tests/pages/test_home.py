@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 
-from helpers.miniatures import ROOT
+from helpers.miniatures import ROOT, reseal
 from helpers.page import texts
 
 
@@ -44,8 +44,7 @@ def test_a_damaged_student_does_not_take_the_page_down(open_page, students_root,
 def test_names_from_files_are_shown_as_they_are(open_page, students_root, tmp_path):
     folder = tmp_path / "odd"
     shutil.copytree(students_root / "patterns" / "tiny-vgg" / "dots", folder)
-    config = json.loads((folder / "config.json").read_text()) | {"normal_class": "**[x](http://y)**"}
-    (folder / "config.json").write_text(json.dumps(config))
+    reseal(folder / "config.json", normal_class="**[x](http://y)**")
     assert r"\*\*\[x\]\(http\://y\)\*\*" in texts(open_page(root=tmp_path))
 
 

@@ -1,12 +1,12 @@
 """The inspect page: every control, every empty state, and the same score as everywhere else."""
 
 import io
-import json
 import re
 import shutil
 
 import numpy as np
 import pytest
+from helpers.miniatures import reseal
 from helpers.page import control, rerun, texts
 from PIL import Image
 
@@ -69,8 +69,7 @@ def upload(at, *files: tuple[str, bytes]):
 def copied(students_root, tmp_path, key: str = DOTS, **changes):
     """A root with one copy of a student whose config.json says `changes`."""
     shutil.copytree(students_root / key, tmp_path / key)
-    config = tmp_path / key / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    reseal(tmp_path / key / "config.json", **changes)
     return tmp_path
 
 

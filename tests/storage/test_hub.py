@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.hub import TOKEN
+from helpers.miniatures import reseal
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -28,8 +29,7 @@ def copied(student_folder, tmp_path):
 
 
 def change_config(folder: Path, **changes) -> None:
-    values = json.loads((folder / layout.CONFIG).read_text())
-    (folder / layout.CONFIG).write_text(json.dumps({**values, **changes}))
+    reseal(folder / layout.CONFIG, **changes)
 
 
 @pytest.fixture
@@ -136,10 +136,8 @@ def test_no_path_of_this_machine_leaves_it(hub, copied, tmp_path, monkeypatch, r
     students_hub.push(copied, "me/dots")
     pushed = b"".join(path.read_bytes() for path in (hub.root / "models/me/dots").iterdir())
     assert str(vgg_folder.parent).encode() not in pushed
-    values = json.loads((copied / layout.CONFIG).read_text())
-    for name in ("format", "images_sha256", "calibration"):
-        del values[name]
-    (copied / layout.CONFIG).write_text(json.dumps({**values, "dataset": "folder:/home/me/bottle"}))
+    unknown_then = ("format", "images_sha256", "calibration")
+    reseal(copied / layout.CONFIG, without=unknown_then, dataset="folder:/home/me/bottle")
     assert "a path of this machine" in refusal(students_hub.push, copied, "me/old")
 
 

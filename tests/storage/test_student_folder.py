@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.miniatures import PREPROCESSING
+from helpers.miniatures import PREPROCESSING, evaluated, reseal
 from safetensors.torch import load_file, save_file
 
 from kdad.detection.calibration import load_calibration, save_calibration
@@ -57,8 +57,7 @@ def load(folder: Path) -> torch.nn.Module:
 
 
 def change_config(folder: Path, **changes) -> None:
-    values = json.loads((folder / layout.CONFIG).read_text())
-    (folder / layout.CONFIG).write_text(json.dumps({**values, **changes}))
+    reseal(folder / layout.CONFIG, **changes)
 
 
 # Save, load, equal
@@ -125,10 +124,7 @@ def test_a_newer_format_is_refused_with_what_to_do(saved, refusal):
 
 
 def test_a_student_of_the_first_format_still_loads(saved):
-    values = json.loads((saved / layout.CONFIG).read_text())
-    for name in ("format", "images_sha256", "calibration"):
-        del values[name]
-    (saved / layout.CONFIG).write_text(json.dumps(values))
+    reseal(saved / layout.CONFIG, without=("format", "images_sha256", "calibration"))
     config = store.load_config(saved)
     assert (config.images_sha256, config.calibration) == ("", "held-out")
     change_config(saved, dataset="folder:/a/bottle")
@@ -226,10 +222,11 @@ def test_a_file_that_is_no_configuration_is_refused(content, saved, refusal):
 
 
 def test_every_field_of_the_configuration_is_needed(saved, refusal):
-    values = json.loads((saved / layout.CONFIG).read_text())
-    for name in set(values) - {"weights_sha256", "format"}:
-        (saved / layout.CONFIG).write_text(json.dumps({k: v for k, v in values.items() if k != name}))
+    whole = (saved / layout.CONFIG).read_text()
+    for name in set(json.loads(whole)) - {"weights_sha256", "calibration_sha256", "format", "sha256"}:
+        reseal(saved / layout.CONFIG, without=[name])
         assert name in refusal(load, saved)
+        (saved / layout.CONFIG).write_text(whole)
 
 
 @pytest.mark.parametrize(
@@ -315,9 +312,28 @@ def test_a_damaged_calibration_is_refused_with_a_way_out(damage, copied, refusal
         changed = {"shape": errors[:, :3], "empty": errors[:0], "nan": errors * torch.nan}
         calibration.update({"layer_errors": changed[damage].contiguous()} if damage in changed else {})
         save_file(calibration, file)
-    message = refusal(Detector.load, copied, device="cpu")
-    assert f"{file} is damaged" in message
-    assert "run evaluate" in message
+    for calibration_sha256 in (store.load_config(copied).calibration_sha256, ""):  # where there is none: by content
+        change_config(copied, calibration_sha256=calibration_sha256)
+        message = refusal(Detector.load, copied, device="cpu")
+        assert f"{file} is damaged" in message
+        assert "run evaluate" in message
+
+
+def test_the_calibration_of_another_student_is_refused(copied, refusal):
+    file = copied / layout.CALIBRATION
+    save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file)
+    assert "SHA-256" in refusal(Detector.load, copied, device="cpu")
+
+
+@pytest.mark.parametrize("name", [layout.CONFIG, layout.EVALUATION])
+def test_what_was_sealed_cannot_be_changed_by_hand(name, copied, tiny_task, vgg_teacher, refusal):
+    evaluated(copied, tiny_task, Detector.load(copied, teacher=vgg_teacher, device="cpu"))
+    values = json.loads((copied / name).read_text())
+    (copied / name).write_text(json.dumps(values | {"seed": 7}))
+    load_it = {layout.CONFIG: store.load_config, layout.EVALUATION: store.load_evaluation}[name]
+    assert "damaged" in refusal(load_it, copied)
+    (copied / name).write_text(json.dumps(values))  # another indentation is not another content
+    assert load_it(copied)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])

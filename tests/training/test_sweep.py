@@ -1,12 +1,11 @@
 """A results table over classes and seeds, from students that are kept, resumed or trained."""
 
-import json
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from helpers.miniatures import TinyTask, evaluated
+from helpers.miniatures import TinyTask, evaluated, reseal
 
 from kdad.data import patterns
 from kdad.data.task import Labelled
@@ -120,7 +119,7 @@ def test_a_sweep_over_judged_students_reads_their_figures(sweep_of, monkeypatch)
 def test_figures_of_another_teacher_are_not_taken_over(sweep_of, tmp_path, refusal):
     sweep_of()
     config = tmp_path / "patterns" / "tiny-vgg" / "rings" / layout.CONFIG
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"teacher_sha256": "0" * 64}))
+    reseal(config, teacher_sha256="0" * 64)
     assert "another run (teacher_sha256" in refusal(sweep_of)
 
 
@@ -140,7 +139,7 @@ def test_figures_of_other_images_are_not_taken_over(sweep_of, monkeypatch, refus
 def test_figures_of_other_weights_are_not_taken_over(sweep_of, tmp_path, refusal):
     sweep_of()
     file = tmp_path / "patterns" / "tiny-vgg" / "rings" / layout.EVALUATION
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"weights_sha256": "0" * 64}))
+    reseal(file, weights_sha256="0" * 64)
     assert "figures of other weights" in refusal(sweep_of)
 
 

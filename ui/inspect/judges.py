@@ -56,9 +56,9 @@ def _load(folder: str, stamp: str, teacher: str, teacher_stamp: str, side: int, 
 
 @st.cache_resource(max_entries=3, show_spinner="Loading the teacher…")
 def _load_teacher(name: str, stamp: str, side: int, layers: tuple[str, ...]) -> "Teacher":
-    from kdad.networks.teachers import teacher_copied
+    from kdad.networks.teachers import teacher_of_student
 
-    return teacher_copied(name, side, layers)
+    return teacher_of_student(name, side, layers)
 
 
 def _teacher_fingerprint(student: Student) -> str:

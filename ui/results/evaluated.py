@@ -1,7 +1,7 @@
 """What the results page reads of students, from their files alone: no torch and no data set."""
 
-import json
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from kdad.detection.discrepancy import SCORES
 from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.storage.history import read_history
-from kdad.storage.layout import HISTORY
+from kdad.storage.layout import CALIBRATION, CONFIG, HISTORY, PIXEL_CURVES, SCORES_TABLE
+from kdad.storage.sealing import read_sealed, read_verified
 from ui.shared.student_index import Student, root
 
 DEFAULT, PUBLISHED = "score", "score_mkd"  # columns of scores.parquet
@@ -44,11 +45,11 @@ def evidence_of(student: Student, column: str) -> Evidence | None:
     Raises:
         UserError: a file of the student is damaged.
     """
-    file = student.folder / "scores.parquet"
+    file = student.folder / SCORES_TABLE
     if student.evaluation is None or not file.is_file():
         return None
     try:
-        table = _table(str(file), file.stat().st_mtime_ns)
+        table = _table(str(file), file.stat().st_mtime_ns, _digest(student, SCORES_TABLE))
         kinds = np.array(student.evaluation["kinds"])
         shown = pd.DataFrame(
             {
@@ -66,21 +67,27 @@ def evidence_of(student: Student, column: str) -> Evidence | None:
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
-def _table(file: str, stamp: int) -> pd.DataFrame:
-    return pd.read_parquet(file, columns=NEEDED)
+def _table(file: str, stamp: int, sha256: str) -> pd.DataFrame:
+    return pd.read_parquet(BytesIO(read_verified(Path(file), sha256)), columns=NEEDED)
+
+
+def _digest(student: Student, name: str) -> str:
+    """The SHA-256 on record of a file that belongs to an evaluation, or ''."""
+    return str((student.evaluation or {}).get("files_sha256", {}).get(name, ""))
 
 
 def _normals(student: Student, score: str) -> np.ndarray | None:
     """The score of every calibration normal (n,), as the detector reads it."""
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
-    read, file = SCORES[score], student.folder / "calibration.safetensors"
+    read, file = SCORES[score], student.folder / CALIBRATION
     if not file.is_file():
         return None
-    mse_weight = json.loads((student.folder / "config.json").read_text())["recipe"]["mse_weight"]
+    config = read_sealed(student.folder / CONFIG)
+    mse_weight, sha256 = config["recipe"]["mse_weight"], config.get("calibration_sha256", "")
     try:
-        calibration = load_file(file)
+        calibration = load(read_verified(file, sha256))
         return read(calibration, mse_weight).astype(np.float64)
     except SafetensorError as error:
         raise ValueError(str(error)) from None
@@ -94,11 +101,11 @@ def pixel_curves_of(student: Student) -> pd.DataFrame | None:
     Raises:
         UserError: the file is damaged.
     """
-    file = student.folder / "pixel_curves.csv"
+    file = student.folder / PIXEL_CURVES
     if not file.is_file():
         return None
     try:
-        curves = pd.read_csv(file)
+        curves = pd.read_csv(BytesIO(read_verified(file, _digest(student, PIXEL_CURVES))))
         return curves[["threshold", "false_alarms", "found", "overlap"]].astype(np.float64)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{student.key} is damaged ({type(error).__name__}); run evaluate on it again") from None

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdad.networks.registry import teacher_slug
-from kdad.storage.layout import LOCAL, WEIGHTS, calibration_kind
+from kdad.storage.layout import CONFIG, EVALUATION, LOCAL, WEIGHTS, calibration_kind
+from kdad.storage.sealing import read_sealed
 from ui.shared.page import ROOT
 
 
@@ -51,18 +52,18 @@ def find() -> tuple[dict[str, Student], list[str]]:
         key = weights.parent.relative_to(root()).as_posix()
         try:
             students[key] = _read(key, weights.parent)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             damaged.append(key)
     return students, damaged
 
 
 def _read(key: str, folder: Path) -> Student:
-    config = json.loads((folder / "config.json").read_text())
+    config = read_sealed(folder / CONFIG)
     places = _places(folder / LOCAL)
     names = {name: str(config[name]) for name in ("normal_class", "label_overlap")}
     names |= {name: str(places.get(name, config[name])) for name in ("dataset", "teacher")}
-    evaluation = folder / "evaluation.json"
-    figures = json.loads(evaluation.read_text()) if evaluation.is_file() else None
+    evaluation = folder / EVALUATION
+    figures = read_sealed(evaluation) if evaluation.is_file() else None
     if figures is not None:
         figures["auroc"] = float(figures["auroc"])
     return Student(

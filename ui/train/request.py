@@ -1,6 +1,5 @@
 """A training as it is asked for on the page, and what stands in its way. No torch before the start."""
 
-import json
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from kdad.errors import UserError
 from kdad.jobs import manager
 from kdad.networks.recipes import Recipe, with_overrides
 from kdad.networks.registry import TIMM, available, split_timm, teacher_facts
-from kdad.storage.layout import WEIGHTS, student_folder
+from kdad.storage.layout import CONFIG, WEIGHTS, student_folder
+from kdad.storage.sealing import read_sealed
 from ui.shared.student_index import jobs_root, root
 
 HUB_SECONDS = 4
@@ -76,10 +76,10 @@ def obstacle(request: Request) -> str | None:
     if (request.folder / WEIGHTS).is_file():
         return "finished student"
     try:
-        recipe = json.loads((request.folder / "config.json").read_text())["recipe"]
+        recipe = read_sealed(request.folder / CONFIG)["recipe"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, RecursionError):
         return "damaged run"
     wanted = request.preset and with_overrides(request.preset, **request.knobs).as_dict()
     return None if wanted in (None, recipe) else "unfinished run of other settings"

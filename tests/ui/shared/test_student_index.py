@@ -1,9 +1,9 @@
 """Which students the app finds, from JSON alone."""
 
-import json
 import shutil
 
 import pytest
+from helpers.miniatures import reseal
 
 from kdad.storage import student_folder as store
 from ui.shared import student_index
@@ -57,8 +57,7 @@ def test_an_unfinished_run_is_no_student(root):
 def test_a_family_shares_teacher_data_set_and_seed(root):
     other = root / "patterns" / "tiny-vgg" / "dots-seed1"
     shutil.copytree(root / DOTS, other)
-    config = json.loads((other / "config.json").read_text()) | {"seed": 1}
-    (other / "config.json").write_text(json.dumps(config))
+    reseal(other / "config.json", seed=1)
     found, _ = student_index.find()
     family = student_index.same_family(found[DOTS], found)
     assert [student.normal_class for student in family] == ["dots", "stripes"]
