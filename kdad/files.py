@@ -40,8 +40,9 @@ def is_directory(path: str | Path) -> bool:
 
 
 def shown(path: object) -> str:
-    """A path as it can be printed and saved: bytes that are no UTF-8, of another system's names, are written out."""
-    return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+    """A path as it can be printed and saved: what is no UTF-8, or would move a terminal's cursor, is written out."""
+    text = str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def sha256_of(files: Iterable[Path], names: Iterable[str] = ()) -> str:

@@ -2,12 +2,11 @@
 
 import shutil
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from kdad.data.images import SUFFIXES, is_hidden
-from kdad.errors import UserError
+from kdad.errors import UserError, one_line
 
 MOST_FILES = 20_000
 MOST_BYTES = 2 * 2**30
@@ -21,7 +20,8 @@ def unpack_images(archive: BinaryIO | Path, folder: Path) -> int:
 
     Raises:
         UserError: it is no zip file, is damaged or encrypted, holds no image, more than `MOST_FILES` or
-            more than `MOST_BYTES` of them, or a name that leads out of the folder; or the folder exists.
+            more than `MOST_BYTES` of them, or a name that leads out of the folder or that the disk does not take; or
+            the folder exists, or the disk is full.
     """
     if folder.exists():
         raise UserError(f"{folder} exists already; choose another name")
@@ -32,8 +32,12 @@ def unpack_images(archive: BinaryIO | Path, folder: Path) -> int:
             members = _images(opened)
             _write(opened, members, temporary)
         temporary.replace(folder)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, zlib.error, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"this is no zip file that can be read ({error})") from None
+    except UserError:
+        raise
+    except OSError as error:  # of the disk, or of names that it does not take
+        raise UserError(f"the zip file cannot be unpacked to {folder.parent} ({error.strerror})") from None
+    except Exception as error:  # zipfile and its decompressors raise many types on damaged data
+        raise UserError(f"this is no zip file that can be read ({one_line(error)})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return len(members)

@@ -47,9 +47,12 @@ class ParquetSource:
 
     def images(self, part: str, indices: Tensor) -> Tensor:
         encoded, _ = self._columns(part)
-        return torch.stack(
-            [read_image(io.BytesIO(encoded[i].as_py()), f"{self.name} {part} image {i}") for i in indices.tolist()]
-        )
+        images = [
+            read_image(io.BytesIO(encoded[i].as_py() or b""), f"{self.name} {part} image {i}") for i in indices.tolist()
+        ]
+        if len({image.shape for image in images}) > 1:
+            raise UserError(f"{self.name} {part} holds images of several sizes: it is not the original; fetch it again")
+        return torch.stack(images)
 
     def fingerprint(self, part: str) -> str:
         if part not in self._fingerprints:
@@ -73,7 +76,10 @@ class ParquetSource:
         try:
             table = pyarrow.parquet.read_table(file, columns=[self.layout.image_column, "label"])
             encoded = table[self.layout.image_column].combine_chunks().field("bytes")
-            return encoded, torch.from_numpy(table["label"].to_numpy().astype(np.int64))
+            labels = table["label"].to_numpy()
+            if not (np.issubdtype(labels.dtype, np.integer) and np.isin(labels, range(len(self.classes))).all()):
+                raise ValueError(f"its labels are not 0 to {len(self.classes) - 1}")
+            return encoded, torch.from_numpy(labels.astype(np.int64))
         except (pyarrow.ArrowException, OSError, AttributeError, KeyError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{file} is not a readable parquet file of {self.name}: {reason}") from None

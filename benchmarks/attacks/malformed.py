@@ -1,0 +1,229 @@
+"""Image files, zip files and parquet files that are damaged, lie, or were never meant for us."""
+
+import io
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import torch
+from PIL import Image
+
+from benchmarks.attacks.tally import Tally
+from kdad.data.archives import unpack_images
+from kdad.data.decoding import MOST_PIXELS, read_image
+from kdad.data.images import images_below
+from kdad.data.sources import ParquetSource
+from kdad.detection.detector import Detector
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF")
+LITTER = ("__MACOSX/._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", "._b.png", ".ipynb_checkpoints/a.png")
+LEADING_OUT = ("../a.png", "/a.png", "a/../../b.png", "C:\\a.png", "..\\a.png", "//host/share/a.png")
+ODD_NAMES = (
+    "a\nb.png", "a\x1b[31mb.png", "a\u202egnp.exe.png", " .png", f"{'a' * 180}.png", f"{'a' * 300}.png", "CON.png",
+    "toy/good/0.png/b.png", "toy/good/0.png", "a\0.png",
+)  # fmt: skip
+
+
+def picture(rng: np.random.Generator, side: int = 48) -> Image.Image:
+    """Something with an edge and some noise."""
+    values = rng.integers(0, 90, (side, side, 3), dtype=np.uint8)
+    values[:, side // 2 :] += 120
+    return Image.fromarray(values)
+
+
+def encoded(rng: np.random.Generator, kind: str) -> bytes:
+    """A picture as a file of one of `FORMATS`, now and then of another mode."""
+    mode = str(rng.choice(["RGB", "L", "RGBA" if kind in ("PNG", "WEBP", "TIFF") else "L"]))
+    file = io.BytesIO()
+    picture(rng).convert(mode).save(file, kind)
+    return file.getvalue()
+
+
+def mutated(rng: np.random.Generator, content: bytes) -> bytes:
+    """The bytes of a file with some damage: flipped, lost, doubled, zeroed, cut off, or in front of others."""
+    damaged = bytearray(content)
+    for _ in range(int(rng.integers(1, 4))):
+        at = int(rng.integers(len(damaged)))
+        end = min(len(damaged), at + int(rng.integers(1, 40)))
+        match int(rng.integers(6)):
+            case 0:
+                damaged[at] ^= 1 << int(rng.integers(8))
+            case 1:
+                del damaged[at:end]
+            case 2:
+                damaged[at:at] = damaged[at:end]
+            case 3:
+                damaged[at:end] = bytes(end - at)
+            case 4:
+                damaged[at:end] = rng.bytes(end - at)
+            case 5:
+                damaged = damaged[: max(at, 1)]
+    return bytes(damaged)
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG that says it is so large, and holds next to nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+
+
+def bombs() -> Iterator[tuple[str, bytes]]:
+    """Small files that become large, by name."""
+    yield "a PNG of 60,000 × 60,000", png_of(60_000, 60_000)
+    yield "a PNG of 2³¹ − 1 squared", png_of(2**31 - 1, 2**31 - 1)
+    yield "a PNG just small enough that holds nothing", png_of(8000, 7999)
+    for kind in ("GIF", "PNG", "TIFF"):
+        file = io.BytesIO()
+        Image.new("1", (20_000, 20_000)).save(file, kind, **({"compression": "group4"} if kind == "TIFF" else {}))
+        yield f"a black {kind} of 20,000 × 20,000", file.getvalue()
+    frames, file = [Image.new("L", (64, 64), i % 256) for i in range(3000)], io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    yield "a GIF of 3,000 frames", file.getvalue()
+
+
+def images(detector: Detector, work: Path, tries: int, seed: int = 0) -> dict[str, Tally]:
+    """Decode and judge mutated files of every format: refused, or an image with finite scores."""
+    tallies = {}
+    for number, kind in enumerate(FORMATS):
+        rng, tally = np.random.default_rng([seed, number]), Tally()
+        for attempt in range(tries):
+            suffix = str(rng.choice([kind.lower(), kind.lower(), "jpg"]))  # endings may lie
+            file = work / f"{attempt}.{suffix}"
+            file.write_bytes(mutated(rng, encoded(rng, kind)))
+            tally.attempt(f"{kind} {attempt}", lambda file=file: _judged(detector, file))
+            file.unlink()
+        tallies[kind] = tally
+    tally = Tally()
+    for name, content in bombs():
+        file = work / "bomb.png"
+        file.write_bytes(content)
+        tally.attempt(name, lambda file=file: _judged(detector, file))
+        file.unlink()
+    tallies["bombs"] = tally
+    return tallies
+
+
+def _judged(detector: Detector, file: Path) -> bool:
+    """Whether a file is an image with scores."""
+    image = read_image(file)
+    height, width = image.shape[1:]
+    assert image.dtype == torch.uint8 and image.shape[0] == 3 and 0 < height * width <= MOST_PIXELS
+    prediction = detector.predict(image[None, :, :256, :256])
+    return all(np.isfinite(values).all() for values in (prediction.score, prediction.p_value, prediction.heatmap))
+
+
+def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """A zip file of these members."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def zips(work: Path, tries: int, seed: int = 0) -> Tally:
+    """Unpack mutated zip files, some with names that lead out: refused, or nothing is written outside the folder."""
+    rng, tally = np.random.default_rng([seed, 77]), Tally()
+    good = {f"toy/good/{i}.png": encoded(rng, "PNG") for i in range(3)}
+    for attempt in range(tries):
+        content = _odd_zip(rng, good, attempt)
+        place = work / "around"
+        place.mkdir()
+        tally.attempt(f"zip {attempt}", lambda content=content, place=place: _unpacked(content, place))
+        if {path.name for path in place.iterdir()} - {"images"}:
+            tally.broken.append(f"zip {attempt}: something is left beside the folder")
+        _remove(place)
+    return tally
+
+
+def _odd_zip(rng: np.random.Generator, good: dict[str, bytes], attempt: int) -> bytes:
+    """A zip file with something odd about it, another for each `attempt`."""
+    match attempt % 6:
+        case 0:
+            return zipped({**good, str(rng.choice(LEADING_OUT)): b"x"})
+        case 1:
+            return zipped({**good, str(rng.choice(ODD_NAMES)): next(iter(good.values()))})
+        case 2:
+            return zipped({**good, **dict.fromkeys(LITTER, b"x")})
+        case 3:
+            return zipped({**good, "zeros.png": bytes(1 << 22)})
+        case _:
+            return mutated(rng, zipped(good))
+
+
+def _unpacked(content: bytes, place: Path) -> bool:
+    """Whether what was unpacked can be listed, holds no litter, and lies where it should."""
+    folder = place / "images"
+    count = unpack_images(io.BytesIO(content), folder)
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return len(found) == count and not any(path.name.startswith(".") for path in found) and bool(images_below(folder))
+
+
+def _remove(folder: Path) -> None:
+    for place, folders, names in os.walk(folder, topdown=False):
+        for name in names:
+            (Path(place) / name).unlink()
+        for name in folders:
+            (Path(place) / name).rmdir()
+    folder.rmdir()
+
+
+def parquets(work: Path, tries: int, seed: int = 0) -> Tally:
+    """Read mutated parquet files of a data set: refused, or every image is one."""
+    rng, tally = np.random.default_rng([seed, 88]), Tally()
+    source = ParquetSource("cifar10")
+    content = _parquet_of([encoded(rng, "PNG") for _ in range(8)], source.layout.image_column)
+    file = work / "cifar10" / source.layout.file("test")
+    file.parent.mkdir(parents=True)
+    with patch.dict(os.environ, {"KDAD_DATA": str(work)}):
+        for attempt in range(tries):
+            file.write_bytes(_odd_parquet(rng, content, source.layout.image_column, attempt))
+            tally.attempt(f"parquet {attempt}", _read_all)
+    return tally
+
+
+def _odd_parquet(rng: np.random.Generator, content: bytes, column: str, attempt: int) -> bytes:
+    match attempt % 6:
+        case 0:
+            return _parquet_of([mutated(rng, encoded(rng, "PNG")), None], column)
+        case 1:
+            odd = ([0, int(rng.integers(10, 2**31))], [-1, 0], [0.5, 1.0], [None, 1], ["cat", "dog"], [[0], [1]])
+            return _parquet_of([encoded(rng, "PNG")] * 2, column, labels=odd[rng.integers(len(odd))])
+        case 2:
+            return _parquet_of([encoded(rng, "PNG"), png_of(7, 5)], column)
+        case _:
+            return mutated(rng, content)
+
+
+def _parquet_of(files: list[bytes | None], column: str, labels: list | None = None) -> bytes:
+    table = pyarrow.table(
+        {
+            column: [{"bytes": file, "path": None} for file in files],
+            "label": labels or [i % 10 for i in range(len(files))],
+        }
+    )
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(table, sink, write_page_checksum=True)
+    return sink.getvalue()
+
+
+def _read_all() -> bool:
+    source = ParquetSource("cifar10")
+    labels = source.labels("test")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(source.classes):
+        raise AssertionError("labels of no class")
+    images = source.images("test", torch.arange(len(labels)))
+    return images.dtype == torch.uint8
