@@ -96,9 +96,10 @@ def pixel_curves(
 def _cuts(good: np.ndarray, most_fpr: float, thresholds: int) -> tuple[np.ndarray, np.ndarray]:
     """Thresholds and the false-positive rates they give, 0 to `most_fpr`, for good pixels from the highest down.
 
-    At step k exactly the k highest good pixels are false alarms: the threshold lies just above the next one.
+    At step k exactly the k highest good pixels are false alarms: the threshold lies just above the next one. Of very
+    few good pixels, one is a higher rate than was asked for.
     """
-    steps = np.unique(np.linspace(0, most_fpr * len(good), thresholds).astype(int))
+    steps = np.unique(np.linspace(0, max(1, most_fpr * len(good)), thresholds).astype(int))
     return good[np.minimum(steps, len(good) - 1)], steps / len(good)
 
 
