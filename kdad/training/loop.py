@@ -6,6 +6,7 @@ all randomness of an epoch derives from (seed, epoch).
 """
 
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from kdad.storage.history import read_history, write_history
 CHECKPOINT = "resume.ckpt"
 STEPS_BETWEEN_NAN_CHECKS = 16
 SECONDS_BETWEEN_REPORTS = 1.0
+SECONDS_TO_SEE_A_CROWD, CROWDED = 5.0, 0.7  # and the share of its threads that a program has in one
 Loader = DataLoader[tuple[Tensor, ...]]
 LOGGERS = ("tensorboard", "wandb")  # also the names of their packages
 
@@ -168,6 +170,32 @@ class ProgressBar(Callback):
         self.bar.set_postfix(shown)
 
 
+class CrowdWarning(Callback):
+    """Says once that other programs have the processors, where that costs far more than their share.
+
+    Threads that compute together wait for the last of them, so that one without a processor holds up all. The number of
+    threads is not changed on the way: results depend on it in their last digits.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.said = torch.get_num_threads() == 1 or module.device.type != "cpu"
+        self.since = time.monotonic(), time.process_time()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        seconds, busy = time.monotonic() - self.since[0], time.process_time() - self.since[1]
+        if not self.said and seconds > SECONDS_TO_SEE_A_CROWD:
+            self.said = True
+            threads, processors = torch.get_num_threads(), busy / seconds
+            if processors < CROWDED * threads:
+                tqdm.write(
+                    f"other programs are busy: {threads} threads wait for each other on {processors:.1f} processors; "
+                    f"OMP_NUM_THREADS={max(1, int(processors))} would be faster",
+                    file=sys.stderr,
+                )
+
+
 class Progress(Callback):
     """Hands position, loss, validation AUROC and time left to a function, about once a second."""
 
@@ -233,7 +261,7 @@ def fit(
         accelerator=device,
         devices=1,
         precision="bf16-mixed" if half_precision(device) else "32-true",
-        callbacks=[EpochSeed(seed), StopOnNaN(), ProgressBar(), EpochRecord(folder), *callbacks],
+        callbacks=[EpochSeed(seed), StopOnNaN(), ProgressBar(), CrowdWarning(), EpochRecord(folder), *callbacks],
         logger=_logger(logger, folder),
         enable_checkpointing=False,
         enable_progress_bar=False,

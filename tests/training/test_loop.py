@@ -1,5 +1,6 @@
 """Epochs, resume, history and loggers; most tests train a student of the tiny task, which is `fit` at work."""
 
+import copy
 import csv
 import os
 import signal
@@ -319,3 +320,16 @@ def test_a_logger_that_cannot_be_had_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match=said):
         train_student(tiny_task, vgg_teacher, tmp_path, recipe=RECIPE, device="cpu", logger=logger)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("threads", "processors", "says"), [(2, 1.0, True), (2, 1.9, False), (1, 0.1, False)])
+def test_who_trains_beside_other_programs_is_told_so_once(threads, processors, says, tmp_path, monkeypatch, capsys):
+    now = iter(range(10**6))
+    monkeypatch.setattr(loop.torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(now)))
+    monkeypatch.setattr(loop.time, "process_time", lambda: processors * next(copy.copy(now)))
+    crowd, module = loop.CrowdWarning(), pl.LightningModule()
+    crowd.on_train_start(None, module)
+    for step in range(20):
+        crowd.on_train_batch_end(None, module, {}, None, step)
+    assert capsys.readouterr().err.count("OMP_NUM_THREADS=1 would be faster") == says
