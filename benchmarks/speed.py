@@ -9,9 +9,7 @@ a step takes does not depend on them.
 import argparse
 import json
 import os
-import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -19,15 +17,14 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.browser import app_server, arrive, chromium
 from benchmarks.growth import photograph
 from benchmarks.published import PIXELS, Contiguous, Work, photographs, published_step, resized
 from kdad.data.decoding import read_image
@@ -337,8 +334,8 @@ def home_page(device: str) -> Prepared:
         def opened(app: Path, heading: str) -> Seconds:
             def run() -> float:
                 page, started = browser.new_page(), time.perf_counter()
-                with app_server(app) as address:
-                    _arrive(page, address)
+                with app_server(app) as server:
+                    arrive(page, server.address)
                     page.get_by_role("heading", name=heading).wait_for()
                     seconds = time.perf_counter() - started
                 page.close()
@@ -351,9 +348,9 @@ def home_page(device: str) -> Prepared:
 
 def page_switch(device: str) -> Prepared:
     """From a click on a page's link until that page is complete, once every page was seen."""
-    with chromium() as browser, app_server(ROOT / "app.py") as address:
+    with chromium() as browser, app_server() as server:
         page = browser.new_page()
-        _arrive(page, address)
+        arrive(page, server.address)
 
         def go(link: str, heading: str) -> None:
             page.get_by_test_id("stSidebar").get_by_role("link", name=link, exact=True).click()
@@ -367,53 +364,6 @@ def page_switch(device: str) -> Prepared:
             return timed(lambda: go("Curves and results", "Curves and results"))()
 
         yield wanted(0.5, 0.5)(device), there_and_back
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser, driven by Playwright.
-
-    Raises:
-        UserError: one of the two is not here.
-    """
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None or find_spec("playwright") is None:
-        raise UserError(
-            "pages of the app need Chromium (apt-get install chromium) and Playwright (pip install playwright)"
-        )
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-quic"])
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def app_server(app: Path) -> Iterator[str]:
-    """The address of a Streamlit app, from the moment that its server is started."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = [f"--server.port={port}", "--server.headless=true"]
-    command = [sys.executable, "-m", "streamlit", "run", str(app), *options]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _arrive(page: Any, address: str) -> None:
-    """Open a page as soon as its server answers."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        with suppress(Exception):  # whatever a browser calls a server that is not there yet
-            page.goto(address, wait_until="commit")
-            return
-        time.sleep(0.05)
-    raise UserError(f"no answer from {address}")
 
 
 COMPACT = {"vgg-cifar10": 0.005, "vit-cifar10": 0.010}  # teacher: the seconds that one image may take on a CPU

@@ -256,6 +256,31 @@ def reduced_precision(measured: dict[str, dict]) -> str:
     return f"{_table(rows)}\n\n{words}"
 
 
+def hardening(measured: dict[str, dict]) -> str:
+    """What was tried to break, one row per kind of attack."""
+    rows = [["attack", "on", "tried", "refused in one line", "unharmed", "broken", "slowest s", "MiB at most"]]
+    parts = []
+    for name, attack in measured.items():
+        for kind, row in attack["rows"].items():
+            if "uploads" in row:
+                before, arrived, after = row["mib"]
+                parts.append(
+                    f"{kind} at once beside a training, {row['uploads']:,} uploads: {len(row['broken'])} broken, half "
+                    f"of the verdicts within {row['p50']:g} s, 95 % within {row['p95']:g} s; the server holds "
+                    f"{before:,} MiB with one visitor, {arrived:,} with all, {after:,} after them."
+                )
+            else:
+                counts = [row["tried"], row["refused"], row["unharmed"], len(row["broken"])]
+                memory = f"{attack['mib']:,}" if name != "kills" else "–"
+                rows.append([name, kind, *map(str, counts), f"{row['slowest']:g}", memory])
+    machines = "; ".join(dict.fromkeys(attack["hardware"] for attack in measured.values()))
+    words = (
+        "Unharmed is a file that is still one, a student that scores exactly as before, a killed run that ended as an "
+        f"unbroken one does, bit by bit. Memory is of the whole process. {machines}."
+    )
+    return "\n\n".join([_table(rows), *parts, words])
+
+
 def teachers(folder: Path) -> str:
     """How each shipped teacher was trained and how well it classifies, from the cards below `folder`."""
     heads = ("accuracy on validation", "on test", "epochs", "minutes", "trained on")
@@ -315,6 +340,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Path], str]]] = {
     "speed": ("speed.json", lambda file: speed(_read(file))),
     "growth": ("growth.json", lambda file: growth(_read(file))),
     "reduced_precision": ("reduced_precision.json", lambda file: reduced_precision(_read(file))),
+    "hardening": ("hardening.json", lambda file: hardening(_read(file))),
     "scores": ("scores.json", lambda file: score_choice(_read(file))),
     "teachers": (str(WEIGHTS_FOLDER), teachers),
 }

@@ -1,0 +1,162 @@
+"""SIGKILL at any moment of a training: what is on disk stays whole, and the run resumes to the same student."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.attacks.tally import Tally
+from kdad.files import sha256_of
+from kdad.jobs import manager, status
+from kdad.storage.history import read_history
+from kdad.storage.layout import CALIBRATION, CONFIG, EVALUATION, HISTORY, SCORES_TABLE, WEIGHTS
+from kdad.storage.sealing import read_sealed
+from kdad.training.loop import CHECKPOINT
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+KDAD = (sys.executable, "-m", "kdad")
+# One thread: a busy machine, as a test machine is, then delays a run, but does not hold it up.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+ARGUMENTS = ("--dataset", "patterns", "--normal-class", "dots", "--teacher", "vgg-cifar10", "--device", "cpu")
+RESULTS = (WEIGHTS, CALIBRATION, EVALUATION, SCORES_TABLE)
+READERS: dict[str, Callable[[Path], object]] = {
+    CONFIG: read_sealed,
+    EVALUATION: read_sealed,
+    WEIGHTS: load_file,
+    CALIBRATION: load_file,
+    SCORES_TABLE: pyarrow.parquet.read_table,
+    HISTORY: lambda file: read_history(file.parent),
+    CHECKPOINT: lambda file: torch.load(file, weights_only=True, map_location="cpu"),
+}
+
+
+def train(work: Path, kills: int, epochs: int = 3, seed: int = 0) -> Tally:
+    """`train`, killed and resumed."""
+    return _command(work, kills, ("train", *ARGUMENTS, "--epochs", str(epochs)), seed)
+
+
+def sweep(work: Path, kills: int, epochs: int = 1, seed: int = 0) -> Tally:
+    """`sweep` over two seeds of a class, killed and resumed."""
+    return _command(work, kills, ("sweep", *ARGUMENTS, "--epochs", str(epochs), "--seeds", "2"), seed)
+
+
+def background_job(work: Path, kills: int, epochs: int = 3, seed: int = 0) -> Tally:
+    """A job of the app, killed, seen as such, and resumed by the app."""
+    arguments = ("train", *ARGUMENTS, "--epochs", str(epochs))
+    expected, seconds = _unbroken(work, arguments)
+    rng, tally = np.random.default_rng(seed), Tally()
+    os.environ.update(ENVIRONMENT)
+    for _ in range(kills):
+        wait, out, root = float(rng.uniform(0, seconds)), work / "out", work / "jobs"
+
+        def act(wait: float = wait, out: Path = out, root: Path = root) -> bool:
+            student = out / "patterns" / "vgg-cifar10" / "dots"
+            job = manager.start(root, [*arguments, "--out", str(out)], student)
+            time.sleep(wait)
+            if job.status.pid is not None and status.lives(job.status):
+                os.kill(job.status.pid, signal.SIGKILL)
+            _wait(lambda: not status.lives(job.status))
+            _check(out)
+            ended = manager.find(job.folder)
+            if ended.state == "finished":
+                return _digests(out) == expected
+            assert ended.state == status.KILLED, ended.state
+            manager.resume(ended)
+            _wait(lambda: not manager.find(job.folder).active)
+            ended = manager.find(job.folder)
+            assert ended.state == "finished", f"{ended.state}: {ended.status.message}"
+            return _complete(out) and _digests(out) == expected
+
+        tally.attempt(f"killed after {wait:.1f} of {seconds:.1f} s", act)
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.rmtree(root, ignore_errors=True)
+    return tally
+
+
+def _command(work: Path, kills: int, arguments: Sequence[str], seed: int) -> Tally:
+    """Kill a command at seeded random moments, each time in an empty folder; every run is then resumed."""
+    expected, seconds = _unbroken(work, arguments)
+    rng, tally = np.random.default_rng(seed), Tally()
+    for _ in range(kills):
+        wait, out = float(rng.uniform(0, seconds)), work / "out"
+
+        def act(wait: float = wait, out: Path = out) -> bool:
+            process = _started(arguments, out)
+            try:
+                process.wait(wait)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                _check(out)
+                _finish(arguments, out)
+            assert not _left(out), "a process is left"
+            return _complete(out) and _digests(out) == expected
+
+        tally.attempt(f"killed after {wait:.1f} of {seconds:.1f} s", act)
+        shutil.rmtree(out, ignore_errors=True)
+    return tally
+
+
+def _unbroken(work: Path, arguments: Sequence[str]) -> tuple[dict[str, str], float]:
+    """What an unbroken run leaves, and how many seconds it takes."""
+    out, started = work / "unbroken", time.perf_counter()
+    _finish(arguments, out)
+    return _digests(out), time.perf_counter() - started
+
+
+def _started(arguments: Sequence[str], out: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*KDAD, *arguments, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT,
+        env=os.environ | ENVIRONMENT,
+    )  # fmt: skip
+
+
+def _finish(arguments: Sequence[str], out: Path) -> None:
+    """Run a command to its end. A finished student is refused by `train`, which is as good."""
+    process = _started(arguments, out)
+    _, said = process.communicate()
+    if process.returncode and b"complete student" not in said:
+        raise AssertionError(f"status {process.returncode}: {said.decode(errors='replace')[-300:]}")
+
+
+def _check(out: Path) -> None:
+    """Raise unless every file that has its final name is whole."""
+    for file in out.rglob("*") if out.is_dir() else []:
+        if file.is_file() and file.name in READERS:
+            READERS[file.name](file)
+
+
+def _digests(out: Path) -> dict[str, str]:
+    return {str(file.relative_to(out)): sha256_of([file]) for name in RESULTS for file in sorted(out.rglob(name))}
+
+
+def _complete(out: Path) -> bool:
+    """Whether nothing but finished students is left."""
+    names = {file.name for file in out.rglob("*") if file.is_file()}
+    return CHECKPOINT not in names and not any(name.endswith(".part") for name in names)
+
+
+def _left(out: Path) -> list[int]:
+    """The processes that still work on `out`."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if str(out) in (process.info["cmdline"] or []):
+            found.append(process.pid)
+    return found
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 300) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.1)
