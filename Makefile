@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: app test quick
+.PHONY: app test quick audit
 
 app: .venv/app.stamp
 	$(BIN)/streamlit run app.py
@@ -17,6 +17,11 @@ test: .venv/test.stamp
 # Without the tests that take ten seconds or more, or a browser.
 quick: SELECT = -m 'not slow'
 quick: test
+
+# Known holes in what is installed; needs a network.
+audit: .venv/app.stamp
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --skip-editable
 
 .venv/app.stamp: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdad needs Python 3.11 or newer; try make PYTHON=python3.12")'

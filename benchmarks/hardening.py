@@ -46,7 +46,12 @@ def tampered_students(work: Path, tries: int) -> dict[str, Tally]:
 def killed_runs(work: Path, tries: int) -> dict[str, Tally]:
     """SIGKILL at random moments, then the same command again."""
     tallies = {}
-    for name, attack in (("train", kills.train), ("sweep", kills.sweep), ("job of the app", kills.background_job)):
+    for name, attack in (
+        ("train", kills.train),
+        ("train, by Ctrl-C", kills.interrupted),
+        ("sweep", kills.sweep),
+        ("job of the app", kills.background_job),
+    ):
         (work / name).mkdir()
         tallies[name] = attack(work / name, tries)
     return tallies

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.attacks.tally import Tally
+from kdad.cli import INTERRUPTED
 from kdad.files import sha256_of
 from kdad.jobs import manager, status
 from kdad.storage.history import read_history
@@ -28,6 +29,7 @@ KDAD = (sys.executable, "-m", "kdad")
 # One thread: a busy machine, as a test machine is, then delays a run, but does not hold it up.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 ARGUMENTS = ("--dataset", "patterns", "--normal-class", "dots", "--teacher", "vgg-cifar10", "--device", "cpu")
+SECONDS_OF_PYTHON = 2.0  # until it has started, Ctrl-C is Python's to answer
 RESULTS = (WEIGHTS, CALIBRATION, EVALUATION, SCORES_TABLE)
 READERS: dict[str, Callable[[Path], object]] = {
     CONFIG: read_sealed,
@@ -48,6 +50,11 @@ def train(work: Path, kills: int, epochs: int = 3, seed: int = 0) -> Tally:
 def sweep(work: Path, kills: int, epochs: int = 1, seed: int = 0) -> Tally:
     """`sweep` over two seeds of a class, killed and resumed."""
     return _command(work, kills, ("sweep", *ARGUMENTS, "--epochs", str(epochs), "--seeds", "2"), seed)
+
+
+def interrupted(work: Path, kills: int, epochs: int = 3, seed: int = 0) -> Tally:
+    """`train`, told to stop with Ctrl-C: it says so in one line, and the same command resumes it."""
+    return _command(work, kills, ("train", *ARGUMENTS, "--epochs", str(epochs)), seed, signal.SIGINT)
 
 
 def background_job(work: Path, kills: int, epochs: int = 3, seed: int = 0) -> Tally:
@@ -83,20 +90,24 @@ def background_job(work: Path, kills: int, epochs: int = 3, seed: int = 0) -> Ta
     return tally
 
 
-def _command(work: Path, kills: int, arguments: Sequence[str], seed: int) -> Tally:
-    """Kill a command at seeded random moments, each time in an empty folder; every run is then resumed."""
+def _command(
+    work: Path, kills: int, arguments: Sequence[str], seed: int, sent: signal.Signals = signal.SIGKILL
+) -> Tally:
+    """End a command at seeded random moments, each time in an empty folder; every run is then resumed."""
     expected, seconds = _unbroken(work, arguments)
     rng, tally = np.random.default_rng(seed), Tally()
     for _ in range(kills):
-        wait, out = float(rng.uniform(0, seconds)), work / "out"
+        earliest = SECONDS_OF_PYTHON if sent == signal.SIGINT else 0
+        wait, out = float(rng.uniform(earliest, seconds)), work / "out"
 
         def act(wait: float = wait, out: Path = out) -> bool:
             process = _started(arguments, out)
             try:
                 process.wait(wait)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                process.send_signal(sent)
+                _, said = process.communicate()
+                assert sent == signal.SIGKILL or _ended_well(process, said), said.decode(errors="replace")[-300:]
                 _check(out)
                 _finish(arguments, out)
             assert not _left(out), "a process is left"
@@ -105,6 +116,15 @@ def _command(work: Path, kills: int, arguments: Sequence[str], seed: int) -> Tal
         tally.attempt(f"killed after {wait:.1f} of {seconds:.1f} s", act)
         shutil.rmtree(out, ignore_errors=True)
     return tally
+
+
+def _ended_well(process: subprocess.Popen, said: bytes) -> bool:
+    """Whether a process that was to stop said so in one line, unless it was at its end already."""
+    last = said.decode(errors="replace").strip().splitlines()[-1:]
+    stopped = process.returncode == INTERRUPTED and last == [
+        "kdad: interrupted; the same command continues where it stopped"
+    ]
+    return b"Traceback" not in said and (stopped or process.returncode == 0)
 
 
 def _unbroken(work: Path, arguments: Sequence[str]) -> tuple[dict[str, str], float]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from kdad.errors import UserError
 
 LARGE = 2**29  # bytes from which images leave the main memory
-ON_DISK = Path("/var/tmp")  # by convention; what is in /tmp may be in memory
+ON_DISK = Path("/var/tmp")  # noqa: S108 - by convention; what is in /tmp may be in memory
 
 
 def roomy_stack(images: Iterable[Tensor], shape: tuple[int, int, int, int]) -> Tensor:

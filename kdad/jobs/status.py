@@ -20,8 +20,9 @@ ACTIVE = (QUEUED, RUNNING, SILENT)
 class Status:
     """What a job's process last reported.
 
-    `started` is when the process began, in seconds since the epoch by the kernel's clock: with `pid` it names one
-    process, which `pid` alone does not, since numbers are used again. `position` counts epochs and parts of one.
+    `started` is when the process began, in seconds after the machine did, which no setting of a clock changes: with
+    `pid` it names one process, which `pid` alone does not, since numbers are used again. `position` counts epochs and
+    parts of one.
     """
 
     state: str = QUEUED
@@ -62,9 +63,11 @@ def lives(status: Status) -> bool:
 
 
 def process_started(pid: int) -> float | None:
-    """When process `pid` began, in seconds since the epoch; None if there is no such process, or it has ended."""
+    """When process `pid` began, in seconds after the machine did; None if there is no such process, or it has ended."""
     try:
         process = psutil.Process(pid)
-        return None if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) else process.create_time()
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return None
+        return round(process.create_time() - psutil.boot_time(), 2)
     except psutil.NoSuchProcess:
         return None

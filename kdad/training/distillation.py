@@ -2,13 +2,15 @@
 
 import gc
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -99,7 +101,8 @@ def train_student(
     and a finished one that was not evaluated yet is returned as it is.
 
     Raises:
-        UserError: a complete student, or an unfinished one of other settings, is already there.
+        UserError: a complete student, or an unfinished one of other settings, is already there, or another process
+            trains there.
         WorkFailed: the loss became NaN, or memory ran out.
     """
     device = accelerator(device)
@@ -110,17 +113,34 @@ def train_student(
     recipe = recipe or recipe_for(teacher, task.train_size)
     config = planned(task, teacher, recipe, seed, device)
     folder = student_folder.folder_of(out, config)
-    if not overwrite and _awaits_evaluation(folder, config):
-        return folder
-    _claim(folder, config, overwrite)
-    student_folder.save_local(folder, task.dataset, teacher.name)
-    options: dict[str, Any] = {"device": device, "logger": logger, "callbacks": callbacks}
-    teacher = remember(teacher.to(device), views(task, recipe, device))
-    student = _distilled(task, teacher, config, folder, **options)
-    learned = learn(student, teacher, task.train, config.score)
-    held_out = _cross_fitted(task, teacher, config, folder, device) or [(learned, task.calibration)]
-    finish(folder, config, learned, teacher, held_out, task.train)
+    with _alone_in(folder):
+        if not overwrite and _awaits_evaluation(folder, config):
+            return folder
+        _claim(folder, config, overwrite)
+        student_folder.save_local(folder, task.dataset, teacher.name)
+        options: dict[str, Any] = {"device": device, "logger": logger, "callbacks": callbacks}
+        teacher = remember(teacher.to(device), views(task, recipe, device))
+        student = _distilled(task, teacher, config, folder, **options)
+        learned = learn(student, teacher, task.train, config.score)
+        held_out = _cross_fitted(task, teacher, config, folder, device) or [(learned, task.calibration)]
+        finish(folder, config, learned, teacher, held_out, task.train)
     return folder
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else trains in `folder` for the length of the block; the kernel ends that with the process."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))  # beside it, for an overwritten folder is removed
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(f"another process trains in {folder}; wait for it, or use another --out") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def planned(task: Task, teacher: Teacher, recipe: Recipe, seed: int, device: str) -> StudentConfig:

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from helpers.miniatures import ROOT, SmallDefectsTask, TinyTask, eventually
@@ -296,3 +297,15 @@ def test_a_real_run_that_was_stopped_resumes_to_an_equal_end(root, tmp_path, vgg
     assert cli.main([*request, f"--out={tmp_path / 'whole'}"]) == 0
     for name in (layout.WEIGHTS, layout.CALIBRATION, layout.EVALUATION):
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("hours", [-48, 48])
+@pytest.mark.skipif(not psutil.LINUX, reason="elsewhere the system keeps when a process began")
+def test_a_clock_that_was_set_does_not_make_a_job_look_dead(hours, start, monkeypatch):
+    job = wait_for(start(), "running")
+    seconds, boot_time = hours * 3600, psutil._pslinux.boot_time
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot_time() + seconds)
+    assert status.lives(job.status)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + seconds)
+    assert manager.find(job.folder).active

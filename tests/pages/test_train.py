@@ -277,6 +277,14 @@ def test_own_images_are_trained_on_by_their_folder(train, started, root, tmp_pat
     assert student == (root / "mugs" / "lite0-imagenet" / "good").resolve()
 
 
+def test_who_may_name_no_folder_is_offered_none(train, monkeypatch):
+    monkeypatch.setenv("KDAD_FOLDERS", "")
+    at = choose(train(), "Data set", "my own images")
+    assert "Folder" not in [box.label for box in at.text_input]
+    assert at.get("file_uploader")
+    assert control(at, "button", "Start training").disabled
+
+
 def test_own_images_and_data_sets_keep_a_teacher_each(train):
     at = choose(choose(train(), "Data set", "cifar10"), "Teacher", "vit-cifar10")
     assert control(choose(at, "Data set", "my own images"), "selectbox", "Teacher").value == "lite0-imagenet"

@@ -183,6 +183,23 @@ def test_a_damaged_unfinished_run_can_be_overwritten(tmp_path, monkeypatch, tiny
     assert train_student(tiny_task, vgg_teacher, tmp_path, recipe=RECIPE, device="cpu", overwrite=True)
 
 
+def test_two_processes_do_not_train_one_student(tmp_path, monkeypatch, tiny_task, vgg_teacher):
+    said, step = [], Distillation.training_step
+
+    def train_again(module, batch, index):
+        monkeypatch.setattr(Distillation, "training_step", step)
+        with pytest.raises(UserError) as refusal:
+            train_student(tiny_task, vgg_teacher, tmp_path, recipe=RECIPE, device="cpu", overwrite=True)
+        said.append(str(refusal.value))
+        return step(module, batch, index)
+
+    monkeypatch.setattr(Distillation, "training_step", train_again)
+    folder = train_student(tiny_task, vgg_teacher, tmp_path, recipe=RECIPE, device="cpu")
+    assert said == [f"another process trains in {folder}; wait for it, or use another --out"]
+    assert store.is_complete(folder)
+    assert not list(tmp_path.rglob("*.lock"))
+
+
 def test_a_run_killed_before_its_evaluation_is_not_trained_again(tiny_task, vgg_teacher, tmp_path):
     recipe = Recipe(epochs=1, batch_size=8)
     folder = train_student(tiny_task, vgg_teacher, tmp_path, recipe=recipe, device="cpu")

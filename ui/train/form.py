@@ -6,10 +6,11 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from kdad.data.datasets import DATASETS, FOLDER, at_hand, class_names, is_folder
+from kdad.errors import UserError
 from kdad.jobs import manager
-from kdad.networks.provenance import label_overlap
+from kdad.networks.provenance import UNKNOWN, label_overlap
 from kdad.networks.recipes import LARGEST_SEED, Recipe
-from kdad.networks.registry import available, default_teacher, teacher_facts
+from kdad.networks.registry import TeacherFacts, available, default_teacher, teacher_facts
 from ui.shared.student_index import jobs_root
 from ui.shared.words import overlap_badge, plain
 from ui.train import own_folder
@@ -65,8 +66,12 @@ def _choose_teacher(dataset: str) -> tuple[str, Recipe | None]:
         help="Choose one, or type timm:NAME for a model of timm (timm:NAME@FILE for weights of your own), or the Hub "
         "id (owner/name) or the folder of a ViT-family model.",
     )  # fmt: skip
-    teacher = teacher_named(teacher)
-    facts = teacher_facts(teacher)
+    try:
+        teacher = teacher_named(teacher)
+    except UserError as error:
+        st.error(plain(error))
+        teacher = ""
+    facts = teacher_facts(teacher) if teacher else TeacherFacts(UNKNOWN, here=False)
     size = "" if facts.megabytes is None else f"{facts.megabytes:.3g} MB, "
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         overlap_badge(label_overlap(facts.trained_on, dataset))

@@ -7,6 +7,8 @@ import streamlit as st
 
 from kdad.data.datasets import FOLDER
 from kdad.errors import UserError
+from kdad.files import is_directory
+from ui.shared import places
 from ui.shared.student_index import root
 from ui.shared.words import plain
 
@@ -19,8 +21,9 @@ LAYOUT = (
 
 def choose() -> str:
     """Draw the controls; returns `folder:PATH`, or '' while there is no such folder."""
+    sources = [TYPED, DROPPED] if places.allowed() else [DROPPED]
     source = st.segmented_control(
-        "Images from", [TYPED, DROPPED], default=TYPED, required=True, key="own-source", persist_state="session",
+        "Images from", sources, default=sources[0], required=True, key="own-source", persist_state="session",
         label_visibility="collapsed",
     )  # fmt: skip
     folder = _typed() if source == TYPED else _dropped()
@@ -32,11 +35,15 @@ def _typed() -> Path | None:
     text = st.text_input("Folder", key="own-folder", placeholder="/path/to/images", persist_state="session").strip()
     if not text:
         return None
-    folder = Path(text).expanduser()
-    if not folder.is_dir():
+    try:
+        folder = places.readable(text)
+    except UserError as error:
+        st.error(plain(error))
+        return None
+    if not is_directory(folder):
         st.error(f"There is no folder {plain(text)} on the machine that this app runs on.")
         return None
-    return folder.resolve()
+    return folder
 
 
 def _dropped() -> Path | None:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from kdad.data.datasets import at_hand
 from kdad.errors import UserError
+from kdad.files import is_directory
 from kdad.jobs import manager
 from kdad.networks.recipes import Recipe, with_overrides
 from kdad.networks.registry import TIMM, available, split_timm, teacher_facts
 from kdad.storage.layout import CONFIG, WEIGHTS, student_folder
 from kdad.storage.sealing import read_sealed
+from ui.shared import places
 from ui.shared.student_index import jobs_root, root
 
 HUB_SECONDS = 4
@@ -54,10 +56,21 @@ class Request:
 
 
 def teacher_named(text: str | None) -> str:
-    """A teacher's name as it was typed; a folder by its full path, as `kdad train` calls it."""
+    """A teacher's name as it was typed; a folder, or the file behind a name of timm, by its full path.
+
+    Raises:
+        UserError: it is a path that a visitor may not name.
+    """
     name = (text or "").strip()
-    folder = Path(name).expanduser()
-    return str(folder.resolve()) if name and name not in available() and folder.is_dir() else name
+    if name.startswith(TIMM):
+        model, file = split_timm(name)
+        return f"{TIMM}{model}@{places.readable(file)}" if file else name
+    if not name or name in available():
+        return name
+    looks_like_a_path = name.startswith(("/", ".", "~", "\\")) or name.count("/") > 1
+    if looks_like_a_path or (places.allowed() and is_directory(name)):
+        return str(places.readable(name))
+    return name
 
 
 def refusal(request: Request) -> str | None:
@@ -128,7 +141,7 @@ def hub_reachable() -> bool:
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_SECONDS).close()
+        urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_SECONDS).close()  # noqa: S310 - the Hub's own address
     except urllib.error.HTTPError:
         return True
     except OSError:

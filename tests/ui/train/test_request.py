@@ -48,7 +48,16 @@ def test_a_teacher_without_a_name_is_refused(typed):
     assert "Choose a teacher" in refusal(replace(REQUEST, teacher=teacher_named(typed)))
 
 
+@pytest.mark.parametrize("typed", ["{}/teacher", "{}/../x", "~/x", "timm:resnet18@{}/w.safetensors", "\\\\host\\share"])
+def test_a_teacher_elsewhere_is_for_who_may_read_it(tmp_path, monkeypatch, refusal, typed):
+    monkeypatch.setenv("KDAD_FOLDERS", str(tmp_path / "allowed"))
+    assert "KDAD_FOLDERS" in refusal(teacher_named, typed.format(tmp_path))
+    assert teacher_named("timm:resnet18") == "timm:resnet18"
+    assert teacher_named(f"timm:resnet18@{tmp_path}/allowed/w").endswith("allowed/w")
+
+
 def test_a_folder_is_called_by_its_full_path_as_training_does(tmp_path, monkeypatch, vgg_folder, vgg_teacher):
+    monkeypatch.setenv("KDAD_FOLDERS", "/")
     monkeypatch.chdir(vgg_folder.parent)
     assert teacher_named(f" ./{vgg_folder.name} ") == vgg_teacher.name
     assert teacher_named("owner/model") == "owner/model"
