@@ -16,6 +16,7 @@ from typing import Any
 from kdad.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-quic"]
 
 
@@ -33,12 +34,11 @@ def chromium_path() -> str:
     Raises:
         UserError: it, or Playwright, which drives it, is not here.
     """
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None or find_spec("playwright") is None:
+    if CHROMIUM is None or find_spec("playwright") is None:
         raise UserError(
             "pages of the app need Chromium (apt-get install chromium) and Playwright (pip install playwright)"
         )
-    return found
+    return CHROMIUM
 
 
 @contextmanager

@@ -73,7 +73,7 @@ class Attack:
 ATTACKS = {
     "files": Attack(broken_files, 200),
     "students": Attack(tampered_students, 50),
-    "kills": Attack(killed_runs, 20),
+    "kills": Attack(killed_runs, 7),
     "crowd": Attack(crowded_app, 25),
 }
 

@@ -67,8 +67,8 @@ def background_job(work: Path, kills: int, epochs: int = 3, seed: int = 0) -> Ta
         wait, out, root = float(rng.uniform(0, seconds)), work / "out", work / "jobs"
 
         def act(wait: float = wait, out: Path = out, root: Path = root) -> bool:
-            student = out / "patterns" / "vgg-cifar10" / "dots"
-            job = manager.start(root, [*arguments, "--out", str(out)], student)
+            student = out / "student"  # where the page would look; here, nobody does
+            job = manager.start(root, [*arguments, "--out", str(out)], student, KDAD)
             time.sleep(wait)
             if job.status.pid is not None and status.lives(job.status):
                 os.kill(job.status.pid, signal.SIGKILL)
@@ -78,7 +78,7 @@ def background_job(work: Path, kills: int, epochs: int = 3, seed: int = 0) -> Ta
             if ended.state == "finished":
                 return _digests(out) == expected
             assert ended.state == status.KILLED, ended.state
-            manager.resume(ended)
+            manager.resume(ended, KDAD)
             _wait(lambda: not manager.find(job.folder).active)
             ended = manager.find(job.folder)
             assert ended.state == "finished", f"{ended.state}: {ended.status.message}"

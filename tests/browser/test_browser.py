@@ -2,10 +2,13 @@
 
 import io
 import re
+import tomllib
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
-from helpers.browser import DESKTOP, PHONE, expect, marks, settled
+from helpers.browser import DESKTOP, PHONE, ROOT, expect, marks, settled
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -98,3 +101,18 @@ def test_nothing_is_wider_than_the_screen(visit, path, size, scheme):
         width = page.get_by_test_id("stMain").evaluate("main => main.scrollWidth - main.clientWidth")
         assert width <= 0
         assert page.locator("img:not([alt])").count() == 0
+
+
+def test_an_upload_that_another_site_sends_is_refused(address):
+    form = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a.png"\r\n\r\n0\r\n--x--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=x", "Origin": "http://elsewhere.example"}
+    sent = urllib.request.Request(f"{address}/_stcore/upload_file/a/b", form, headers, method="PUT")
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(sent, timeout=60)
+    assert refusal.value.code == 403
+
+
+def test_only_this_machine_is_listened_to():
+    server = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())["server"]
+    assert server["address"] == "127.0.0.1"
+    assert not {"enableXsrfProtection", "enableCORS"} & server.keys(), "both are on unless they are turned off"

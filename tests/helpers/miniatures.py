@@ -21,6 +21,19 @@ ROOT = Path(__file__).parent.parent.parent
 PREPROCESSING = Preprocessing(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
+# `python -m kdad` on a handful of images.
+SMALL_KDAD = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from helpers.miniatures import SmallDefectsTask
+import kdad.data.loading
+kdad.data.loading.load_task = lambda dataset, normal_class, *sizes: SmallDefectsTask(normal_class)
+from kdad.storage import layout
+from kdad.cli import main
+sys.exit(main())
+"""
+
+
 class TinyTask:
     """A handful of images in every part: `patterns` in miniature."""
 

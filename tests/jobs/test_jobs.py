@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from helpers.miniatures import ROOT, SmallDefectsTask, TinyTask, eventually
+from helpers.miniatures import ROOT, SMALL_KDAD, SmallDefectsTask, TinyTask, eventually
 
 from kdad import cli
 from kdad.errors import UserError
@@ -259,19 +259,6 @@ def test_progress_is_handed_over_with_the_time_left(tmp_path, vgg_teacher):
     validation = [row["auroc"] for row in read_history(folder) if row["split"] == "validation"]
     assert epochs[-1]["auroc"] == pytest.approx(validation[-1], abs=1e-6)
     assert all(status.Status(**values) for values in said)
-
-
-# `python -m kdad` on a handful of images.
-SMALL_KDAD = f"""
-import sys
-sys.path.insert(0, {str(ROOT / "tests")!r})
-from helpers.miniatures import SmallDefectsTask
-import kdad.data.loading
-kdad.data.loading.load_task = lambda dataset, normal_class, *sizes: SmallDefectsTask(normal_class)
-from kdad.storage import layout
-from kdad.cli import main
-sys.exit(main())
-"""
 
 
 @pytest.mark.slow
