@@ -15,10 +15,16 @@ def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
         temporary.touch()
         mode = temporary.stat().st_mode
         write(temporary)
-        temporary.chmod(mode)  # safetensors would keep others from reading the file
+        temporary.chmod(mode)  # some writers would keep others from reading the file
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes(file: Path, content: bytes) -> str:
+    """Write bytes; returns their SHA-256."""
+    write_atomically(file, lambda path: path.write_bytes(content))
+    return hashlib.sha256(content).hexdigest()
 
 
 def write_text(file: Path, text: str) -> None:

@@ -73,7 +73,7 @@ def background_job(work: Path, kills: int, epochs: int = 3, seed: int = 0) -> Ta
             if job.status.pid is not None and status.lives(job.status):
                 os.kill(job.status.pid, signal.SIGKILL)
             _wait(lambda: not status.lives(job.status))
-            _check(out)
+            check_whole(out)
             ended = manager.find(job.folder)
             if ended.state == "finished":
                 return _digests(out) == expected
@@ -108,7 +108,7 @@ def _command(
                 process.send_signal(sent)
                 _, said = process.communicate()
                 assert sent == signal.SIGKILL or _ended_well(process, said), said.decode(errors="replace")[-300:]
-                _check(out)
+                check_whole(out)
                 _finish(arguments, out)
             assert not _left(out), "a process is left"
             return _complete(out) and _digests(out) == expected
@@ -149,7 +149,7 @@ def _finish(arguments: Sequence[str], out: Path) -> None:
         raise AssertionError(f"status {process.returncode}: {said.decode(errors='replace')[-300:]}")
 
 
-def _check(out: Path) -> None:
+def check_whole(out: Path) -> None:
     """Raise unless every file that has its final name is whole."""
     for file in out.rglob("*") if out.is_dir() else []:
         if file.is_file() and file.name in READERS:

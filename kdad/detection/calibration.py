@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from kdad.data.images import in_batches
@@ -19,7 +19,7 @@ from kdad.detection.mahalanobis import Gaussian
 from kdad.detection.observation import Observation, observe
 from kdad.detection.weighting import Pairs
 from kdad.errors import UserError, one_line
-from kdad.files import sha256_of, write_atomically
+from kdad.files import write_bytes
 from kdad.networks.teachers import Teacher
 from kdad.storage.layout import CALIBRATION, CROSS_FITTED, DISTANT, DISTANT_PEAK, HELD_OUT
 from kdad.storage.sealing import read_verified
@@ -129,8 +129,7 @@ class Calibration:
 def save_calibration(folder: Path, calibration: Calibration) -> str:
     """Write calibration.safetensors; returns its SHA-256, which belongs into the student's configuration."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in calibration.tensors().items()}
-    write_atomically(folder / CALIBRATION, lambda path: save_file(tensors, path))
-    return sha256_of([folder / CALIBRATION])
+    return write_bytes(folder / CALIBRATION, save(tensors))
 
 
 def load_calibration(folder: Path, config: StudentConfig) -> Calibration | None:

@@ -11,12 +11,12 @@ from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from kdad.data.preprocessing import Preprocessing, patches_of
 from kdad.errors import UserError, one_line
-from kdad.files import write_atomically, write_json
+from kdad.files import write_bytes, write_json
 from kdad.networks.features import CompactClassifier
 from kdad.networks.vit import CRITICAL_LAYERS, AttendingFeatures, TokenBlocks
 
@@ -130,8 +130,7 @@ class CompactViT(CompactClassifier):
         classifier = {"architectures": ["ViTForImageClassification"], "dtype": "float16", "id2label": labels}
         write_json(folder / "config.json", {**classifier, **ARCHITECTURE})
         tensors = dict(_as_transformers(self.state_dict()))
-        weights = folder / "model.safetensors"
-        write_atomically(weights, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+        write_bytes(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -11,12 +11,12 @@ from typing import Self
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from kdad.data.preprocessing import Preprocessing, in_squares
 from kdad.errors import UserError
-from kdad.files import write_atomically, write_json
+from kdad.files import write_bytes, write_json
 from kdad.networks.features import CompactClassifier, FeatureNetwork
 from kdad.networks.registry import COMPACT_VGG_TYPE
 
@@ -142,7 +142,7 @@ class CompactVGG(CompactClassifier):
         write_json(folder / "config.json", {"model_type": COMPACT_VGG_TYPE, "num_labels": self.head.out_features})
         weights = {name: (t.half() if t.is_floating_point() else t).cpu() for name, t in self.state_dict().items()}
         weights = {name: t.contiguous() for name, t in weights.items()}
-        write_atomically(folder / "model.safetensors", lambda path: save_file(weights, path))
+        write_bytes(folder / "model.safetensors", save(weights))
 
     @classmethod
     def load(cls, folder: Path) -> Self:

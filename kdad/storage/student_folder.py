@@ -13,7 +13,7 @@ from torch import nn
 
 from kdad.data.datasets import public_name
 from kdad.errors import UserError, one_line
-from kdad.files import write_atomically, write_json, write_text
+from kdad.files import write_bytes, write_json, write_text
 from kdad.networks.students import build_student
 from kdad.storage.layout import CARD, CONFIG, EVALUATION, LOCAL, WEIGHTS, student_folder
 from kdad.storage.model_cards import student_card
@@ -89,7 +89,7 @@ def save_student(folder: Path, config: StudentConfig, student: nn.Module) -> Non
     content = save({name: t.cpu().contiguous() for name, t in weights.items()})
     save_config(folder, replace(config, weights_sha256=hashlib.sha256(content).hexdigest()))
     save_card(folder, config)
-    write_atomically(folder / WEIGHTS, lambda path: path.write_bytes(content))
+    write_bytes(folder / WEIGHTS, content)
 
 
 def save_card(folder: Path, config: StudentConfig) -> None:
