@@ -5,7 +5,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdad.data.datasets import at_hand
+from kdad.data.datasets import at_hand, folder_path, is_folder
 from kdad.errors import UserError
 from kdad.files import is_directory
 from kdad.jobs import manager
@@ -100,10 +100,13 @@ def obstacle(request: Request) -> str | None:
 
 def unmet(request: Request) -> str | None:
     """What this machine or its network lacks for a request, or None; looks at both, and imports torch."""
+    from kdad.data.folder_layout import FolderLayout
     from kdad.devices import accelerator
 
     try:
         accelerator(request.device)
+        if is_folder(request.dataset):
+            FolderLayout(folder_path(request.dataset))
     except UserError as error:
         return str(error)
     teacher_here, data_here = teacher_facts(request.teacher).here, at_hand(request.dataset, ("train", "test"))

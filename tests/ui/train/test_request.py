@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from kdad import cli
 from kdad.jobs import manager, status
@@ -99,6 +100,14 @@ def test_a_damaged_run_must_be_replaced():
     left_behind(COMPACT_VGG)
     (REQUEST.folder / "config.json").write_text("{")
     assert obstacle(REQUEST) == "damaged run"
+
+
+def test_a_folder_that_is_meant_otherwise_is_refused_before_a_job_starts(tmp_path):
+    for kind in ("good", "crack"):
+        (tmp_path / "toy" / kind).mkdir(parents=True)
+        Image.new("L", (4, 4)).save(tmp_path / "toy" / kind / "0.png")
+    assert "are the images in 'crack' normal, too?" in unmet(replace(REQUEST, dataset=f"folder:{tmp_path}/toy"))
+    assert unmet(replace(REQUEST, dataset=f"folder:{tmp_path}/toy/good")) is None
 
 
 def test_what_is_here_needs_no_network(monkeypatch):
