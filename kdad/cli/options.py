@@ -44,6 +44,13 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def port(text: str) -> int:
+    """A port of this machine that one may listen at."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65_535:
+        raise argparse.ArgumentTypeError(f"must be 1 to 65535, not {text!r}")
+    return int(text)
+
+
 def add_task(parser: Parser) -> None:
     """What to train on, which teacher to copy, and where the student goes."""
     names = f"{', '.join(DATASETS)}, or folder:PATH for images of your own"

@@ -14,7 +14,7 @@ from kdad.evaluation import metrics
 from kdad.storage.history import read_history
 from kdad.storage.layout import CALIBRATION, CONFIG, HISTORY, PIXEL_CURVES, SCORES_TABLE
 from kdad.storage.sealing import read_sealed, read_verified
-from ui.shared.student_index import Student, root
+from ui.shared.student_index import Student, below_roots
 
 DEFAULT, PUBLISHED = "score", "score_mkd"  # columns of scores.parquet
 NEEDED = ["index", "label", "anomalous", DEFAULT, PUBLISHED]
@@ -149,12 +149,12 @@ def confusion(table: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def runs() -> dict[str, pd.DataFrame]:
-    """The history of every run below the root, finished or not, by its folder's key; see `kdad.storage.history`."""
+    """The history of every run below the roots, finished or not, by its folder's key; see `kdad.storage.history`."""
     found = {}
-    for file in sorted(root().rglob(HISTORY)):
-        history = _history(str(file.parent), file.stat().st_mtime_ns)
+    for key, folder in below_roots(HISTORY).items():
+        history = _history(str(folder), (folder / HISTORY).stat().st_mtime_ns)
         if len(history):
-            found[file.parent.relative_to(root()).as_posix()] = history
+            found[key] = history
     return found
 
 

@@ -35,9 +35,15 @@ class Student:
         return teacher_slug(self.teacher)
 
 
+def roots() -> tuple[Path, ...]:
+    """Where students are looked for: the folders of `$KDAD_STUDENTS`, or `trained_students/` beside app.py."""
+    listed = os.environ.get("KDAD_STUDENTS") or str(ROOT / "trained_students")
+    return tuple(Path(folder) for folder in listed.split(os.pathsep) if folder)
+
+
 def root() -> Path:
-    """Where students are looked for: `$KDAD_STUDENTS`, or `trained_students/` beside app.py."""
-    return Path(os.environ.get("KDAD_STUDENTS") or ROOT / "trained_students")
+    """Where students are put: the first of `roots`. Nothing is written to the others."""
+    return roots()[0]
 
 
 def jobs_root() -> Path:
@@ -46,15 +52,24 @@ def jobs_root() -> Path:
 
 
 def find() -> tuple[dict[str, Student], list[str]]:
-    """The finished students below the root by key, and the keys of folders that cannot be read."""
+    """The finished students below the roots by key, and the keys of folders that cannot be read."""
     students, damaged = {}, []
-    for weights in sorted(root().rglob(WEIGHTS)):
-        key = weights.parent.relative_to(root()).as_posix()
+    for key, folder in below_roots(WEIGHTS).items():
         try:
-            students[key] = _read(key, weights.parent)
+            students[key] = _read(key, folder)
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             damaged.append(key)
     return students, damaged
+
+
+def below_roots(name: str) -> dict[str, Path]:
+    """The folders with a file of this name, by their key, sorted; of one key, that of the first root."""
+    found = {
+        file.parent.relative_to(place).as_posix(): file.parent
+        for place in reversed(roots())
+        for file in place.rglob(name)
+    }
+    return dict(sorted(found.items()))
 
 
 def _read(key: str, folder: Path) -> Student:

@@ -1,5 +1,6 @@
 """Which students the app finds, from JSON alone."""
 
+import os
 import shutil
 
 import pytest
@@ -61,6 +62,16 @@ def test_a_family_shares_teacher_data_set_and_seed(root):
     found, _ = student_index.find()
     family = student_index.same_family(found[DOTS], found)
     assert [student.normal_class for student in family] == ["dots", "stripes"]
+
+
+def test_of_several_roots_the_first_is_written_to_and_goes_before(root, monkeypatch, tmp_path_factory):
+    own = tmp_path_factory.mktemp("own")
+    shutil.copytree(root / DOTS, own / DOTS)
+    monkeypatch.setenv("KDAD_STUDENTS", os.pathsep.join(map(str, (own, root, own / "nowhere"))))
+    found, _ = student_index.find()
+    assert list(found) == [DOTS, "patterns/tiny-vgg/stripes"]
+    assert found[DOTS].folder == own / DOTS
+    assert student_index.root() == own
 
 
 def test_a_root_that_is_not_there_holds_nothing(monkeypatch, tmp_path):
