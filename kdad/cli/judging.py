@@ -19,14 +19,14 @@ def add_commands(command: "Command") -> None:
     sub = command("evaluate", evaluate, "print a student's figures on the test split")
     sub.add_argument("folder")
     sub.add_argument("--dataset", help="another data set with the same class (default: the student's own)")
-    _add_teacher(sub)
+    add_teacher(sub)
     sub.add_argument("--json", action="store_true")
     add_device(sub)
 
     sub = command("score", score, "score image files, or all images of directories")
     sub.add_argument("folder")
     sub.add_argument("images", nargs="+", metavar="IMAGE_OR_DIR")
-    _add_teacher(sub)
+    add_teacher(sub)
     sub.add_argument("--fpr", type=float, help="false-positive rate of the verdict (default 0.05)")
     output = sub.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true")
@@ -36,11 +36,13 @@ def add_commands(command: "Command") -> None:
     add_device(sub)
 
 
-def _add_teacher(parser: Parser) -> None:
+def add_teacher(parser: Parser) -> None:
+    """Declare the option that says where a student's teacher is."""
     parser.add_argument("--teacher", help="where the student's teacher is, if it is a folder of your own elsewhere")
 
 
-def _load(args: argparse.Namespace, folder: str | Path) -> "Detector":
+def load_detector(args: argparse.Namespace, folder: str | Path) -> "Detector":
+    """The detector that a command is about, with the teacher that was named, if one was."""
     from kdad.detection.detector import Detector
     from kdad.networks.teachers import teacher_copied
     from kdad.storage import hub, student_folder
@@ -60,7 +62,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from kdad.storage import hub
 
     folder = hub.resolve(args.folder)
-    detector = _load(args, folder)
+    detector = load_detector(args, folder)
     config = detector.config
     dataset = args.dataset or _own_dataset(folder, config.dataset)
     tile = config.tile if is_folder(dataset) else None
@@ -117,7 +119,7 @@ def score(args: argparse.Namespace) -> None:
 
     if args.method != "patch" and not args.heatmaps:
         raise UserError("--method is about heatmaps: give --heatmaps DIR as well")
-    detector = _load(args, args.folder)
+    detector = load_detector(args, args.folder)
     rows: list[dict[str, Any]] = []
     try:
         for row in score_files(detector, args.images, args.fpr, args.heatmaps, args.method):

@@ -35,8 +35,8 @@ class Preprocessing:
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) to normalised float32 (B, 3, crop, crop)."""
-        offset = torch.full((len(images), 2), (self.resize - self.crop) // 2, device=images.device)
-        return self._normalise(_crop(self._resize(images), offset, self.crop))
+        centre = slice((self.resize - self.crop) // 2, (self.resize + self.crop) // 2)
+        return self._normalise(self._resize(images)[..., centre, centre])
 
     def augmented(self, images: Tensor, flip: bool, random_crop: bool) -> Tensor:
         """As a call, with each image mirrored at random (`flip`) or cropped anywhere (`random_crop`)."""

@@ -130,7 +130,7 @@ class Detector:
             UserError: they are no images or differ in size, or `fpr` cannot be held with so few calibration images.
             WorkFailed: the device has not memory enough for a single image.
         """
-        parts = [in_halves(self._judge_batch, batch) for batch in in_batches(to_batch(images, self.config.white))]
+        parts = [in_halves(self.measured, batch) for batch in in_batches(to_batch(images, self.config.white))]
         return self._prediction(*(tensor.cpu() for tensor in joined(parts)), fpr=fpr)
 
     def predict_each(self, images: Tensor | Iterable[Tensor], *, fpr: float | None = None) -> Iterator[Prediction]:
@@ -159,7 +159,11 @@ class Detector:
             maps, weights = [maps[layer]], torch.ones(1)
         return self._geometry.to_image(self._geometry.combine(maps, weights), height, width).numpy()
 
-    def _judge_batch(self, images: Tensor) -> tuple[Tensor, ...]:
+    def measured(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What scores and heatmaps are read from, of one batch of uint8 images (B, 3, H, W), on the device.
+
+        The error table (B, L, 2), distances (B,), peaks (B,), heatmaps (B, H, W) and one patch map (B, h, w) per layer.
+        """
         return self._read(images, observe(self.student, self.teacher, images.to(self.device), self.tile))
 
     @torch.inference_mode()
@@ -168,7 +172,7 @@ class Detector:
         maps = self._reading.standardise(observation.maps)
         combined = self._geometry.combine(maps, self._reading.weights)
         heatmap = self._geometry.to_image(combined, *images.shape[-2:])
-        distance = combined.new_ones(len(combined))
+        distance = combined.new_ones(combined.shape[0])
         if self._gaussian is not None:
             distance = farthest(self._gaussian, observation)
         return observation.errors, distance, combined.amax((1, 2)), heatmap, *maps

@@ -7,7 +7,7 @@ Features are lists with one tensor (B, T, D) per critical layer. After Salehi et
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -84,27 +84,33 @@ def last_layer_score(errors: Array) -> Array:
     return errors[:, -1, 0]
 
 
-def distant_error(errors: np.ndarray, distances: np.ndarray) -> np.ndarray:
+def distant_error(errors: Array, distances: Array) -> Array:
     """The logarithm (B,) of the last layer's error times the teacher's own distance from normals (B,).
 
     Both spread over orders of magnitude. As logarithms they count alike, whatever their units.
     """
-    return np.log(np.maximum(last_layer_score(errors) * distances, SMALLEST_SCORE))
+    return _log(last_layer_score(errors) * distances)
 
 
-def distant_peak(peaks: np.ndarray, distances: np.ndarray, distance_weight: np.ndarray) -> np.ndarray:
+def distant_peak(peaks: Array, distances: Array, distance_weight: Array) -> Array:
     """The heatmap's peak plus the weighted logarithm of the teacher's own distance, all (B,), in standard deviations.
 
     A sum, so that constants which only few held-out normals tell, such as the level of a normal patch, change no rank.
     """
-    return peaks + distance_weight * np.log(np.maximum(distances, SMALLEST_SCORE))
+    return peaks + distance_weight * _log(distances)
 
 
-# Each from what is measured of images, in numpy, and λ: `layer_errors` (B, L, 2), `distances` (B,) as of
+def _log(values: Array) -> Array:
+    """The logarithm of numbers that are not negative; of zero, that of `SMALLEST_SCORE`."""
+    values = values.clip(min=SMALLEST_SCORE)
+    return np.log(values) if isinstance(values, np.ndarray) else values.log()
+
+
+# Each from what is measured of images, in numpy or torch, and λ: `layer_errors` (B, L, 2), `distances` (B,) as of
 # `kdad.detection.mahalanobis` and their `distance_weight`, and `peaks` (B,), the highest values of their heatmaps. An
 # image of another kind is unusual as a whole, which the last layer shows; a defect is in one place, which the peak
 # shows; and either more surely so where the teacher, too, sees nothing normal.
-SCORES: dict[str, Callable[[Mapping[str, np.ndarray], float], np.ndarray]] = {
+SCORES: dict[str, Callable[[Mapping[str, Any], float], Any]] = {
     DISTANT_ERROR: lambda measured, mse_weight: distant_error(measured["layer_errors"], measured["distances"]),
     DISTANT_PEAK: lambda measured, mse_weight: distant_peak(
         measured["peaks"], measured["distances"], measured["distance_weight"]

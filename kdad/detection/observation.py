@@ -46,5 +46,5 @@ def observe(
     tiles, side = tiling.cut(images), tiling.side
     errors, summary, *maps = map_tiles(look, tiles) if features is None else look(tiles)
     stitched = [tiling.stitch(teacher.preprocessing.to_input(layer, side, side)) for layer in maps]
-    errors, summaries = (of_tiles.unflatten(0, (len(images), -1)) for of_tiles in (errors, summary))
+    errors, summaries = (of_tiles.unflatten(0, (images.shape[0], -1)) for of_tiles in (errors, summary))
     return Observation(errors.mean(1), summaries, stitched)

@@ -61,7 +61,7 @@ class Tiling:
         maps = maps.unflatten(0, (-1, len(places)))
         window = self._window().to(maps)
         height, width = (max(place[axis] for place in places) + self.side for axis in (0, 1))
-        total, weight = maps.new_zeros(len(maps), height, width), maps.new_zeros(height, width)
+        total, weight = maps.new_zeros(maps.shape[0], height, width), maps.new_zeros(height, width)
         for index, (row, column) in enumerate(places):
             where = (..., slice(row, row + self.side), slice(column, column + self.side))
             total[where] += maps[:, index] * window
@@ -88,4 +88,6 @@ def _starts(length: int, piece: int) -> list[int]:
 
 def map_tiles(look: Callable[[Tensor], tuple[Tensor, ...]], tiles: Tensor) -> tuple[Tensor, ...]:
     """What `look` says of tiles (N, 3, h, w), some at once, each of its answers put together again."""
+    if torch.compiler.is_exporting():  # see `in_parts`
+        return look(tiles)
     return joined([look(part) for part in tiles.split(TILES_AT_ONCE)])

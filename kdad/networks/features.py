@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
 from kdad.data.preprocessing import Preprocessing
@@ -46,6 +47,8 @@ def in_parts(network: Callable[[Tensor], list[Tensor]], pixels: Tensor) -> list[
 
     However many there are, memory is bounded, and activations do not leave the processor's cache.
     """
+    if torch.compiler.is_exporting():  # of how many images there will be, an exported network knows nothing
+        return network(pixels)
     parts = pixels.split(max(1, PIXELS_AT_ONCE // pixels[0, 0].numel()))
     return list(joined([tuple(network(part)) for part in parts]))
 

@@ -127,7 +127,7 @@ class TokenBlocks(FeatureNetwork):
     def tokens(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, S, S) to what the first block reads, (B, prefix + h·w, D)."""
         patches = self.embed(pixels).flatten(2).transpose(1, 2)
-        return torch.cat([self.prefix_tokens.expand(len(pixels), -1, -1), patches], 1) + self.positions
+        return torch.cat([self.prefix_tokens.expand(pixels.shape[0], -1, -1), patches], 1) + self.positions
 
     def states(self, tokens: Tensor) -> list[Tensor]:
         """What every block hands on, from what the first reads."""
