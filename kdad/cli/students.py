@@ -25,9 +25,11 @@ def add_commands(command: "Command") -> None:
     sub.add_argument("folder")
     sub.add_argument("repo")
     sub.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
+    sub.add_argument("--message", help="of the commit")
 
     sub = command("pull", pull, "fetch a student from the Hugging Face Hub")
     sub.add_argument("repo")
+    sub.add_argument("--revision", help="a branch, tag or commit (default: main)")
     add_out(sub)
 
 
@@ -44,14 +46,16 @@ def import_cloner(args: argparse.Namespace) -> None:
 def list_students(args: argparse.Namespace) -> None:
     """Print what is here."""
     from kdad.networks.registry import available
-    from kdad.storage import student_folder
+    from kdad.storage import hub, student_folder
 
     print(f"teachers: {', '.join(available())}")
     students = student_folder.find_students(Path(args.out))
     for folder in students:
         config, evaluation = student_folder.load_config(folder), student_folder.load_evaluation(folder)
         figure = f"test AUROC {evaluation['auroc']:.4f}" if evaluation else "not evaluated"
-        print(f"{folder}  {figure}  (label overlap: {config.label_overlap}; seed {config.seed})")
+        origin = student_folder.load_local(folder).get(hub.ORIGIN)
+        origin = f"; from {origin}" if origin else ""
+        print(f"{folder}  {figure}  (label overlap: {config.label_overlap}; seed {config.seed}{origin})")
     if not students:
         print(f"no student below {args.out}; `python -m kdad train` makes one")
 
@@ -60,11 +64,11 @@ def push(args: argparse.Namespace) -> None:
     """Upload a student."""
     from kdad.storage import hub
 
-    print(hub.push(Path(args.folder), args.repo, public=args.public))
+    print(hub.push(Path(args.folder), args.repo, public=args.public, message=args.message))
 
 
 def pull(args: argparse.Namespace) -> None:
     """Fetch a student."""
     from kdad.storage import hub
 
-    print(f"student folder: {hub.pull(args.repo, Path(args.out))}")
+    print(f"student folder: {hub.pull(args.repo, Path(args.out), args.revision)}")

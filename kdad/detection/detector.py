@@ -82,13 +82,23 @@ class Detector:
             self.distance_weight = float(calibration.distance_weight)
 
     @classmethod
-    def load(cls, folder_or_repo: str | Path, *, teacher: Teacher | None = None, device: str = "auto") -> "Detector":
+    def load(
+        cls,
+        folder_or_repo: str | Path,
+        *,
+        teacher: Teacher | None = None,
+        device: str = "auto",
+        revision: str | None = None,
+    ) -> "Detector":
         """Load a student folder or Hub id, with its teacher unless one is given to share.
+
+        Args:
+            revision: the branch, tag or commit of a Hub id; by default main.
 
         Raises:
             UserError: the folder, the weights or the teacher are missing, damaged or do not match.
         """
-        folder = hub.resolve(folder_or_repo)
+        folder = hub.resolve(folder_or_repo, revision)
         config = student_folder.load_config(folder)
         device = accelerator(device)
         student = student_folder.load_student(folder, config).to(device)

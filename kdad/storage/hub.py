@@ -5,25 +5,44 @@ from pathlib import Path
 
 from kdad.data.datasets import folder_path
 from kdad.errors import UserError, one_line
-from kdad.storage.layout import SHARED_FILES
+from kdad.files import shown, write_json
+from kdad.storage.layout import LOCAL, SHARED_FILES
 from kdad.storage.student_folder import check_evaluation, folder_of, load_config, load_student, must_be_free
 
+# What can run, or could where it is loaded carelessly: no student needs it, and a repository of one should not have it.
+RUNNABLE = {
+    ".bat", ".bin", ".ckpt", ".dill", ".dll", ".dylib", ".exe", ".h5", ".ipynb", ".joblib", ".keras", ".npy", ".npz",
+    ".pickle", ".pkl", ".ps1", ".pt", ".pth", ".py", ".pyc", ".sh", ".so",
+}  # fmt: skip
+FORBIDDEN = 403
+ORIGIN = "from"  # in local.json: the repository and the commit that a student was pulled from
 
-def resolve(folder_or_repo: str | Path) -> Path:
-    """A student folder on disk as it is; a Hub id (owner/name) as its snapshot in the local cache."""
+
+def resolve(folder_or_repo: str | Path, revision: str | None = None) -> Path:
+    """A student folder on disk as it is; a Hub id (owner/name) as its snapshot in the local cache.
+
+    Args:
+        revision: the branch, tag or commit of a Hub id; by default main.
+    """
     path = Path(folder_or_repo)
     if path.exists():
         return path
     if str(folder_or_repo).count("/") == 1 and not str(folder_or_repo).startswith((".", "/")):
-        return _snapshot(str(folder_or_repo))
+        return _snapshot(str(folder_or_repo), revision)
     raise UserError(f"{folder_or_repo}: no such student folder; `python -m kdad list` shows those that are here")
 
 
-def _snapshot(repo: str) -> Path:
+def _snapshot(repo: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RevisionNotFoundError
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=list(SHARED_FILES)))
+        _refuse_what_may_run(repo, revision)
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(SHARED_FILES)))
+    except UserError:
+        raise
+    except RevisionNotFoundError:
+        raise UserError(f"{repo} has no revision {revision!r}; name a branch, a tag or a commit of it") from None
     except Exception as error:  # the Hub client raises a dozen unrelated types when it cannot fetch
         raise UserError(
             f"{repo}: no such folder here, and no student of that name could be fetched from the Hub "
@@ -31,9 +50,33 @@ def _snapshot(repo: str) -> Path:
         ) from None
 
 
-def pull(repo: str, out: Path) -> Path:
-    """Copy a student from the Hub to its place below `out`; returns the folder."""
-    snapshot = _snapshot(repo)
+def _refuse_what_may_run(repo: str, revision: str | None) -> None:
+    """Raise a `UserError` if a repository holds pickles or code; what is in the cache was looked at when it came."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    try:
+        files = HfApi().model_info(repo, revision=revision or "main").siblings or []
+    except RevisionNotFoundError:
+        raise
+    except Exception:  # whoever fetches says what is wrong, or has it in the cache
+        return
+    if found := [file.rfilename for file in files if Path(file.rfilename).suffix.lower() in RUNNABLE]:
+        raise UserError(
+            f"{repo} holds {shown(found[0])}, which can run code where it is loaded: a student is safetensors, JSON, "
+            "parquet and text alone; ask its owner to remove it"
+        )
+
+
+def pull(repo: str, out: Path, revision: str | None = None) -> Path:
+    """Copy a student from the Hub to its place below `out`; returns the folder.
+
+    Its local.json says which commit of which repository it is.
+
+    Raises:
+        UserError: it cannot be fetched, is damaged, holds what may run, or something is in its place.
+    """
+    snapshot = _snapshot(repo, revision)
     config = load_config(snapshot)
     load_student(snapshot, config)
     check_evaluation(snapshot, config)
@@ -45,14 +88,18 @@ def pull(repo: str, out: Path) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         shutil.copytree(snapshot, temporary)
+        write_json(temporary / LOCAL, {ORIGIN: f"{repo}@{snapshot.name}"})
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
-def push(folder: Path, repo: str, *, public: bool = False) -> str:
+def push(folder: Path, repo: str, *, public: bool = False, message: str | None = None) -> str:
     """Upload a student folder to the Hub repository `repo`, private unless `public`; returns its address.
+
+    Args:
+        message: of the commit; by default the Hub's own.
 
     What is where on this machine is left out. A repository that exists keeps its visibility.
 
@@ -70,8 +117,12 @@ def push(folder: Path, repo: str, *, public: bool = False) -> str:
     try:
         api = HfApi()
         created = api.create_repo(repo, exist_ok=True, private=not public)
-        api.upload_folder(repo_id=created.repo_id, folder_path=folder, allow_patterns=list(SHARED_FILES))
+        api.upload_folder(
+            repo_id=created.repo_id, folder_path=folder, allow_patterns=list(SHARED_FILES), commit_message=message
+        )
     except Exception as error:  # the Hub client raises a dozen unrelated types when it cannot reach or may not write
+        if getattr(getattr(error, "response", None), "status_code", None) == FORBIDDEN:
+            raise UserError(f"could not push to {repo}: your token may not write there; make one that may") from None
         raise UserError(
             f"could not push to {repo} ({one_line(error)}); check the name and the network, and log in with "
             "`hf auth login`"

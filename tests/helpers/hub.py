@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 KINDS = ("models", "datasets")
-TOKEN = "hf_test"
+TOKEN, READING_TOKEN = "hf_test", "hf_read"
 
 
 class Hub(ThreadingHTTPServer):
@@ -104,6 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
         match self._parts():
             case ["api", "validate-yaml"]:
                 self._json({})
+            case _ if self.headers.get("Authorization") == f"Bearer {READING_TOKEN}":
+                self._error(403, None, "You don't have the rights to create a model under the namespace.")
             case _ if self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 self._error(401, None, "Invalid username or password.")
             case ["api", "repos", "create"]:
@@ -120,7 +122,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _read(self):
         self.server.requests.append(f"{self.command} {self.path}")
         match self._parts():
-            case ["api", kind, owner, name, "revision", _] if repo := self._repo(kind, owner, name):
+            case ["api", kind, owner, name, "revision", revision] if repo := self._repo(kind, owner, name):
+                if revision not in ("main", _commit_of(repo)):
+                    self._error(404, "RevisionNotFound")
+                    return
                 siblings = [{"rfilename": path} for path in _files(repo)]
                 self._json({"id": f"{owner}/{name}", "sha": _commit_of(repo), "siblings": siblings})
             case ["api", kind, owner, name, "tree", _] if repo := self._repo(kind, owner, name):

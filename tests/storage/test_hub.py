@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.hub import TOKEN
+from helpers.hub import READING_TOKEN, TOKEN
 from helpers.miniatures import reseal
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from kdad import cli
 from kdad.detection.detector import Detector
 from kdad.storage import hub as students_hub
 from kdad.storage import layout
@@ -60,9 +61,37 @@ def test_a_student_on_the_hub_judges_as_the_one_on_disk(
 
 def test_pull_takes_a_students_own_files_only(hub, student_folder, tmp_path):
     hub.add_folder("someone/dots", student_folder)
-    hub.add("someone/dots", {"run.py": b"print('hello')", "deep/config.json": b"{}", "last.ckpt": b"0"})
+    hub.add("someone/dots", {"notes.txt": b"hello", "deep/config.json": b"{}", "photo.jpg": b"0"})
     folder = students_hub.pull("someone/dots", tmp_path / "out")
-    assert {path.name for path in folder.iterdir()} <= set(layout.SHARED_FILES)
+    assert {path.name for path in folder.iterdir()} <= {*layout.SHARED_FILES, layout.LOCAL}
+
+
+@pytest.mark.parametrize("name", ["run.py", "deep/last.ckpt", "weights.PKL", "pytorch_model.bin"])
+def test_a_repository_with_what_may_run_is_refused_by_name(name, hub, student_folder, tmp_path, refusal):
+    hub.add_folder("someone/dots", student_folder)
+    hub.add("someone/dots", {name: b"0"})
+    for fetch in (students_hub.resolve, lambda repo: students_hub.pull(repo, tmp_path / "out")):
+        assert f"holds {name}, which can run code" in refusal(fetch, "someone/dots")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_fetched_once_needs_no_network(hub, student_folder):
+    hub.add_folder("someone/dots", student_folder)
+    fetched = students_hub.resolve("someone/dots")
+    hub.shutdown()
+    hub.server_close()
+    assert students_hub.resolve("someone/dots") == fetched
+
+
+def test_a_revision_is_pinned_and_recorded(hub, student_folder, tmp_path, refusal, capsys):
+    repository = hub.add_folder("someone/dots", student_folder)
+    commit = store.load_local(students_hub.pull("someone/dots", tmp_path / "main"))["from"].split("@")[1]
+    pulled = students_hub.pull("someone/dots", tmp_path / "pinned", commit)
+    assert store.load_local(pulled) == {"from": f"someone/dots@{commit}"}
+    assert cli.main(["list", "--out", str(tmp_path / "pinned")]) == 0
+    assert f"from someone/dots@{commit}" in capsys.readouterr().out
+    (repository / "photo.jpg").write_bytes(b"0")  # another commit
+    assert "no revision 'v2'" in refusal(students_hub.pull, "someone/dots", tmp_path / "v2", "v2")
 
 
 @pytest.mark.parametrize("present", [layout.WEIGHTS, "last.ckpt"])
@@ -165,6 +194,11 @@ def test_push_under_a_bare_name_goes_to_ones_own_account(hub, copied, monkeypatc
 def test_push_without_login_says_how_to_log_in(hub, copied, refusal):
     assert "hf auth login" in refusal(students_hub.push, copied, "me/dots")
     assert not (hub.root / "models/me").exists()
+
+
+def test_push_with_a_token_that_may_only_read_says_so(hub, copied, monkeypatch, refusal):
+    monkeypatch.setenv("HF_TOKEN", READING_TOKEN)
+    assert "may not write there" in refusal(students_hub.push, copied, "others/dots")
 
 
 def test_push_without_a_network(no_network, copied, refusal):
