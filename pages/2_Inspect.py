@@ -23,4 +23,4 @@ if pictures:
     chosen = overview(pictures, judges[0], view)
     shown = closer_look(chosen, pictures, judges, view)
     ranking(shown, judges[0])
-    downloads(pictures, judges, view)
+    downloads(pictures if shown is chosen else [*pictures, shown], judges, view)  # what was changed is one more

@@ -5,6 +5,7 @@ import re
 import tomllib
 import urllib.error
 import urllib.request
+import zipfile
 
 import numpy as np
 import pytest
@@ -87,9 +88,21 @@ def test_scores_and_heatmaps_can_be_downloaded(visit):
         lines = table.value.path().read_text().splitlines()
         assert lines[0].startswith("image,student,score,p_value,is_anomaly,false_positive_rate,layer1")
         assert len(lines) == 10
+        page.get_by_text("Erase", exact=True).click()
+        expect(page.get_by_text("with a square erased")).to_be_visible()
+        settled(page)
+        score = page.get_by_test_id("stMetricValue").inner_text()
+        with page.expect_download() as table:
+            page.get_by_role("button", name="Scores (CSV)").click()
+        changed = table.value.path().read_text().splitlines()
+        assert changed[:10] == lines
+        name, _, in_table = changed[10].split(",")[:3]
+        assert name.endswith("with a square erased")
+        assert f"{float(in_table):.3f}" == score
         with page.expect_download() as archive:
             page.get_by_role("button", name="Heatmaps (PNG)").click()
-        assert archive.value.path().read_bytes()[:2] == b"PK"
+        with zipfile.ZipFile(archive.value.path()) as heatmaps:
+            assert len(heatmaps.namelist()) == 10
 
 
 @pytest.mark.parametrize("path", ["/", "/Inspect"])
