@@ -244,7 +244,7 @@ def _table(folder: Path) -> pandas.DataFrame:
     from ui.results.evaluated import DEFAULT, evidence_of
     from ui.shared import student_index
 
-    with patch.object(student_index, "root", lambda: folder.parent):
+    with patch.object(student_index, "roots", lambda: (folder.parent,)):
         students, damaged = student_index.find()
     if folder.name in damaged:
         raise UserError(f"{folder} is listed as damaged")
