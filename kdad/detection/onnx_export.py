@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from kdad.detection import conformal
-from kdad.detection.conformal import lowest_fpr
 from kdad.detection.detector import DEFAULT_FPR, Detector
 from kdad.detection.discrepancy import SCORES
 from kdad.errors import UserError, WorkFailed, one_line
@@ -111,7 +110,7 @@ def _metadata(detector: Detector, height: int, width: int) -> dict[str, str]:
     names = ("dataset", "normal_class", "teacher", "label_overlap", "score", "weights_sha256")
     values = {name: getattr(config, name) for name in names} | {"height": height, "width": width}
     if normals is not None:
-        fpr = max(DEFAULT_FPR, lowest_fpr(len(normals)))
+        fpr = max(DEFAULT_FPR, conformal.lowest_fpr(len(normals)))
         values |= {"false_positive_rate": fpr, "threshold": conformal.threshold(normals, fpr)}
         values |= {"calibration": config.calibration, "calibration_normals": len(normals)}
     return {f"kdad.{name}": value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
