@@ -74,7 +74,7 @@ ATTACKS = {
     "files": Attack(broken_files, 200),
     "students": Attack(tampered_students, 50),
     "kills": Attack(killed_runs, 7),
-    "crowd": Attack(crowded_app, 25),
+    "crowd": Attack(crowded_app, 12),
 }
 
 

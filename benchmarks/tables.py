@@ -265,8 +265,9 @@ def hardening(measured: dict[str, dict]) -> str:
             if "uploads" in row:
                 before, arrived, after = row["mib"]
                 parts.append(
-                    f"{kind} at once beside a training, {row['uploads']:,} uploads: {len(row['broken'])} broken, half "
-                    f"of the verdicts within {row['p50']:g} s, 95 % within {row['p95']:g} s; the server holds "
+                    f"{kind} at once beside a training, {row['uploads']:,} uploads: {len(row['broken'])} broken; half "
+                    f"of the verdicts within {row['p50']:.0f} s, 95 % within {row['p95']:.0f} s, with all browsers on "
+                    "the same processors and every page showing all that was uploaded to it. The server holds "
                     f"{before:,} MiB with one visitor, {arrived:,} with all, {after:,} after them."
                 )
             else:
