@@ -29,7 +29,7 @@ from kdad.storage.student_config import StudentConfig
 from kdad.training import loop
 from kdad.training.feature_cache import Views, remember
 
-VALIDATION_BATCH = 250
+VALIDATION_BATCH, VALIDATION_PIXELS = 250, 2**22  # as many images at once as are neither more nor larger than this
 FOLDS = "folds"  # the runs of cross-fitting, inside the student's folder until it is complete
 
 
@@ -51,7 +51,8 @@ class Distillation(pl.LightningModule):
     def val_dataloader(self) -> loop.Loader:
         held_out = self.task.validation
         assert isinstance(held_out.images, Tensor)  # of one size, as training images are
-        return loop.in_order(self._dataset(held_out.images, held_out.anomalous), VALIDATION_BATCH)
+        most = max(1, VALIDATION_PIXELS // held_out.images[0, 0].numel())
+        return loop.in_order(self._dataset(held_out.images, held_out.anomalous), min(VALIDATION_BATCH, most))
 
     def _dataset(self, *columns: Tensor) -> TensorDataset:
         device = self.trainer.strategy.root_device  # where Lightning would else bring every batch
