@@ -17,7 +17,7 @@ from kdad.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-quic"]
+FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking"]
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,29 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def served(app: Path = ROOT / "app.py") -> tuple[str, list[str]]:
+    """The address that an app is to have, and the command that serves it there."""
+    port = free_port()
+    options = [f"--server.port={port}", "--server.headless=true"]
+    return f"http://127.0.0.1:{port}", [sys.executable, "-m", "streamlit", "run", str(app), *options]
+
+
 @contextmanager
 def app_server(app: Path = ROOT / "app.py", **environment: str) -> Iterator[Server]:
     """The server of a Streamlit app, from the moment that it is started."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = [f"--server.port={port}", "--server.headless=true"]
-    command = [sys.executable, "-m", "streamlit", "run", str(app), *options]
+    address, command = served(app)
     server = subprocess.Popen(
         command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        yield Server(f"http://127.0.0.1:{port}", server.pid)
+        yield Server(address, server.pid)
     finally:
         server.terminate()
         server.wait()

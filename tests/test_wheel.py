@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from helpers.miniatures import ROOT, eventually
+
+from benchmarks.browser import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -63,10 +64,7 @@ def test_commands_and_python_names_work_with_the_shipped_teachers(site, environm
 
 
 def test_the_app_starts_from_it_with_the_shipped_students(site, environment, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    before = sorted(site.rglob("*"))
+    port, before = free_port(), sorted(site.rglob("*"))
     command = [sys.executable, "-m", "kdad", "app", "--headless", "--port", str(port)]
     server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:

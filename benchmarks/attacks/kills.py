@@ -59,61 +59,69 @@ def interrupted(work: Path, kills: int, epochs: int = 3, seed: int = 0) -> Tally
 
 def background_job(work: Path, kills: int, epochs: int = 3, seed: int = 0) -> Tally:
     """A job of the app, killed, seen as such, and resumed by the app."""
-    arguments = ("train", *ARGUMENTS, "--epochs", str(epochs))
-    expected, seconds = _unbroken(work, arguments)
-    rng, tally = np.random.default_rng(seed), Tally()
+    arguments, root = ("train", *ARGUMENTS, "--epochs", str(epochs)), work / "jobs"
     os.environ.update(ENVIRONMENT)
-    for _ in range(kills):
-        wait, out, root = float(rng.uniform(0, seconds)), work / "out", work / "jobs"
 
-        def act(wait: float = wait, out: Path = out, root: Path = root) -> bool:
-            student = out / "student"  # where the page would look; here, nobody does
-            job = manager.start(root, [*arguments, "--out", str(out)], student, KDAD)
-            time.sleep(wait)
-            if job.status.pid is not None and status.lives(job.status):
-                os.kill(job.status.pid, signal.SIGKILL)
-            _wait(lambda: not status.lives(job.status))
-            check_whole(out)
-            ended = manager.find(job.folder)
-            if ended.state == "finished":
-                return _digests(out) == expected
+    def act(wait: float, out: Path) -> None:
+        student = out / "student"  # where the page would look; here, nobody does
+        job = manager.start(root, [*arguments, "--out", str(out)], student, KDAD)
+        time.sleep(wait)
+        if job.status.pid is not None and status.lives(job.status):
+            os.kill(job.status.pid, signal.SIGKILL)
+        _wait(lambda: not status.lives(job.status))
+        check_whole(out)
+        ended = manager.find(job.folder)
+        if ended.state != "finished":
             assert ended.state == status.KILLED, ended.state
             manager.resume(ended, KDAD)
             _wait(lambda: not manager.find(job.folder).active)
             ended = manager.find(job.folder)
             assert ended.state == "finished", f"{ended.state}: {ended.status.message}"
-            return _complete(out) and _digests(out) == expected
+        manager.remove(ended)
 
-        tally.attempt(f"killed after {wait:.1f} of {seconds:.1f} s", act)
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.rmtree(root, ignore_errors=True)
-    return tally
+    return _at_random_moments(work, kills, arguments, seed, act)
 
 
 def _command(
     work: Path, kills: int, arguments: Sequence[str], seed: int, sent: signal.Signals = signal.SIGKILL
 ) -> Tally:
-    """End a command at seeded random moments, each time in an empty folder; every run is then resumed."""
-    expected, seconds = _unbroken(work, arguments)
-    rng, tally = np.random.default_rng(seed), Tally()
-    for _ in range(kills):
-        earliest = SECONDS_OF_PYTHON if sent == signal.SIGINT else 0
-        wait, out = float(rng.uniform(earliest, seconds)), work / "out"
+    """End a command with a signal; every run is then resumed."""
 
-        def act(wait: float = wait, out: Path = out) -> bool:
-            process = _started(arguments, out)
-            try:
-                process.wait(wait)
-            except subprocess.TimeoutExpired:
-                process.send_signal(sent)
-                _, said = process.communicate()
-                assert sent == signal.SIGKILL or _ended_well(process, said), said.decode(errors="replace")[-300:]
-                check_whole(out)
-                _finish(arguments, out)
-            assert not _left(out), "a process is left"
+    def act(wait: float, out: Path) -> None:
+        process = _started(arguments, out)
+        try:
+            process.wait(wait)
+        except subprocess.TimeoutExpired:
+            process.send_signal(sent)
+            _, said = process.communicate()
+            assert sent == signal.SIGKILL or _ended_well(process, said), said.decode(errors="replace")[-300:]
+            check_whole(out)
+            _finish(arguments, out)
+        assert not _left(out), "a process is left"
+
+    earliest = SECONDS_OF_PYTHON if sent == signal.SIGINT else 0.0
+    return _at_random_moments(work, kills, arguments, seed, act, earliest)
+
+
+def _at_random_moments(
+    work: Path,
+    kills: int,
+    arguments: Sequence[str],
+    seed: int,
+    act: Callable[[float, Path], None],
+    earliest: float = 0.0,
+) -> Tally:
+    """Let `act` end a run after so many seconds in an empty folder, and resume it: it must end as an unbroken one."""
+    expected, seconds = _unbroken(work, arguments)
+    rng, tally, out = np.random.default_rng(seed), Tally(), work / "out"
+    for _ in range(kills):
+        wait = float(rng.uniform(earliest, seconds))
+
+        def ends_alike(wait: float = wait) -> bool:
+            act(wait, out)
             return _complete(out) and _digests(out) == expected
 
-        tally.attempt(f"killed after {wait:.1f} of {seconds:.1f} s", act)
+        tally.attempt(f"killed after {wait:.1f} of {seconds:.1f} s", ends_alike)
         shutil.rmtree(out, ignore_errors=True)
     return tally
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import struct
 import zipfile
 import zlib
@@ -22,6 +23,7 @@ from kdad.data.images import images_below
 from kdad.data.sources import ParquetSource
 from kdad.detection.detector import Detector
 
+SIDE = 48  # of a picture, in pixels
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF")
 LITTER = ("__MACOSX/._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", "._b.png", ".ipynb_checkpoints/a.png")
 LEADING_OUT = ("../a.png", "/a.png", "a/../../b.png", "C:\\a.png", "..\\a.png", "//host/share/a.png")
@@ -31,10 +33,10 @@ ODD_NAMES = (
 )  # fmt: skip
 
 
-def picture(rng: np.random.Generator, side: int = 48) -> Image.Image:
+def picture(rng: np.random.Generator) -> Image.Image:
     """Something with an edge and some noise."""
-    values = rng.integers(0, 90, (side, side, 3), dtype=np.uint8)
-    values[:, side // 2 :] += 120
+    values = rng.integers(0, 90, (SIDE, SIDE, 3), dtype=np.uint8)
+    values[:, SIDE // 2 :] += 120
     return Image.fromarray(values)
 
 
@@ -125,10 +127,10 @@ def _judged(detector: Detector, file: Path) -> bool:
     return all(np.isfinite(values).all() for values in (prediction.score, prediction.p_value, prediction.heatmap))
 
 
-def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+def zipped(members: dict[str, bytes]) -> bytes:
     """A zip file of these members."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return file.getvalue()
@@ -145,7 +147,7 @@ def zips(work: Path, tries: int, seed: int = 0) -> Tally:
         tally.attempt(f"zip {attempt}", lambda content=content, place=place: _unpacked(content, place))
         if {path.name for path in place.iterdir()} - {"images"}:
             tally.broken.append(f"zip {attempt}: something is left beside the folder")
-        _remove(place)
+        shutil.rmtree(place)
     return tally
 
 
@@ -170,15 +172,6 @@ def _unpacked(content: bytes, place: Path) -> bool:
     count = unpack_images(io.BytesIO(content), folder)
     found = [path for path in folder.rglob("*") if path.is_file()]
     return len(found) == count and not any(path.name.startswith(".") for path in found) and bool(images_below(folder))
-
-
-def _remove(folder: Path) -> None:
-    for place, folders, names in os.walk(folder, topdown=False):
-        for name in names:
-            (Path(place) / name).unlink()
-        for name in folders:
-            (Path(place) / name).rmdir()
-    folder.rmdir()
 
 
 def parquets(work: Path, tries: int, seed: int = 0) -> Tally:

@@ -19,7 +19,8 @@ from benchmarks.attacks.tally import Tally
 from kdad.detection.detector import Detector, Prediction
 from kdad.errors import UserError
 from kdad.storage.layout import CALIBRATION, CONFIG, EVALUATION, SCORES_TABLE, WEIGHTS
-from kdad.storage.sealing import SEAL, sealed
+from kdad.storage.sealing import sealed
+from kdad.storage.student_folder import load_evaluation
 
 ELSEWHERE = (
     "https://example.org/teacher", "//example.org/share/teacher", "../../../etc", "/etc/passwd", "owner/teacher",
@@ -215,12 +216,12 @@ def attack(student: Path, images: Tensor, work: Path, tries: int, seed: int = 0)
         work: an empty folder for the copy.
     """
     expected, table = Detector.load(student, device="cpu").predict(images), _table(student)
-    figures = _figures(student)
+    figures = load_evaluation(student)
 
     def unchanged(folder: Path) -> bool:
         scores = _table(folder)
         judged = Detector.load(folder, device="cpu").predict(images)
-        return same(judged, expected) and scores.equals(table) and _figures(folder) == figures
+        return same(judged, expected) and scores.equals(table) and load_evaluation(folder) == figures
 
     tallies = {}
     for name, changes in CHANGES.items():
@@ -251,9 +252,3 @@ def _table(folder: Path) -> pandas.DataFrame:
     evidence = evidence_of(students[folder.name], DEFAULT)
     assert evidence is not None
     return evidence.table
-
-
-def _figures(folder: Path) -> dict:
-    from kdad.storage.student_folder import load_evaluation
-
-    return {name: value for name, value in (load_evaluation(folder) or {}).items() if name != SEAL}

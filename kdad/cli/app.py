@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kdad.cli import Command
 
 PACKAGE = Path(kdad.__file__).parent
-STUDENTS = "trained_students"
+PATHS = ("KDAD_DATA", "KDAD_FOLDERS", "KDAD_RESULTS", "KDAD_STUDENTS")
 
 
 def add_commands(command: "Command") -> None:
@@ -33,7 +33,7 @@ def app(args: argparse.Namespace) -> None:
     options = {"port": args.port, "address": args.address, "headless": str(args.headless).lower()}
     command = [sys.executable, "-m", "streamlit", "run", str(place / "app.py")]
     command += [f"--server.{name}={value}" for name, value in options.items()]
-    environment = os.environ | students_of(place) | _absolute("KDAD_DATA")
+    environment = os.environ | students_of(place) | _as_named_here()
     sys.stdout.flush()
     os.chdir(place)  # Streamlit looks for the app's settings where it is started
     os.execve(sys.executable, command, environment)  # noqa: S606 - no shell is what is wanted
@@ -57,17 +57,18 @@ def app_folder() -> Path:
 
 
 def students_of(place: Path) -> dict[str, str]:
-    """Where students are: in a checkout; or, of an installed app, in the current folder, and what came with it."""
-    if os.environ.get("KDAD_STUDENTS"):
-        folders = [Path(folder).resolve() for folder in os.environ["KDAD_STUDENTS"].split(os.pathsep)]
-    elif place == PACKAGE.parent:
+    """Where students are if nobody says: of an installed app, in the current folder, and what came with it."""
+    from kdad.storage.layout import DEFAULT_OUT
+
+    if place == PACKAGE.parent:
         return {}
-    else:
-        folders = [Path(STUDENTS).resolve(), place / STUDENTS]
-    return {"KDAD_STUDENTS": os.pathsep.join(map(str, folders))}
+    return {"KDAD_STUDENTS": os.pathsep.join(map(str, (DEFAULT_OUT.resolve(), place / DEFAULT_OUT)))}
 
 
-def _absolute(variable: str) -> dict[str, str]:
-    """A path in the environment as it is understood here."""
-    value = os.environ.get(variable)
-    return {variable: str(Path(value).resolve())} if value else {}
+def _as_named_here() -> dict[str, str]:
+    """The variables that name files and folders, which the app, started elsewhere, would take for others."""
+    return {name: _resolved(os.environ[name]) for name in PATHS if os.environ.get(name)}
+
+
+def _resolved(paths: str) -> str:
+    return os.pathsep.join(str(Path(path).expanduser().resolve()) for path in paths.split(os.pathsep) if path)

@@ -1,4 +1,4 @@
-"""The commands that judge: `evaluate` and `score`."""
+"""The commands about one detector: `evaluate`, `score` and `export`."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdad.cli.options import Parser, add_device
+from kdad.cli.options import Parser, add_device, positive
 from kdad.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,14 +19,14 @@ def add_commands(command: "Command") -> None:
     sub = command("evaluate", evaluate, "print a student's figures on the test split")
     sub.add_argument("folder")
     sub.add_argument("--dataset", help="another data set with the same class (default: the student's own)")
-    add_teacher(sub)
+    _add_teacher(sub)
     sub.add_argument("--json", action="store_true")
     add_device(sub)
 
     sub = command("score", score, "score image files, or all images of directories")
     sub.add_argument("folder")
     sub.add_argument("images", nargs="+", metavar="IMAGE_OR_DIR")
-    add_teacher(sub)
+    _add_teacher(sub)
     sub.add_argument("--fpr", type=float, help="false-positive rate of the verdict (default 0.05)")
     output = sub.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true")
@@ -35,14 +35,23 @@ def add_commands(command: "Command") -> None:
     sub.add_argument("--method", default="patch", help="how heatmaps are made; see the README (default %(default)s)")
     add_device(sub)
 
+    sub = command("export", export, "write a student, its teacher and its calibration as one ONNX file")
+    sub.add_argument("folder")
+    sub.add_argument("file", metavar="FILE.onnx")
+    _add_teacher(sub)
+    sub.add_argument(
+        "--size", type=positive, nargs=2, metavar=("HEIGHT", "WIDTH"),
+        help="of the images to come, in pixels (default: what the teacher sees)",
+    )  # fmt: skip
+    sub.add_argument("--opset", type=positive, default=18, help="ONNX's version of its operators (default %(default)s)")
+    sub.set_defaults(device="cpu")
 
-def add_teacher(parser: Parser) -> None:
-    """Declare the option that says where a student's teacher is."""
-    parser.add_argument("--teacher", help="where the student's teacher is, if it is a folder of your own elsewhere")
+
+def _add_teacher(parser: Parser) -> None:
+    parser.add_argument("--teacher", help="the student's teacher, if it is elsewhere: a folder, or a Hub id to fetch")
 
 
-def load_detector(args: argparse.Namespace, folder: str | Path) -> "Detector":
-    """The detector that a command is about, with the teacher that was named, if one was."""
+def _load(args: argparse.Namespace, folder: str | Path) -> "Detector":
     from kdad.detection.detector import Detector
     from kdad.networks.teachers import teacher_copied
     from kdad.storage import hub, student_folder
@@ -62,7 +71,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from kdad.storage import hub
 
     folder = hub.resolve(args.folder)
-    detector = load_detector(args, folder)
+    detector = _load(args, folder)
     config = detector.config
     dataset = args.dataset or _own_dataset(folder, config.dataset)
     tile = config.tile if is_folder(dataset) else None
@@ -119,7 +128,7 @@ def score(args: argparse.Namespace) -> None:
 
     if args.method != "patch" and not args.heatmaps:
         raise UserError("--method is about heatmaps: give --heatmaps DIR as well")
-    detector = load_detector(args, args.folder)
+    detector = _load(args, args.folder)
     rows: list[dict[str, Any]] = []
     try:
         for row in score_files(detector, args.images, args.fpr, args.heatmaps, args.method):
@@ -146,3 +155,12 @@ def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
     from kdad.files import write_text
 
     write_text(file, pandas.DataFrame(rows).to_csv(index=False))
+
+
+def export(args: argparse.Namespace) -> None:
+    """Export a student."""
+    from kdad.detection.onnx_export import export as export_detector
+
+    size = None if args.size is None else (args.size[0], args.size[1])
+    difference = export_detector(_load(args, args.folder), Path(args.file), size=size, opset=args.opset)
+    print(f"{args.file}: as torch judges, to {difference:.1g}; images in, score, p_value and heatmap out")

@@ -38,6 +38,7 @@ def test_installed_students_are_made_in_the_current_folder_and_shipped_ones_foun
     monkeypatch.setattr(app, "PACKAGE", tmp_path / "site" / "kdad")
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("KDAD_DATA", "data")
+    monkeypatch.setenv("KDAD_FOLDERS", f"a{os.pathsep}/b")
     assert main(["app"]) == 0
     _, environment, folder = started[0]
     assert folder == tmp_path / "site" / "kdad" / "_app"
@@ -45,6 +46,7 @@ def test_installed_students_are_made_in_the_current_folder_and_shipped_ones_foun
         str(tmp_path / "work" / "trained_students"), str(folder / "trained_students"),
     ]  # fmt: skip
     assert environment["KDAD_DATA"] == str(tmp_path / "work" / "data")
+    assert environment["KDAD_FOLDERS"].split(os.pathsep) == [str(tmp_path / "work" / "a"), "/b"]
 
 
 def test_students_of_ones_own_are_taken_as_they_are_named_here(started, monkeypatch, tmp_path):

@@ -1,20 +1,15 @@
 """What the tests in a real browser share: a running server, Chromium, and a visit that must end without complaint."""
 
 import os
-import shutil
-import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking"]
+from benchmarks.browser import CHROMIUM, FLAGS, ROOT, served
+
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
 if CHROMIUM is None:
@@ -27,16 +22,13 @@ expect.set_options(timeout=60_000)
 @contextmanager
 def serving_app(**environment: str):
     """The address of a running server with these environment variables; at its end, it has printed no traceback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}", "--server.headless=true"]
+    address, command = served()
     server = subprocess.Popen(
         command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
-        _wait_until_healthy(f"http://127.0.0.1:{port}/_stcore/health", server)
-        yield f"http://127.0.0.1:{port}"
+        _wait_until_healthy(f"{address}/_stcore/health", server)
+        yield address
     finally:
         server.terminate()
         output = server.communicate(timeout=20)[0]

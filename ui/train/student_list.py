@@ -28,21 +28,20 @@ def show_students() -> None:
     families: dict[tuple, list[Student]] = defaultdict(list)
     for student in students.values():
         families[student.dataset, student.teacher].append(student)
-    kept = shipped(root()) | {student.key for student in students.values() if not _ours(student)}
     for (dataset, teacher), family in families.items():
         with st.container(border=True):
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 st.markdown(f"**{plain(dataset)}** · {plain(Path(teacher).name)}", width="content")
                 overlap_badge(family[0].label_overlap)
             for student in family:
-                _row(student, deletable=student.key not in kept)
-    if kept & students.keys():
+                _row(student, deletable=_deletable(student))
+    if not all(map(_deletable, students.values())):
         st.caption("Students that came with the project have no delete button: they would come back.")
 
 
-def _ours(student: Student) -> bool:
-    """Whether it is in the root that may be written to."""
-    return student.folder.is_relative_to(root())
+def _deletable(student: Student) -> bool:
+    """Whether it is in the root that may be written to, and did not come with the project."""
+    return student.folder.is_relative_to(root()) and student.key not in shipped(root())
 
 
 def _row(student: Student, deletable: bool) -> None:
@@ -75,7 +74,7 @@ def _confirm(student: Student) -> None:
 def _delete(student: Student) -> None:
     _ask(None)
     busy = any(job.active and job.student == student.folder.resolve() for job in manager.find_all(jobs_root()))
-    if busy or student.key in shipped(root()) or not _ours(student):
+    if busy or not _deletable(student):
         st.toast(
             f"{plain(student.key)} is being trained anew: stop that job first." if busy else "It came with the project."
         )
