@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,10 @@ def add_commands(command: "Command") -> None:
     sub.add_argument("--seed", type=seed, default=0)
     sub.add_argument("--overwrite", action="store_true", help="replace the student that is there")
     sub.add_argument("--logger", choices=["tensorboard", "wandb"], help="also log there (history.csv is always kept)")
+    sub.add_argument("--devices", type=positive, help="how many GPUs, or processes, of each machine train together")
+    sub.add_argument("--num-nodes", type=positive, help="how many machines do; --out is a folder that they share")
+    waiting = "how long to wait for a process that does not answer (default: %(default)g)"
+    sub.add_argument("--timeout", type=positive, metavar="SECONDS", default=600, help=waiting)
     sub.add_argument("--job", metavar="FOLDER", help="report to this folder, once it is its turn; used by the app")
 
     sub = command("sweep", sweep, "train and evaluate all classes of a data set, over seeds")
@@ -53,6 +58,7 @@ def add_commands(command: "Command") -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Train, calibrate and evaluate one student, as a job of the app if asked to."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # or processes that do not meet say so in 60 lines
     if args.job is None:
         _train(args)
         return
@@ -71,17 +77,21 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
     from kdad.networks.students import recipe_for
     from kdad.networks.teachers import teacher_for
     from kdad.training.distillation import train_student
+    from kdad.training.distributed import Spread, rank
     from kdad.training.loop import Progress
 
+    spread = Spread.asked(args.devices, args.num_nodes, args.timeout)
     teacher = teacher_for(teacher_name(args), args.dataset, args.side, args.layers)
     task = load_task(args.dataset, _normal_class(args), teacher.preprocessing, args.tile)
     recipe = recipe_for(teacher, task.train_size, **recipe_overrides(args))
     if is_folder(args.dataset) and task.test is None:
         print("no test images of both kinds in test/good and test/<kind>: to be calibrated, and not evaluated")
     folder = train_student(
-        task, teacher, Path(args.out), recipe=recipe, seed=args.seed, device=args.device,
+        task, teacher, Path(args.out), recipe=recipe, seed=args.seed, device=args.device, spread=spread,
         overwrite=args.overwrite, logger=args.logger, callbacks=[Progress(report)] if report else [],
     )  # fmt: skip
+    if rank():
+        return
     if task.test is not None:
         evaluation = evaluate(task, Detector.load(folder, teacher=teacher, device=args.device))
         evaluation.save(folder)

@@ -17,6 +17,7 @@ from kdad.detection.observation import Observation, observe
 from kdad.networks.teachers import Teacher
 
 PSEUDO_ANOMALIES = 300
+AT_ONCE = 32  # maps over whole images are far larger than what they are made of
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Pairs:
         blended, masks = map(torch.from_numpy, blend_in(chosen.permute(0, 2, 3, 1).contiguous().numpy()))
 
         def observed(images: Tensor) -> Observation:
-            return _stacked([observe(student, teacher, batch.to(device), tile=0) for batch in images.split(64)])
+            return _stacked([observe(student, teacher, batch.to(device), tile=0) for batch in images.split(AT_ONCE)])
 
         return cls(observed(chosen), observed(blended.permute(0, 3, 1, 2)), masks, teacher.preprocessing)
 
@@ -55,10 +56,13 @@ class Pairs:
         A layer may count against the others: a coarse one that says the whole image is unusual explains what the fine
         ones show.
         """
-        size = self.masks.shape[1:]
-        maps = [self.preprocessing.to_input(layer, *size) for layer in self.units.standardise(self.odd.maps)]
-        points = torch.stack([sampled(layer) for layer in maps], 1)
+        points = torch.stack([self._points(layer) for layer in self.units.standardise(self.odd.maps)], 1)
         return separating(points.numpy(), sampled(self.masks).numpy()) / self.units.std
+
+    def _points(self, layer: Tensor) -> Tensor:
+        """What one layer's maps (N, h, w) show at the sampled points of all images, flat."""
+        size = self.masks.shape[1:]
+        return torch.cat([sampled(self.preprocessing.to_input(maps, *size)) for maps in layer.split(AT_ONCE)])
 
     def distance_weight(self, layer_weights: Tensor) -> Tensor:
         """How much the logarithm of the teacher's own distance tells beside a heatmap's peak, a scalar.
@@ -74,8 +78,9 @@ class Pairs:
         return (distance.clamp(min=0) / peak.clamp(min=1e-12)).clamp(max=1) * spread[0] / spread[1]
 
     def _peaks(self, observation: Observation, layer_weights: Tensor) -> Tensor:
-        combined = MapGeometry(self.preprocessing, tile=0).combine(observation.maps, layer_weights)
-        return combined.amax((1, 2))
+        geometry = MapGeometry(self.preprocessing, tile=0)
+        parts = zip(*(layer.split(AT_ONCE) for layer in observation.maps), strict=True)
+        return torch.cat([geometry.combine(maps, layer_weights).amax((1, 2)) for maps in parts])
 
     def _distances(self) -> tuple[Tensor, Tensor]:
         """Those of the normals and of the others (N,): of each half, as the other half sees it."""

@@ -3,7 +3,7 @@
 import gc
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from kdad.networks.teachers import Teacher
 from kdad.storage import layout, student_folder
 from kdad.storage.student_config import StudentConfig
 from kdad.training import loop
+from kdad.training.distributed import ALONE, Spread, from_first, gathered, join, rank
 from kdad.training.feature_cache import Views, remember
 
 VALIDATION_BATCH, VALIDATION_PIXELS = 250, 2**22  # as many images at once as are neither more nor larger than this
@@ -62,7 +63,7 @@ class Distillation(pl.LightningModule):
         pixels = self.teacher.preprocessing.augmented(batch[0], self.recipe.flip, self.recipe.random_crop)
         errors = layer_errors(self.student(pixels), self.teacher.targets(pixels))
         loss = distillation_loss(errors, self.recipe.mse_weight)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(pixels))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(pixels), sync_dist=True)
         return loss
 
     def validation_step(self, batch: list[Tensor], _: int) -> None:
@@ -71,7 +72,7 @@ class Distillation(pl.LightningModule):
         self.validated.append((layer_errors(in_parts(self.student, pixels), self.teacher(pixels)), anomalous))
 
     def on_validation_epoch_end(self) -> None:
-        errors, anomalous = (torch.cat(part).cpu() for part in zip(*self.validated, strict=True))
+        errors, anomalous = (gathered(torch.cat(part)) for part in zip(*self.validated, strict=True))
         self.validated.clear()
         self.log("val_loss", distillation_loss(errors[~anomalous], self.recipe.mse_weight))
         if anomalous.any() and errors.isfinite().all():
@@ -92,6 +93,7 @@ def train_student(
     recipe: Recipe | None = None,
     seed: int = 0,
     device: str = "auto",
+    spread: Spread = ALONE,
     overwrite: bool = False,
     logger: str | None = None,
     callbacks: Sequence[pl.Callback] = (),
@@ -101,31 +103,44 @@ def train_student(
     An interrupted run continues from its last epoch when called again with the same arguments,
     and a finished one that was not evaluated yet is returned as it is.
 
+    Args:
+        spread: over how many processes. Each of them calls this with the same arguments, and runs what comes before;
+            they share `out`, where only the first of them writes. It alone calibrates; the others return earlier.
+
     Raises:
-        UserError: a complete student, or an unfinished one of other settings, is already there, or another process
-            trains there.
-        WorkFailed: the loss became NaN, or memory ran out.
+        UserError: a complete student, or an unfinished one of other settings, is already there, or another run trains
+            there.
+        WorkFailed: the loss became NaN, memory ran out, or another process of the run ended.
     """
     device = accelerator(device)
     loop.check_logger(logger)
+    recipe = recipe or recipe_for(teacher, task.train_size)
+    _check_shares(spread, min(recipe.batch_size, task.train_size))
+    join(spread, device)
     if not len(task.train) or not len(task.calibration):  # also reads the data before a folder is made
         raise UserError(f"{task.dataset} holds too few images of {task.normal_class} to train and calibrate on")
     task.check()
-    recipe = recipe or recipe_for(teacher, task.train_size)
     config = planned(task, teacher, recipe, seed, device)
     folder = student_folder.folder_of(out, config)
-    with _alone_in(folder):
-        if not overwrite and _awaits_evaluation(folder, config):
+    with _alone_in(folder) if rank() == 0 else nullcontext():
+        if not from_first(lambda: _claimed(folder, config, task, teacher, overwrite)):
             return folder
-        _claim(folder, config, overwrite)
-        student_folder.save_local(folder, task.dataset, teacher.name)
-        options: dict[str, Any] = {"device": device, "logger": logger, "callbacks": callbacks}
         teacher = remember(teacher.to(device), views(task, recipe, device))
-        student = _distilled(task, teacher, config, folder, **options)
-        learned = learn(student, teacher, task.train, config.score)
-        held_out = _cross_fitted(task, teacher, config, folder, device) or [(learned, task.calibration)]
-        finish(folder, config, learned, teacher, held_out, task.train)
+        where: dict[str, Any] = {"device": device, "spread": spread}
+        student = _distilled(task, teacher, config, folder, **where, logger=logger, callbacks=callbacks)
+        folds = _cross_fitted(task, teacher, config, folder, **where)
+        if rank() == 0:
+            learned = learn(student, teacher, task.train, config.score)
+            held_out = folds or [(learned, task.calibration)]
+            finish(folder, config, learned, teacher, held_out, task.train)
     return folder
+
+
+def _check_shares(spread: Spread, batch: int) -> None:
+    if spread.processes > 1 and batch < 2 * spread.processes:
+        raise UserError(
+            f"{spread.processes} processes need batches of {2 * spread.processes} images or more, not of {batch}"
+        )
 
 
 @contextmanager
@@ -136,7 +151,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise UserError(f"another process trains in {folder}; wait for it, or use another --out") from None
+        raise UserError(f"another run trains in {folder}; wait for it, or use another --out") from None
     try:
         yield
     finally:
@@ -175,7 +190,7 @@ def finish(
 
 
 def _distilled(
-    task: Task | Fold, teacher: Teacher, config: StudentConfig, folder: Path, device: str, **options: Any
+    task: Task | Fold, teacher: Teacher, config: StudentConfig, folder: Path, *, device: str, **options: Any
 ) -> nn.Module:
     """A student trained in `folder`, rounded to what a reload will see, on the device and in eval mode."""
     torch.manual_seed(config.seed)
@@ -188,13 +203,22 @@ def _distilled(
     return student.to(device).eval()
 
 
-def _cross_fitted(task: Task, teacher: Teacher, config: StudentConfig, folder: Path, device: str) -> HeldOut:
+def _cross_fitted(task: Task, teacher: Teacher, config: StudentConfig, folder: Path, **where: Any) -> HeldOut:
     """Where normals are few: for each fold of them, what the others taught, and its images."""
     held_out = []
     for index, fold in enumerate(task.folds):
-        student = _distilled(fold, teacher, config, folder / FOLDS / str(index), device)
+        student = _distilled(fold, teacher, config, folder / FOLDS / str(index), **where)
         held_out.append((learn(student, teacher, fold.train, config.score), fold.left_out))
     return held_out
+
+
+def _claimed(folder: Path, config: StudentConfig, task: Task, teacher: Teacher, overwrite: bool) -> bool:
+    """Make `folder` ours; False where a student of `config` is already trained there and awaits its evaluation."""
+    if not overwrite and _awaits_evaluation(folder, config):
+        return False
+    _claim(folder, config, overwrite)
+    student_folder.save_local(folder, task.dataset, teacher.name)
+    return True
 
 
 def _awaits_evaluation(folder: Path, config: StudentConfig) -> bool:

@@ -24,11 +24,14 @@ from tqdm import tqdm
 from kdad.errors import UserError, WorkFailed, one_of
 from kdad.files import write_atomically
 from kdad.storage.history import read_history, write_history
+from kdad.training import distributed
+from kdad.training.distributed import ALONE, Spread
 
 CHECKPOINT = "resume.ckpt"
 STEPS_BETWEEN_NAN_CHECKS = 16
 SECONDS_BETWEEN_REPORTS = 1.0
 SECONDS_TO_SEE_A_CROWD, CROWDED = 5.0, 0.7  # and the share of its threads that a program has in one
+BETWEEN_PROCESSES = 2**53  # seeds; far more than `epoch_seed` ever gives
 Loader = DataLoader[tuple[Tensor, ...]]
 LOGGERS = ("tensorboard", "wandb")  # also the names of their packages
 
@@ -41,47 +44,51 @@ def epoch_seed(seed: int, epoch: int) -> int:
 class EpochBatches(Sampler[Tensor]):
     """Batches of shuffled indices; the order depends on (seed, epoch) alone.
 
+    Of several processes each takes an equal share of every batch, so that together they do as one alone would.
+
     Lightning calls `set_epoch` before every epoch, also the first one after a resume.
     Iteration is lazy because after a resume the iterator is made before `set_epoch` is called.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int):
+    def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1):
         self.n, self.batch_size, self.seed, self.epoch = n, min(batch_size, n), seed, 0
+        self.rank, self.processes = rank, processes
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
-        batches = torch.randperm(self.n, generator=generator).split(self.batch_size)
-        # A lone image in the last batch would have no batch statistics.
-        yield from batches if len(batches[-1]) > 1 or len(batches) == 1 else batches[:-1]
+        for batch in torch.randperm(self.n, generator=generator).split(self.batch_size)[: len(self)]:
+            share = len(batch) // self.processes
+            yield batch[self.rank * share : (self.rank + 1) * share]
 
     def __len__(self) -> int:
         whole, rest = divmod(self.n, self.batch_size)
-        return whole + (rest > 1)
+        return whole + (rest // self.processes > 1)  # a lone image in the last batch would have no batch statistics
 
 
 def shuffled(dataset: TensorDataset, batch_size: int, seed: int) -> Loader:
-    """A loader of whole batches in an order that depends on (seed, epoch) alone."""
+    """A loader of this process's share of every batch, in an order that depends on (seed, epoch) alone."""
+    sampler = EpochBatches(len(dataset), batch_size, seed, distributed.rank(), distributed.processes())
     # Every new iterator draws one number: from a generator of its own, not from the one of dropout and augmentation.
-    sampler, generator = EpochBatches(len(dataset), batch_size, seed), torch.Generator()
-    return DataLoader(dataset, sampler=sampler, batch_size=None, generator=generator)
+    return DataLoader(dataset, sampler=sampler, batch_size=None, generator=torch.Generator())
 
 
 def in_order(dataset: TensorDataset, batch_size: int) -> Loader:
-    """A loader of whole batches in the order of the data."""
-    return DataLoader(dataset, sampler=torch.arange(len(dataset)).split(batch_size), batch_size=None)
+    """A loader of this process's share of the data, in batches and in order."""
+    share = torch.arange(distributed.rank(), len(dataset), distributed.processes())
+    return DataLoader(dataset, sampler=share.split(batch_size), batch_size=None)
 
 
 class EpochSeed(Callback):
-    """Reseeds dropout and augmentation at the start of every epoch."""
+    """Reseeds dropout and augmentation at the start of every epoch, in each process otherwise."""
 
     def __init__(self, seed: int):
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch))
+        torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch) + distributed.rank() * BETWEEN_PROCESSES)
 
 
 class StopOnNaN(Callback):
@@ -108,7 +115,10 @@ class StopOnNaN(Callback):
 
 
 class EpochRecord(Callback):
-    """After each epoch rewrites `history.csv`, then the checkpoint; both whole or not at all."""
+    """After each epoch rewrites `history.csv`, then the checkpoint; both whole or not at all.
+
+    Of several processes the first writes.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -127,8 +137,11 @@ class EpochRecord(Callback):
             if f"{prefix}_loss" in metrics:
                 values = {name: _rounded(metrics.get(f"{prefix}_{name}")) for name in ("loss", "auroc")}
                 self.rows.append({**shared, "split": split, **values})
-        write_history(self.folder, self.rows)
-        write_atomically(self.folder / CHECKPOINT, trainer.save_checkpoint)
+        if trainer.is_global_zero:
+            write_history(self.folder, self.rows)
+            write_atomically(self.folder / CHECKPOINT, trainer.save_checkpoint)
+        else:
+            trainer.save_checkpoint(self.folder / CHECKPOINT)  # writes nothing, and waits for the first
 
 
 def _rounded(value: Tensor | None) -> float | str:
@@ -141,8 +154,9 @@ class ProgressBar(Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         steps = trainer.num_training_batches
         self.bar = tqdm(
-            total=trainer.max_epochs * steps, initial=trainer.current_epoch * steps, unit="step", dynamic_ncols=True
-        )
+            total=trainer.max_epochs * steps, initial=trainer.current_epoch * steps, unit="step", dynamic_ncols=True,
+            disable=not trainer.is_global_zero,
+        )  # fmt: skip
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -178,7 +192,8 @@ class CrowdWarning(Callback):
     """
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.said = torch.get_num_threads() == 1 or module.device.type != "cpu"
+        alone = trainer.world_size == 1
+        self.said = torch.get_num_threads() == 1 or module.device.type != "cpu" or not alone
         self.since = time.monotonic(), time.process_time()
 
     def on_train_batch_end(
@@ -245,13 +260,14 @@ def fit(
     epochs: int,
     seed: int,
     device: str,
+    spread: Spread = ALONE,
     logger: str | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> None:
     """Train `module` up to `epochs` in `folder`, from its checkpoint if there is one; `callbacks` may watch.
 
     Raises:
-        WorkFailed: the loss became NaN, or memory ran out.
+        WorkFailed: the loss became NaN, memory ran out, or another process of the run ended.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(epoch_seed(seed, 0))
@@ -259,7 +275,7 @@ def fit(
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator=device,
-        devices=1,
+        **spread.trainer_options(),
         precision="bf16-mixed" if half_precision(device) else "32-true",
         callbacks=[EpochSeed(seed), StopOnNaN(), ProgressBar(), CrowdWarning(), EpochRecord(folder), *callbacks],
         logger=_logger(logger, folder),
@@ -275,6 +291,8 @@ def fit(
     except SystemExit:  # Lightning's answer to Ctrl-C, after its own clean-up
         raise KeyboardInterrupt from None
     except RuntimeError as error:
+        if distributed.lost(error):
+            raise WorkFailed(distributed.LOST) from None
         # torch has a type for a full GPU, and only a message for full main memory.
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise

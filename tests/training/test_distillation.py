@@ -195,7 +195,7 @@ def test_two_processes_do_not_train_one_student(tmp_path, monkeypatch, tiny_task
 
     monkeypatch.setattr(Distillation, "training_step", train_again)
     folder = train_student(tiny_task, vgg_teacher, tmp_path, recipe=RECIPE, device="cpu")
-    assert said == [f"another process trains in {folder}; wait for it, or use another --out"]
+    assert said == [f"another run trains in {folder}; wait for it, or use another --out"]
     assert store.is_complete(folder)
     assert not list(tmp_path.rglob("*.lock"))
 

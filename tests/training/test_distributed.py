@@ -1,0 +1,185 @@
+"""One student trained by several processes: the same student, whole files, and no process left behind."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from helpers import tiny_train
+from safetensors.torch import load_file
+
+from kdad.storage import layout
+from kdad.storage import student_folder as store
+from kdad.storage.history import read_history
+from kdad.training.distributed import PATIENCE, Spread, join
+from kdad.training.loop import CHECKPOINT, EpochBatches
+
+PROGRAM = Path(tiny_train.__file__)
+ROOT = PROGRAM.parent.parent.parent
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port")
+
+
+@pytest.fixture
+def environment():
+    """Of a process that nobody has started together with others; each computes with one thread.
+
+    The program imports torch before `train` can tell it to be brief.
+    """
+    spread_by = ("SLURM", "TORCHELASTIC", "MASTER_", "LOCAL_", "WORLD_", "NODE_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith((*spread_by, "RANK"))}
+    brief = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL"}
+    return kept | brief | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+
+
+@pytest.fixture
+def command(vit_folder, tmp_path):
+    """A training without batch statistics or mirror images: how images are shared out makes no difference."""
+    recipe = ("--epochs", "2", "--batch-size", "8", "--device", "cpu")
+    request = ("train", "--dataset", "patterns", "--normal-class", "dots", "--teacher", str(vit_folder))
+    return [str(PROGRAM), *request, *recipe, "--out", str(tmp_path / "several")]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def run(command, environment, seconds: float = 120, **more: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *command], env=environment | more, capture_output=True, text=True, timeout=seconds, cwd=ROOT
+    )
+
+
+def last_line(ended: subprocess.CompletedProcess) -> str:
+    return ended.stderr.replace("\r", "\n").strip().splitlines()[-1]
+
+
+def left_behind() -> list[int]:
+    """Processes of the program."""
+    found = psutil.process_iter(["cmdline"])
+    return [process.pid for process in found if str(PROGRAM) in (process.info["cmdline"] or [])]
+
+
+def figures(out: Path) -> tuple[list[dict], dict, dict[str, torch.Tensor]]:
+    """Losses, evaluation, and calibration of the only student in a folder."""
+    (folder,) = store.find_students(out)
+    losses = [{**row, "seconds": None} for row in read_history(folder)]
+    return losses, store.load_evaluation(folder) or {}, load_file(folder / layout.CALIBRATION)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return tmp_path_factory.mktemp("alone")
+
+
+@pytest.mark.parametrize("started_by", ["devices", "torchrun", "slurm"])
+def test_several_processes_train_the_student_that_one_trains(command, environment, alone, tmp_path, started_by):
+    if not store.find_students(alone):
+        assert run([*command, "--out", str(alone)], environment).returncode == 0
+    if started_by == "devices":
+        ended = run([*command, "--devices", "2"], environment)
+    elif started_by == "torchrun":
+        ended = run([*TORCHRUN, str(free_port()), *command], environment)
+    else:
+        ended = as_slurm_starts_it(command, environment)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("student folder: ") == 1
+    one, several = figures(alone), figures(tmp_path / "several")
+    for of_one, of_several in zip(one[0], several[0], strict=True):
+        for name in ("loss", "auroc"):
+            assert of_several[name] == pytest.approx(of_one[name], abs=0.02), (of_one, of_several)
+    assert several[1]["auroc"] == pytest.approx(one[1]["auroc"], abs=0.02)
+    torch.testing.assert_close(several[2]["layer_errors"], one[2]["layer_errors"], atol=0.02, rtol=0.02)
+    assert not left_behind()
+
+
+def as_slurm_starts_it(command, environment) -> subprocess.CompletedProcess:
+    """One task on each of two nodes that are this machine; the first task's end."""
+    slurm = {
+        "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2", "SLURM_JOB_ID": "7",
+        "SLURM_NODELIST": "127.0.0.1", "SLURM_JOB_NAME": "train", "SLURM_LOCALID": "0",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+    }  # fmt: skip
+    command = [*command, "--num-nodes", "2"]
+    second = environment | slurm | {"SLURM_PROCID": "1", "SLURM_NODEID": "1"}
+    with subprocess.Popen([sys.executable, *command], env=second, cwd=ROOT, stdout=subprocess.PIPE) as other:
+        ended = run(command, environment, **slurm, SLURM_PROCID="0", SLURM_NODEID="0")
+        said, _ = other.communicate()
+    assert (other.returncode, said) == (0, b"")
+    return ended
+
+
+def test_a_killed_process_ends_the_run_which_is_resumed(command, environment, tmp_path):
+    ended = run([*command, "--devices", "2"], environment, FATAL_RANK="1", FATAL_EPOCH="1")
+    assert ended.returncode == 1
+    assert not left_behind()
+    assert last_line(ended) == (
+        "kdad: another process of this run has ended; the same command goes on from the last finished epoch"
+    )
+    (checkpoint,) = (tmp_path / "several").rglob(CHECKPOINT)
+    assert [row["epoch"] for row in read_history(checkpoint.parent)] == [1, 1]
+    again = run([*command, "--devices", "2"], environment)
+    assert again.returncode == 0, again.stderr
+    assert [row["epoch"] for row in read_history(checkpoint.parent)] == [1, 1, 2, 2]
+    assert not checkpoint.exists()
+
+
+def test_a_process_that_cannot_reach_the_others_says_so(command, environment):
+    port = free_port()
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "1"}
+    ended = run([*command, "--num-nodes", "2", "--timeout", "1"], environment, **meeting)
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith(f"kdad: the 2 processes of this run did not meet at 127.0.0.1:{port} within 1 s (")
+
+
+def test_several_machines_need_a_place_to_meet(command, environment):
+    ended = run([*command, "--num-nodes", "2"], environment, MASTER_ADDR="127.0.0.1")
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "kdad: several machines meet by MASTER_ADDR, MASTER_PORT, NODE_RANK; not set: MASTER_PORT, NODE_RANK. Set "
+        "them on each, or start the command with torchrun or srun\n",
+    )
+
+
+def test_what_one_refuses_all_do_and_one_says(command, environment):
+    for _ in range(2):
+        ended = run([*command, "--devices", "2", "--epochs", "1"], environment)
+    assert ended.returncode == 2
+    assert "holds a complete student; use --overwrite" in last_line(ended)
+    assert ended.stderr.count("kdad: ") == 1
+
+
+def test_more_processes_than_a_batch_can_be_shared_by_are_refused(command, environment):
+    ended = run([*command, "--devices", "5"], environment)
+    assert (ended.returncode, ended.stderr) == (2, "kdad: 5 processes need batches of 10 images or more, not of 8\n")
+
+
+def test_a_device_that_several_processes_cannot_use_is_refused(refusal):
+    assert "mps has no way to share" in refusal(join, Spread(2), "mps")
+    if torch.cuda.device_count() < 9:
+        assert refusal(join, Spread(9), "cuda").startswith("--devices 9: this machine has")
+
+
+@pytest.mark.parametrize("n", [12, 13, 15, 16])
+def test_processes_share_every_batch_out_equally(n):
+    alone = list(EpochBatches(n, 6, seed=1))
+    shares = [list(EpochBatches(n, 6, seed=1, rank=rank, processes=2)) for rank in (0, 1)]
+    assert [len(share) for share in shares] == [len(EpochBatches(n, 6, seed=1, processes=2))] * 2
+    for batch, first, second in zip(alone, *shares, strict=False):
+        assert len(first) == len(second) > 1
+        assert torch.equal(torch.cat([first, second]), batch[: 2 * len(first)])
+
+
+def test_torchrun_says_how_many_there_are(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert Spread.asked(None, None) == Spread(4, 2, PATIENCE)
+    assert Spread.asked(3, 1).processes == 3
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert Spread.asked(None, None) == Spread()
