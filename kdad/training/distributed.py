@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -87,12 +87,10 @@ def from_first(work: Callable[[], Result]) -> Result:
         except (UserError, WorkFailed) as error:
             outcome[1] = error
     dist.broadcast_object_list(outcome, src=0)
-    result, error = outcome
-    if error is not None and rank():
-        raise SystemExit(1)  # the first says why
-    if error is not None:
-        raise error
-    return result  # type: ignore[no-any-return]
+    result, failure = outcome
+    if failure is not None:
+        raise SystemExit(1) if rank() else failure  # the first says why
+    return cast(Result, result)
 
 
 def gathered(part: Tensor) -> Tensor:
@@ -121,8 +119,10 @@ def join(spread: Spread, device: str) -> None:
         return
     _check(spread, device)
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     started = TorchElasticEnvironment.detect() or SLURMEnvironment.detect() or "LOCAL_RANK" in os.environ
     if not started:

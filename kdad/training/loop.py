@@ -192,7 +192,7 @@ class CrowdWarning(Callback):
     """
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        alone = trainer.world_size == 1
+        alone = distributed.processes() == 1  # of several, each waits for the others
         self.said = torch.get_num_threads() == 1 or module.device.type != "cpu" or not alone
         self.since = time.monotonic(), time.process_time()
 
