@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from kdad.cli import app, judging, students, training
+from kdad.cli import judging, servers, students, training
 from kdad.cli.options import EXIT_STATUSES, Parser
 from kdad.errors import UserError, WorkFailed
 
@@ -27,7 +27,7 @@ def build_parser() -> Parser:
         sub.set_defaults(run=run)
         return sub
 
-    for group in (training, judging, students, app):
+    for group in (training, judging, students, servers):
         group.add_commands(command)
     return parser
 

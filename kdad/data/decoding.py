@@ -38,7 +38,13 @@ LONGEST_SIGNATURE = 132
 _opening = Lock()
 
 
-def read_image(source: Path | str | BinaryIO, name: str | None = None, white: int = 0) -> Tensor:
+class TooManyPixels(UserError):
+    """An image is larger than may be decoded."""
+
+
+def read_image(
+    source: Path | str | BinaryIO, name: str | None = None, white: int = 0, most_pixels: int = MOST_PIXELS
+) -> Tensor:
     """Decode one image file to uint8 RGB (3, H, W).
 
     EXIF rotation is applied, transparency is laid over white, and of an animation the first frame is taken. Grey values
@@ -49,12 +55,15 @@ def read_image(source: Path | str | BinaryIO, name: str | None = None, white: in
         name: what to call the image in an error; the path by default.
         white: for grey values of more than 8 bits, the one of `WHITES` that is white; 0 for the `white_of` the image.
 
+        most_pixels: how many there may be; `MOST_PIXELS` are the most.
+
     Raises:
-        UserError: the file is missing, empty, damaged, no image, or above `MOST_PIXELS`; or it has grey values that
-            cannot be scaled: negative ones, others that are not finite, or more than half of them above white.
+        TooManyPixels: the image has more.
+        UserError: the file is missing, empty, damaged or no image; or it has grey values that cannot be scaled:
+            negative ones, others that are not finite, or more than half of them above white.
     """
     name = name or shown(source)
-    with opened_image(source, name) as image:
+    with opened_image(source, name, most_pixels) as image:
         ImageOps.exif_transpose(image, in_place=True)
         return to_rgb_tensor(image, name, white)
 
@@ -71,14 +80,14 @@ def to_rgb_tensor(image: Image.Image, name: str, white: int = 0) -> Tensor:
 
 
 @contextmanager
-def opened_image(source: Path | str | BinaryIO, name: str) -> Iterator[Image.Image]:
+def opened_image(source: Path | str | BinaryIO, name: str, most_pixels: int = MOST_PIXELS) -> Iterator[Image.Image]:
     """An image file, its size checked; what goes wrong with it inside the block becomes a `UserError` of one line."""
     try:
         with _opening, warnings.catch_warnings():  # not for two threads at once; only headers are read here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(source, formats=FORMATS)
         with image:
-            _check_size(image, name)
+            _check_size(image, name, min(most_pixels, MOST_PIXELS))
             yield image
     except UserError:
         raise
@@ -87,7 +96,7 @@ def opened_image(source: Path | str | BinaryIO, name: str) -> Iterator[Image.Ima
     except UnidentifiedImageError:
         raise UserError(f"{name}: {_other_format(source)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError(f"{name}: more than {MOST_PIXELS // 10**6} million pixels; make it smaller") from None
+        raise TooManyPixels(f"{name}: more than {MOST_PIXELS // 10**6} million pixels; make it smaller") from None
     except Exception as error:  # decoders raise many types on damaged data
         raise UserError(f"{name}: damaged or unreadable image ({error})".replace("\n", " ")) from None
 
@@ -153,10 +162,10 @@ def _scaled(values: np.ndarray, white: int, name: str) -> np.ndarray:
     return np.rint(values * (255 / white)).clip(0, 255).astype(np.uint8)
 
 
-def _check_size(image: Image.Image, name: str) -> None:
+def _check_size(image: Image.Image, name: str, most: int) -> None:
     width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise UserError(f"{name}: {width}×{height} is above {MOST_PIXELS // 10**6} million pixels; make it smaller")
+    if width * height > most:
+        raise TooManyPixels(f"{name}: {width}×{height} is above {most / 10**6:g} million pixels; make it smaller")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.miniatures import ROOT
 
-from kdad.cli import app, main
+from kdad.cli import main, servers
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def started(monkeypatch):
     """What would be started: the command, its environment, and the folder it is started in."""
     calls = []
     monkeypatch.setattr(os, "execve", lambda _, command, environment: calls.append((command, environment, Path.cwd())))
-    monkeypatch.setattr(app, "_check_free", lambda *_: None)
+    monkeypatch.setattr(servers, "_check_free", lambda *_: None)
     monkeypatch.delenv("KDAD_STUDENTS", raising=False)
     before = Path.cwd()
     yield calls
@@ -35,7 +35,7 @@ def test_in_a_checkout_it_is_what_streamlit_run_starts(started, monkeypatch, tmp
 def test_installed_students_are_made_in_the_current_folder_and_shipped_ones_found(started, monkeypatch, tmp_path):
     (tmp_path / "site" / "kdad" / "_app").mkdir(parents=True)
     (tmp_path / "work").mkdir()
-    monkeypatch.setattr(app, "PACKAGE", tmp_path / "site" / "kdad")
+    monkeypatch.setattr(servers, "PACKAGE", tmp_path / "site" / "kdad")
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("KDAD_DATA", "data")
     monkeypatch.setenv("KDAD_FOLDERS", f"a{os.pathsep}/b")

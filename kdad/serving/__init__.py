@@ -1,0 +1,1 @@
+"""Students over HTTP: what a running server does."""

@@ -1,0 +1,233 @@
+"""The HTTP interface of loaded students: judging, health, metrics, and their description as OpenAPI."""
+
+import asyncio
+import io
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import RedirectResponse
+from PIL import Image
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import BaseModel
+from torch import Tensor
+
+from kdad.data.decoding import TooManyPixels, read_image
+from kdad.data.images import DECODERS
+from kdad.detection.detector import Detector, Prediction
+from kdad.detection.rendering import overlay
+from kdad.errors import UserError, WorkFailed
+from kdad.serving.batching import Batcher
+
+IMAGE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+REFUSALS = {
+    400: "the body is no image that can be read, or the false-positive rate cannot be held",
+    404: "no such student",
+    408: "the body did not come in time",
+    413: "too many bytes or pixels",
+    503: "as many requests as are taken at once are being answered; try again",
+}
+RESPONSES: dict[int | str, dict[str, Any]] = {status: {"description": text} for status, text in REFUSALS.items()}
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for, and how many are answered at once; the others are told to come again."""
+
+    most_bytes: int = 20_000_000
+    most_pixels: int = 25_000_000
+    at_once: int = 64
+    seconds_to_send: float = 30.0
+
+
+class Judgement(BaseModel):
+    """What a student says of one image."""
+
+    student: str
+    score: float
+    p_value: float | None  # null for a student without calibration
+    is_anomaly: bool
+    fpr: float | None
+    height: int
+    width: int
+
+
+class Served(BaseModel):
+    """One student, and what its verdicts rest on."""
+
+    name: str
+    dataset: str
+    normal_class: str
+    teacher: str
+    label_overlap: str
+    calibration_normals: int
+
+
+def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None) -> FastAPI:
+    """An ASGI application that judges images with the students of these names."""
+    service = Service(detectors, limits or Limits())
+
+    @asynccontextmanager
+    async def closing(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.close)
+
+    app = FastAPI(title="kdad", summary="Knowledge-distillation anomaly detection", lifespan=closing)
+    app.middleware("http")(service.counted)
+
+    @app.get("/", include_in_schema=False)
+    def home() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    @app.get("/health")
+    def health() -> dict[str, Any]:
+        """Whether the server answers, and how many students it has."""
+        return {"status": "ok", "students": len(detectors)}
+
+    @app.get("/metrics", include_in_schema=False)
+    def metrics() -> Response:
+        return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/students")
+    def students() -> list[Served]:
+        """The students that are here."""
+        return [_described(name, detector) for name, detector in detectors.items()]
+
+    @app.post("/students/{name:path}/predict", responses=RESPONSES, openapi_extra=IMAGE_BODY)
+    async def predict(name: str, request: Request, fpr: float | None = None) -> Judgement:
+        """Judge an image file, which is the body of the request."""
+        image, said = await service.judged(name, request, fpr)
+        return Judgement(
+            student=name,
+            score=float(said.score[0]),
+            p_value=None if math.isnan(said.p_value[0]) else float(said.p_value[0]),
+            is_anomaly=bool(said.is_anomaly[0]),
+            fpr=fpr,
+            height=image.shape[1],
+            width=image.shape[2],
+        )
+
+    @app.post(
+        "/students/{name:path}/heatmap",
+        responses={**RESPONSES, 200: {"content": {"image/png": {}}}},
+        response_class=Response,
+        openapi_extra=IMAGE_BODY,
+    )
+    async def heatmap(name: str, request: Request) -> Response:
+        """The heatmap over an image file, which is the body of the request, as PNG of the same size."""
+        image, said = await service.judged(name, request, None)
+        low, high = detectors[name].colour_range
+        return Response(await service.threads(_drawn, image, said, low, high), media_type="image/png")
+
+    return app
+
+
+class Service:
+    """What a server has: students, one thread that judges, some that decode, and counts of what happened."""
+
+    def __init__(self, detectors: Mapping[str, Detector], limits: Limits):
+        self.detectors, self.limits = detectors, limits
+        self.registry = CollectorRegistry()
+        named: dict[str, Any] = {"registry": self.registry}
+        self.requests = Counter("kdad_requests", "Requests that were answered", ["path", "status"], **named)
+        self.seconds = Histogram("kdad_request_seconds", "From a request's head to its answer", ["path"], **named)
+        self.batches = Histogram("kdad_batch_images", "Images judged together", buckets=BATCH_SIZES, **named)
+        self.busy = Gauge("kdad_requests_in_progress", "Images that are being read or judged", **named)
+        self._batcher = Batcher(self.batches.observe)
+        self._pool = ThreadPoolExecutor(DECODERS, "decoding")
+        self._taken = 0
+
+    def close(self) -> None:
+        """End the threads, after what they have been asked."""
+        self._batcher.close()
+        self._pool.shutdown()
+
+    async def counted(self, request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Count and time a request; middleware."""
+        started = time.perf_counter()
+        response = await answer(request)
+        path = getattr(request.scope.get("route"), "path", "other")  # of what was asked for, never what was typed
+        self.requests.labels(path, str(response.status_code)).inc()
+        self.seconds.labels(path).observe(time.perf_counter() - started)
+        return response
+
+    async def judged(self, name: str, request: Request, fpr: float | None) -> tuple[Tensor, Prediction]:
+        """The image (3, H, W) in a request, and what a student says of it.
+
+        Raises:
+            HTTPException: one of `REFUSALS`.
+        """
+        detector = self.detectors.get(name)
+        if detector is None:
+            raise HTTPException(404, f"no student {name!r}; GET /students lists them")
+        if self._taken >= self.limits.at_once:
+            raise HTTPException(503, REFUSALS[503], {"Retry-After": "1"})
+        self._taken += 1  # on the one thread of the event loop, so that no two take the last place
+        self.busy.set(self._taken)
+        try:
+            body = await self._body(request)
+            image = await self.threads(_decoded, body, detector.config.white, self.limits.most_pixels)
+            return image, await asyncio.wrap_future(self._batcher.ask(detector, image, fpr))
+        except TooManyPixels as error:
+            raise HTTPException(413, str(error)) from None
+        except UserError as error:
+            raise HTTPException(400, str(error)) from None
+        except WorkFailed as error:
+            raise HTTPException(500, str(error)) from None
+        finally:
+            self._taken -= 1
+            self.busy.set(self._taken)
+
+    async def threads(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """What `work` returns, on one of the threads that decode."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+    async def _body(self, request: Request) -> bytes:
+        """The bytes of a request, no more than may be."""
+        most = self.limits.most_bytes
+        declared = request.headers.get("content-length", "")
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.limits.seconds_to_send):
+                too_many = declared.isdecimal() and int(declared) > most
+                async for chunk in request.stream():
+                    too_many = too_many or len(body) + len(chunk) > most
+                    if too_many:
+                        raise HTTPException(413, f"more than {most} bytes; make the image smaller")
+                    body += chunk
+        except TimeoutError:
+            raise HTTPException(408, f"the image did not come within {self.limits.seconds_to_send:g} s") from None
+        return bytes(body)
+
+
+def _decoded(body: bytes, white: int, most_pixels: int) -> Tensor:
+    return read_image(io.BytesIO(body), "the image", white, most_pixels)
+
+
+def _drawn(image: Tensor, said: Prediction, low: float, high: float) -> bytes:
+    picture, file = overlay(image.permute(1, 2, 0).numpy(), said.heatmap[0], low, high), io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
+
+def _described(name: str, detector: Detector) -> Served:
+    config, calibration = detector.config, detector.calibration
+    return Served(
+        name=name,
+        dataset=config.dataset,
+        normal_class=config.normal_class,
+        teacher=config.teacher,
+        label_overlap=config.label_overlap,
+        calibration_normals=0 if calibration is None else len(calibration),
+    )
