@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdad.cli.options import Parser, add_device, positive
+from kdad.cli.options import HERE, RAY, Parser, add_device, add_engine, positive
 from kdad.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +31,12 @@ def add_commands(command: "Command") -> None:
     output = sub.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true")
     output.add_argument("--csv", metavar="FILE")
+    output.add_argument(
+        "--parquet",
+        metavar="DIR",
+        help="for very many images, also at s3://… and the like: parts that a rerun completes",
+    )
+    add_engine(sub)
     sub.add_argument("--heatmaps", metavar="DIR", help="also write a heatmap PNG for every image")
     sub.add_argument("--method", default="patch", help="how heatmaps are made; see the README (default %(default)s)")
     add_device(sub)
@@ -52,15 +58,9 @@ def _add_teacher(parser: Parser) -> None:
 
 
 def _load(args: argparse.Namespace, folder: str | Path) -> "Detector":
-    from kdad.detection.detector import Detector
-    from kdad.networks.teachers import teacher_copied
-    from kdad.storage import hub, student_folder
+    from kdad.detection.detector import load_with
 
-    teacher = None
-    if args.teacher is not None:
-        config = student_folder.load_config(hub.resolve(folder))
-        teacher = teacher_copied(args.teacher, config.preprocessing.resize, config.layers)
-    return Detector.load(folder, teacher=teacher, device=args.device)
+    return load_with(folder, args.teacher, args.device)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -128,6 +128,11 @@ def score(args: argparse.Namespace) -> None:
 
     if args.method != "patch" and not args.heatmaps:
         raise UserError("--method is about heatmaps: give --heatmaps DIR as well")
+    if args.parquet:
+        _score_into_parts(args)
+        return
+    if args.engine != HERE:
+        raise UserError("--engine is about very many images: give --parquet DIR as well")
     detector = _load(args, args.folder)
     rows: list[dict[str, Any]] = []
     try:
@@ -142,6 +147,50 @@ def score(args: argparse.Namespace) -> None:
             print(json.dumps(rows, indent=2))
     if detector.calibration is not None:
         _warn(len(detector.calibration), detector.calibration.kind)
+
+
+def _score_into_parts(args: argparse.Namespace) -> None:
+    """Judge what has no row yet, here or on a cluster, with one progress bar."""
+    from tqdm import tqdm
+
+    from kdad.detection.bulk import Order, alone_in, find, judge_here, remaining
+
+    if args.heatmaps:
+        raise UserError("--parquet is for scores alone; leave --heatmaps out")
+    detector = _load(args, args.folder)
+    config = detector.config
+    order = Order(
+        student=_from_anywhere(args.folder),
+        teacher=args.teacher,
+        out=Path(args.parquet),
+        weights_sha256=config.weights_sha256,
+        calibration_sha256=config.calibration_sha256,
+        fpr=args.fpr,
+        device=args.device,
+    )
+    with alone_in(order.out):
+        images = find(args.images)
+        parts = remaining(images, order)
+        left = sum(len(part.images) for part in parts)
+        if args.engine == RAY:
+            from kdad.cluster.scoring import judge_with_ray
+
+            outcomes = judge_with_ray(order, parts)
+        else:
+            outcomes = judge_here(order, parts, detector)
+        unreadable = 0
+        with tqdm(total=len(images), initial=len(images) - left, unit="image", dynamic_ncols=True) as bar:
+            for outcome in outcomes:
+                for reason in outcome.unreadable:
+                    tqdm.write(f"unreadable: {reason}", file=sys.stderr)
+                unreadable += len(outcome.unreadable)
+                bar.update(outcome.judged + len(outcome.unreadable))
+    print(f"{left - unreadable} judged now, {unreadable} unreadable, {len(images) - left} known before: {order.out}")
+
+
+def _from_anywhere(student: str) -> str:
+    """A folder as other processes know it, too; a Hub id as it is."""
+    return str(Path(student).resolve()) if Path(student).is_dir() else student
 
 
 def _line(row: dict[str, Any]) -> str:

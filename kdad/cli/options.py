@@ -9,6 +9,7 @@ from kdad.networks.recipes import LARGEST_SEED
 from kdad.networks.registry import LITE0, available, default_teacher
 from kdad.storage.layout import DEFAULT_OUT
 
+HERE, RAY = "here", "ray"  # engines
 EXIT_STATUSES = "exit status: 0 on success, 1 when the work itself fails, 2 on a mistake in the request"
 
 
@@ -71,6 +72,12 @@ def add_task(parser: Parser) -> None:
         help="of a folder's images: the side of the tiles to look at one by one, 0 for whole images (default: by size)",
     )  # fmt: skip
     add_out(parser)
+
+
+def add_engine(parser: Parser) -> None:
+    """Where to work."""
+    on = "on this machine, or on all of a Ray cluster, by default one that is started for it (default: %(default)s)"
+    parser.add_argument("--engine", choices=[HERE, RAY], default=HERE, help=on)
 
 
 def teacher_name(args: argparse.Namespace) -> str:

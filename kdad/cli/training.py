@@ -7,11 +7,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdad.cli.options import add_device, add_recipe, add_task, positive, recipe_overrides, seed, teacher_name
+from kdad.cli.options import (
+    RAY,
+    add_device,
+    add_engine,
+    add_recipe,
+    add_task,
+    positive,
+    recipe_overrides,
+    seed,
+    teacher_name,
+)
 from kdad.errors import UserError
 
 if TYPE_CHECKING:
     from kdad.cli import Command
+    from kdad.training.sweep import Complete
 
 
 def add_commands(command: "Command") -> None:
@@ -32,6 +43,7 @@ def add_commands(command: "Command") -> None:
     add_task(sub)
     add_recipe(sub)
     sub.add_argument("--seeds", type=positive, default=1, help="how many seeds, counted from 0")
+    add_engine(sub)
     sub.add_argument(
         "--results",
         metavar="FILE",
@@ -112,20 +124,32 @@ def _normal_class(args: argparse.Namespace) -> str:
 def sweep(args: argparse.Namespace) -> None:
     """Train and evaluate every class, and print the table."""
     from kdad.evaluation.results_file import load_results, merge_entry
-    from kdad.training.sweep import render, run_sweep
+    from kdad.training.sweep import Plan, render, run_sweep
 
     args.normal_class = args.normal_class or "all"
     if args.results:
         if args.normal_class != "all":
             raise UserError("--results keeps whole data sets: use it with --normal-class all")
         load_results(Path(args.results))  # a damaged file is refused before the work, not after it
-    results = run_sweep(
-        args.dataset, teacher_name(args), args.normal_class, seeds=args.seeds, out=Path(args.out), device=args.device,
-        overrides=recipe_overrides(args), tile=args.tile, side=args.side, layers=args.layers,
+    plan = Plan(
+        teacher_name(args), args.dataset, Path(args.out), args.device, recipe_overrides(args), tile=args.tile,
+        side=args.side, layers=tuple(args.layers),
     )  # fmt: skip
+    results = run_sweep(plan, args.normal_class, seeds=args.seeds, complete=_completing(args.engine))
     if args.results:
         merge_entry(Path(args.results), results)
     print(json.dumps(results, indent=2) if args.json else render(results))
+
+
+def _completing(engine: str) -> "Complete":
+    """What trains students on an engine."""
+    if engine == RAY:
+        from kdad.cluster.sweeping import complete_with_ray
+
+        return complete_with_ray
+    from kdad.training.sweep import complete_here
+
+    return complete_here
 
 
 def pretrain(args: argparse.Namespace) -> None:

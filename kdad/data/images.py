@@ -18,15 +18,16 @@ HIDDEN = (".", "__")  # how names begin that no user has given: .ipynb_checkpoin
 BATCH_IMAGES, BATCH_PIXELS = 64, 16_000_000
 DECODERS = min(4, os.cpu_count() or 1)  # threads; each holds an image that may be large
 Value = TypeVar("Value")
+Place = TypeVar("Place")
 
 
-def in_advance(read: Callable[[Path], Value], files: Iterable[Path]) -> Iterator[Value | UserError]:
+def in_advance(read: Callable[[Place], Value], files: Iterable[Place]) -> Iterator[Value | UserError]:
     """What `read` says of file after file, in order; of one that cannot be read, the error that says why.
 
     Some files are read ahead, on threads of their own, while the caller looks at those before them.
     """
 
-    def value_or_error(file: Path) -> Value | UserError:
+    def value_or_error(file: Place) -> Value | UserError:
         try:
             return read(file)
         except UserError as error:

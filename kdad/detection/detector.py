@@ -21,7 +21,7 @@ from kdad.detection.rendering import colour_range
 from kdad.detection.tiles import Tiling
 from kdad.devices import accelerator, in_halves, joined
 from kdad.errors import UserError
-from kdad.networks.teachers import Teacher, teacher_of_student
+from kdad.networks.teachers import Teacher, teacher_copied, teacher_of_student
 from kdad.storage import hub, student_folder
 from kdad.storage.student_config import StudentConfig
 
@@ -244,3 +244,12 @@ def _check_teacher(config: StudentConfig, teacher: Teacher) -> None:
             f"teacher {teacher.name!r} now prepares its pixels as {teacher.preprocessing}, but this student was "
             f"trained with {config.preprocessing}: restore its preprocessor_config.json, or load it with that side"
         )
+
+
+def load_with(folder_or_repo: str | Path, teacher: str | None, device: str) -> Detector:
+    """As `Detector.load`, with the teacher of this name, folder or Hub id; with the student's own if None."""
+    if teacher is None:
+        return Detector.load(folder_or_repo, device=device)
+    config = student_folder.load_config(hub.resolve(folder_or_repo))
+    copied = teacher_copied(teacher, config.preprocessing.resize, config.layers)
+    return Detector.load(folder_or_repo, teacher=copied, device=device)

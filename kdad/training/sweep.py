@@ -1,6 +1,7 @@
 """All classes of a data set over several seeds: the numbers of a results table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from kdad.devices import accelerator
 from kdad.errors import UserError, one_of
 from kdad.evaluation.evaluate import evaluate
 from kdad.evaluation.results_file import AUROCS, Figure
-from kdad.networks.recipes import Recipe
 from kdad.networks.students import recipe_for
 from kdad.networks.teachers import Teacher, teacher_for
 from kdad.storage import layout, student_folder
@@ -25,6 +25,45 @@ from kdad.storage.student_config import StudentConfig, public_teacher
 from kdad.training.distillation import planned, train_student, views
 from kdad.training.feature_cache import Views, remember
 
+
+@dataclass(frozen=True)
+class Missing:
+    """A student that a sweep lacks.
+
+    Args:
+        source: the data set and normal class, as `load_task` takes them.
+        seed: its seed.
+        folder: where it belongs.
+    """
+
+    source: tuple[str, str]
+    seed: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all students of a sweep have in common: what `run_sweep` was asked for."""
+
+    teacher: str
+    dataset: str
+    out: Path
+    device: str
+    overrides: dict[str, Any]
+    tile: int | None = None
+    side: int | None = None
+    layers: tuple[str, ...] = ()
+
+    def load_teacher(self) -> Teacher:
+        """The teacher, on the device."""
+        return teacher_for(self.teacher, self.dataset, self.side, self.layers).to(self.device)
+
+    def task(self, source: tuple[str, str], teacher: Teacher) -> Task:
+        """The task of one class."""
+        return load_task(*source, teacher.preprocessing, self.tile)
+
+
+Complete = Callable[[Plan, Teacher, Sequence[Missing]], None]
 LOCALISATION = {
     "pixel_auroc": "pixel AUROC",
     "pixel_auroc_without_good": "pixel AUROC, no good images",
@@ -34,51 +73,41 @@ LOCALISATION = {
 }
 
 
-def run_sweep(
-    dataset: str,
-    teacher_name: str,
-    normal_class: str,
-    *,
-    seeds: int,
-    out: Path,
-    device: str,
-    overrides: dict[str, Any],
-    tile: int | None = None,
-    side: int | None = None,
-    layers: Sequence[str] = (),
-) -> dict[str, Any]:
+def run_sweep(plan: Plan, normal_class: str, *, seeds: int, complete: Complete) -> dict[str, Any]:
     """Train and evaluate what is missing, and return per-class and mean figures over seeds.
 
     Students of just these runs that are evaluated are kept with their figures and unfinished ones resumed, so an
     interrupted sweep continues. Of a folder that holds folders in the layout of MVTec AD, each is a class.
+
+    Args:
+        normal_class: one class, or `all`.
+        complete: trains and evaluates students: `complete_here`, or another that does so elsewhere.
     """
-    wanted = _tasks(dataset, normal_class)
-    device = accelerator(device)
-    teacher = teacher_for(teacher_name, dataset, side, layers).to(device)
-    tasks = {name: load_task(*source, teacher.preprocessing, tile) for name, source in wanted.items()}
-    recipes = {name: recipe_for(teacher, task.train_size, **overrides) for name, task in tasks.items()}
-    folders, missing = {}, {}
-    for name, task in tasks.items():
-        plans = [planned(task, teacher, recipes[name], seed, device) for seed in range(seeds)]
-        folders[name] = [student_folder.folder_of(out, plan) for plan in plans]
-        places = zip(plans, folders[name], strict=True)
-        missing[name] = {plan.seed: folder for plan, folder in places if not _is_done(folder, plan)}
-    for name in filter(missing.get, missing):  # before the first of them is trained
-        tasks[name].check()
-    if any(missing.values()):
-        teacher = _remembering(teacher, next(iter(wanted.values())), device)
-    for name, lacking in missing.items():
-        task = tasks.pop(name)  # what it has read goes with it
+    wanted = _tasks(plan.dataset, normal_class)
+    plan = replace(plan, device=accelerator(plan.device))
+    teacher = plan.load_teacher()
+    folders: dict[str, list[Path]] = {}
+    missing: list[Missing] = []
+    for name, source in wanted.items():
+        task = plan.task(source, teacher)
+        recipe = recipe_for(teacher, task.train_size, **plan.overrides)
+        configs = [planned(task, teacher, recipe, seed, plan.device) for seed in range(seeds)]
+        folders[name] = [student_folder.folder_of(plan.out, config) for config in configs]
+        places = zip(configs, folders[name], strict=True)
+        lacking = [Missing(source, config.seed, folder) for config, folder in places if not _is_done(folder, config)]
         if lacking:
-            _complete(task, recipes[name], lacking, teacher, out, device)
+            task.check()  # before the first of them is trained
+        missing += lacking
+    if missing:
+        complete(plan, teacher, missing)
     runs = {name: [_figures(folder) for folder in of_class] for name, of_class in folders.items()}
     every = [run for of_class in runs.values() for run in of_class]
     shown = [score for score in (*AUROCS, *LOCALISATION) if all(score in run for run in every)]
     per_class = {name: _summary(of_class, shown) for name, of_class in runs.items()}
     means = {score: np.mean([figures[score]["values"] for figures in per_class.values()], 0) for score in shown}
     return {
-        "dataset": public_name(dataset),
-        "image_format": image_format(dataset),
+        "dataset": public_name(plan.dataset),
+        "image_format": image_format(plan.dataset),
         "teacher": public_teacher(teacher.name),
         "teacher_sha256": teacher.sha256,
         "family": every[0]["family"],
@@ -106,6 +135,45 @@ def _tasks(dataset: str, normal_class: str) -> dict[str, tuple[str, str]]:
     return {normal_class: names[one_of(f"class of {dataset}", normal_class, names)]}
 
 
+def complete_here(plan: Plan, teacher: Teacher, missing: Sequence[Missing]) -> None:
+    """Train and evaluate the students one after another, in this process."""
+    trainee = Completion(plan, teacher)
+    for each in missing:
+        trainee.complete(each)
+
+
+class Completion:
+    """Trains and evaluates students of one plan; what several of them need of the teacher is paid for once.
+
+    Args:
+        teacher: that of the plan.
+    """
+
+    def __init__(self, plan: Plan, teacher: Teacher):
+        self._plan, self._teacher = plan, teacher
+        self._class: tuple[tuple[str, str], Task, Teacher] | None = None
+
+    def complete(self, missing: Missing) -> None:
+        """Train a student, unless it is trained, and evaluate it."""
+        task, teacher = self._prepared(missing.source)
+        device = self._plan.device
+        if not student_folder.is_complete(missing.folder):
+            recipe = recipe_for(teacher, task.train_size, **self._plan.overrides)
+            train_student(task, teacher, self._plan.out, recipe=recipe, seed=missing.seed, device=device)
+        evaluate(task, Detector.load(missing.folder, teacher=teacher, device=device)).save(missing.folder)
+
+    def _prepared(self, source: tuple[str, str]) -> tuple[Task, Teacher]:
+        """The task of a class, and the teacher with its features in memory, if they fit; kept until another is."""
+        if self._class is None:
+            self._teacher = _remembering(self._teacher, source, self._plan.device)
+        if self._class is None or self._class[0] != source:
+            self._class = None  # what the last class has read goes with it
+            task = self._plan.task(source, self._teacher)
+            recipe = recipe_for(self._teacher, task.train_size, **self._plan.overrides)
+            self._class = source, task, remember(self._teacher, views(task, recipe, self._plan.device))
+        return self._class[1:]
+
+
 def _remembering(teacher: Teacher, any_task: tuple[str, str], device: str) -> Teacher:
     """The teacher with the features of what students of every class are judged on, if that is the same, in memory."""
     task = load_task(*any_task)
@@ -113,15 +181,6 @@ def _remembering(teacher: Teacher, any_task: tuple[str, str], device: str) -> Te
         for part in filter(None, (task.test, task.validation)):
             teacher = remember(teacher, Views([part.images], [], device))
     return teacher
-
-
-def _complete(task: Task, recipe: Recipe, folders: dict[int, Path], teacher: Teacher, out: Path, device: str) -> None:
-    """Train and evaluate the students of one class, each seed in its folder; what seeds share is paid for once."""
-    teacher = remember(teacher, views(task, recipe, device))
-    for seed, folder in folders.items():
-        if not student_folder.is_complete(folder):
-            train_student(task, teacher, out, recipe=recipe, seed=seed, device=device)
-        evaluate(task, Detector.load(folder, teacher=teacher, device=device)).save(folder)
 
 
 def _figures(folder: Path) -> dict[str, Any]:

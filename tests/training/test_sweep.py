@@ -16,7 +16,7 @@ from kdad.storage import layout
 from kdad.storage import student_folder as store
 from kdad.storage.history import read_history
 from kdad.training import sweep
-from kdad.training.sweep import render, run_sweep
+from kdad.training.sweep import Plan, complete_here, render, run_sweep
 
 
 @pytest.fixture
@@ -30,9 +30,8 @@ def two_classes(monkeypatch):
 def sweep_of(vgg_folder, tmp_path, two_classes):
     def run(normal_class="all", seeds=1, epochs=1, learning_rate=None):
         overrides = {"epochs": epochs, "batch_size": 8, "learning_rate": learning_rate}
-        return run_sweep(
-            "patterns", str(vgg_folder), normal_class, seeds=seeds, out=tmp_path, device="cpu", overrides=overrides
-        )
+        plan = Plan(str(vgg_folder), "patterns", tmp_path, "cpu", overrides)
+        return run_sweep(plan, normal_class, seeds=seeds, complete=complete_here)
 
     return run
 

@@ -1,0 +1,1 @@
+"""Work spread over a Ray cluster: students to train, and images to judge."""

@@ -1,0 +1,43 @@
+"""The students of a sweep trained by many workers, each of which has loaded the teacher once."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tqdm import tqdm
+
+from kdad.cluster.joining import check_shared, joined, workers
+from kdad.networks.teachers import Teacher
+from kdad.training.sweep import Completion, Missing, Plan
+
+RETRIES = 3  # of work whose worker was lost; a student goes on from its last finished epoch
+
+
+def complete_with_ray(plan: Plan, _: Teacher, missing: Sequence[Missing]) -> None:
+    """Train and evaluate the students on all workers of a cluster, with one progress bar.
+
+    Raises:
+        UserError, WorkFailed: see `kdad.cluster.joining.joined`; what is finished is kept.
+    """
+    with joined() as ray:
+        check_shared(ray, plan.out)
+        from ray.util import ActorPool
+
+        count, each = workers(ray)
+        plan = replace(plan, out=plan.out.resolve())
+        worker = ray.remote(**each, max_restarts=-1, max_task_retries=RETRIES)(Worker)
+        pool = ActorPool([worker.remote(plan) for _ in range(min(count, len(missing)))])
+        wanted = [replace(each, folder=each.folder.resolve()) for each in missing]
+        done = pool.map_unordered(lambda actor, each: actor.complete.remote(each), wanted)
+        for _ in tqdm(done, total=len(wanted), unit="student", dynamic_ncols=True):
+            pass
+
+
+class Worker:
+    """A process of the cluster with a teacher of its own."""
+
+    def __init__(self, plan: Plan):
+        self._completion = Completion(plan, plan.load_teacher())
+
+    def complete(self, missing: Missing) -> None:
+        """Train and evaluate one student."""
+        self._completion.complete(missing)

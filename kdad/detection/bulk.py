@@ -1,0 +1,217 @@
+"""Scoring more images than one run may live to see: part by part into Parquet files, each image exactly once.
+
+A part is a file with a row for each of up to `PART` images. It is whole or absent, so that a run that was interrupted
+goes on with the images that have no row yet. Images may be anywhere that fsspec reaches (`s3://…`, `gs://…`).
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from kdad.data.decoding import read_image
+from kdad.data.images import SUFFIXES, batches_of_one_size, find_images, in_advance, is_hidden
+from kdad.detection.detector import Detector
+from kdad.errors import UserError, one_line
+from kdad.files import shown, write_atomically
+
+PART = 1_000  # images
+PREFIX, ENDING, STAMP = "part-", ".parquet", b"kdad"  # of names of files, and where a file says what it is of
+URL = "://"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked of every image.
+
+    Args:
+        student: the folder or Hub id of a student.
+        teacher: as of `kdad score --teacher`.
+        out: the folder of the parts.
+        weights_sha256, calibration_sha256: of the student, whose scores must not be mixed with another's.
+        fpr: the false-positive rate of the verdicts, or None.
+        device: where to compute.
+    """
+
+    student: str
+    teacher: str | None
+    out: Path
+    weights_sha256: str
+    calibration_sha256: str
+    fpr: float | None
+    device: str
+
+    @property
+    def stamp(self) -> dict[str, Any]:
+        """What rows of one folder have in common."""
+        asked = asdict(self)
+        return {name: asked[name] for name in ("weights_sha256", "calibration_sha256", "fpr")}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images whose rows will be one file."""
+
+    images: tuple[str, ...]
+
+    @property
+    def file_name(self) -> str:
+        """Another for other images, and the same whoever judges them, and however often."""
+        return PREFIX + hashlib.sha256("\n".join(self.images).encode()).hexdigest()[:24] + ENDING
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a part: how many images were judged, and which could not be read, and why."""
+
+    judged: int
+    unreadable: tuple[str, ...]
+
+
+Judge = Callable[[Order, Sequence[Part]], Iterable[Outcome]]
+
+
+def find(places: Iterable[str]) -> list[str]:
+    """The images at paths and URLs, sorted, each once; a directory stands for all that are below it.
+
+    Raises:
+        UserError: a place is not there or cannot be reached, or no image was found.
+    """
+    found: set[str] = set()
+    for place in places:
+        found.update(_found_at(place) if URL in place else map(str, find_images([place])))
+    return sorted(found)
+
+
+def remaining(images: Sequence[str], order: Order, part: int = PART) -> list[Part]:
+    """The parts that `order.out` does not hold yet.
+
+    Raises:
+        UserError: it holds something else: rows of another student or false-positive rate, or a damaged file.
+    """
+    done: set[str] = set()
+    for file in sorted(order.out.glob(f"{PREFIX}*{ENDING}")):
+        done.update(_images_of(file, order.stamp))
+    left = [image for image in images if image not in done]
+    return [Part(tuple(left[first : first + part])) for first in range(0, len(left), part)]
+
+
+def judge_part(detector: Detector, order: Order, part: Part) -> Outcome:
+    """Write the rows of a part.
+
+    Columns: image, score, p_value, is_anomaly, and error, which is null unless the image could not be read.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for names, images in batches_of_one_size(_readable(part, detector.config.white, rows)):
+        said = detector.predict(images, fpr=order.fpr)
+        for index, name in enumerate(names):
+            p_value = said.p_value[index]
+            rows[name] = {
+                "score": float(said.score[index]),
+                "p_value": None if np.isnan(p_value) else float(p_value),
+                "is_anomaly": bool(said.is_anomaly[index]),
+            }
+    _write(order.out / part.file_name, [{"image": image, **rows[image]} for image in part.images], order.stamp)
+    unreadable = tuple(row["error"] for row in rows.values() if "error" in row)
+    return Outcome(len(rows) - len(unreadable), unreadable)
+
+
+def judge_here(order: Order, parts: Sequence[Part], detector: Detector) -> Iterator[Outcome]:
+    """Judge the parts one after another, in this process."""
+    for part in parts:
+        yield judge_part(detector, order, part)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else writes to `folder` for the length of the block; it is made if it is not there.
+
+    Raises:
+        UserError: somebody does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        with lock.acquire(blocking=False):
+            yield
+    except Timeout:
+        raise UserError(f"another run writes to {folder}; wait for it, or use another folder") from None
+
+
+def _found_at(url: str) -> list[str]:
+    import fsspec
+
+    try:
+        system, root = fsspec.core.url_to_fs(url)
+        if system.isfile(root):
+            return [url]
+        names = system.find(root)
+    except (ImportError, OSError, ValueError) as error:  # a package that is missing, credentials, an unknown protocol
+        raise UserError(f"{url}: cannot be looked into ({one_line(error)})") from None
+    below = [name for name in names if Path(name).suffix.lower() in SUFFIXES and not _is_litter(name, root)]
+    if not below:
+        raise UserError(f"{url}: no image found; the known endings are {', '.join(sorted(SUFFIXES))}")
+    return [system.unstrip_protocol(name) for name in below]
+
+
+def _is_litter(name: str, root: str) -> bool:
+    return any(map(is_hidden, name.removeprefix(root).strip("/").split("/")))
+
+
+def _readable(part: Part, white: int, rows: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Tensor]]:
+    """The images that can be read, with their names; the rows of the others are filled in."""
+    for name, image in zip(part.images, in_advance(partial(_read, white=white), part.images), strict=True):
+        if isinstance(image, UserError):
+            rows[name] = {"error": str(image)}
+        else:
+            yield name, image
+
+
+def _read(place: str, white: int) -> Tensor:
+    if URL not in place:
+        return read_image(Path(place), white=white)
+    import fsspec
+
+    try:
+        with fsspec.open(place) as file:
+            content = file.read()
+    except OSError as error:
+        raise UserError(f"{place}: cannot be read ({one_line(error)})") from None
+    return read_image(io.BytesIO(content), place, white)
+
+
+def _write(file: Path, rows: list[dict[str, Any]], stamp: dict[str, Any]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    kinds = {"score": pyarrow.float64(), "p_value": pyarrow.float64(), "is_anomaly": pyarrow.bool_()}
+    columns = {"image": pyarrow.string(), **kinds, "error": pyarrow.string()}
+    schema = pyarrow.schema(list(columns.items()), {STAMP: json.dumps(stamp).encode()})
+    table = pyarrow.Table.from_pylist(rows, schema)
+    write_atomically(file, lambda path: parquet.write_table(table, path))
+
+
+def _images_of(file: Path, stamp: dict[str, Any]) -> list[str]:
+    """The images that have rows in a part."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        with parquet.ParquetFile(file) as part:
+            written = json.loads((part.schema_arrow.metadata or {}).get(STAMP, b"null"))
+            images: list[str] = part.read(["image"]).column("image").to_pylist()
+    except (ArrowException, OSError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{shown(file)} is damaged ({one_line(error)}); remove it, and its images are judged again"
+        ) from None
+    if written != stamp:
+        raise UserError(f"{shown(file)} was not made with this student and --fpr; use another folder for --parquet")
+    return images
