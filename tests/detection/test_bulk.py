@@ -1,0 +1,152 @@
+"""Scoring into parts: each image once, whatever ends a run, and where it went on."""
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from filelock import FileLock
+from PIL import Image
+
+from kdad.cli import main
+from kdad.detection import bulk
+from kdad.detection.detector import Detector
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Seven images of two sizes, one of them in a folder below, and one that cannot be read."""
+    folder = tmp_path / "images"
+    (folder / "below").mkdir(parents=True)
+    for index in range(7):
+        side = 32 if index % 3 else 40
+        pixels = np.random.default_rng(index).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save((folder / "below" if index == 6 else folder) / f"{index}.png")
+    (folder / "broken.png").write_text("x")
+    return folder
+
+
+@pytest.fixture
+def score(student_folder, vgg_folder, tmp_path, images, capsys):
+    """A function that scores into parts; returns the status and what was said to whom."""
+
+    def scored(*places, options=(), out="parts"):
+        request = ["score", str(student_folder), *map(str, places or [images])]
+        more = ["--teacher", str(vgg_folder), "--parquet", str(tmp_path / out), "--device", "cpu", *options]
+        status = main([*request, *more])
+        return status, capsys.readouterr()
+
+    return scored
+
+
+@pytest.fixture
+def detector(student_folder, vgg_teacher):
+    return Detector.load(student_folder, teacher=vgg_teacher, device="cpu")
+
+
+def rows(folder) -> dict[str, dict]:
+    """The rows of all parts, by image, none of which may have two."""
+    table = [row for file in sorted(folder.glob("*.parquet")) for row in pyarrow.parquet.read_table(file).to_pylist()]
+    assert len({row["image"] for row in table}) == len(table)
+    return {row.pop("image"): row for row in table}
+
+
+def test_every_image_has_one_row_with_what_predict_says(score, images, tmp_path, detector):
+    status, said = score()
+    assert status == 0
+    assert said.out == f"7 judged now, 1 unreadable, 0 known before: {tmp_path / 'parts'}\n"
+    assert "broken.png: not an image" in said.err
+    found = rows(tmp_path / "parts")
+    assert set(found) == {str(file) for file in images.rglob("*.png")}
+    for image, row in found.items():
+        if "broken" in image:
+            assert row == {"score": None, "p_value": None, "is_anomaly": None, "error": f"{image}: not an image"}
+        else:
+            alone = detector.predict(image)
+            assert row["score"] == pytest.approx(float(alone.score[0]), abs=1e-4)
+            assert row["p_value"] == pytest.approx(float(alone.p_value[0]))
+            assert (row["is_anomaly"], row["error"]) == (bool(alone.is_anomaly[0]), None)
+
+
+def test_an_interrupted_run_goes_on_with_what_has_no_row(score, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(bulk.remaining, "__defaults__", (3,))
+    write, written = bulk._write, []
+
+    def interrupted(file, *more):
+        if written:
+            raise KeyboardInterrupt
+        written.append(file)
+        write(file, *more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bulk, "_write", interrupted)
+        status, _ = score()
+    assert status == 130
+    before = rows(tmp_path / "parts")
+    assert len(before) == 3
+    Image.new("RGB", (32, 32)).save(images / "late.png")
+    status, said = score()
+    assert (status, said.out.split(":")[0]) == (0, "5 judged now, 1 unreadable, 3 known before")
+    after = rows(tmp_path / "parts")
+    assert len(after) == 9
+    assert {image: after[image] for image in before} == before
+    status, said = score()
+    assert said.out.startswith("0 judged now, 0 unreadable, 9 known before")
+
+
+def test_images_are_read_through_fsspec(score, images, tmp_path):
+    assert score(f"file://{images}", out="urls")[0] == score(out="paths")[0] == 0
+    by_url, by_path = rows(tmp_path / "urls"), rows(tmp_path / "paths")
+    assert {image.removeprefix("file://"): row["score"] for image, row in by_url.items()} == {
+        image: row["score"] for image, row in by_path.items()
+    }
+
+
+def test_scores_of_another_rate_or_student_are_not_mixed(score):
+    score()
+    status, said = score(options=["--fpr", "0.2"])
+    assert status == 2
+    assert "was not made with this student and --fpr; use another folder for --parquet" in said.err
+
+
+def test_a_damaged_part_is_named(score, tmp_path):
+    score()
+    (part,) = (tmp_path / "parts").glob("*.parquet")
+    part.write_bytes(part.read_bytes()[:100])
+    status, said = score()
+    assert status == 2
+    assert f"{part} is damaged" in said.err
+    part.unlink()
+    assert score()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("nothing://bucket/x", "cannot be looked into (Protocol not known: nothing"),
+        ("memory://nobody/there", "no image found; the known endings are"),
+        ("/no/such/folder", "no such file or directory"),
+    ],
+)
+def test_a_place_without_images_is_named(score, place, words):
+    status, said = score(place)
+    assert status == 2
+    assert words in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_two_runs_do_not_write_to_one_folder(score, tmp_path):
+    (tmp_path / "parts").mkdir()
+    with FileLock(tmp_path / "parts" / ".lock"):
+        status, said = score()
+    assert (status, said.err) == (
+        2, f"kdad: another run writes to {tmp_path / 'parts'}; wait for it, or use another folder\n",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [["--heatmaps", "x"], ["--csv", "x"], ["--json"]])
+def test_other_outputs_do_not_go_with_parts(score, options):
+    assert score(options=options)[0] == 2
+
+
+def test_an_engine_is_for_parts_alone(student_folder, images, capsys):
+    assert main(["score", str(student_folder), str(images), "--engine", "ray"]) == 2
+    assert "give --parquet DIR as well" in capsys.readouterr().err
