@@ -26,3 +26,4 @@ if view == TRAIN:
 else:
     student_list.show_students()
     student_list.fetch()
+    student_list.share()

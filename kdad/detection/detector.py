@@ -72,6 +72,7 @@ class Detector:
             )
         self.config, self.student, self.teacher, self.calibration = config, student, teacher, calibration
         self.device = next(student.parameters()).device
+        self.folder: Path | None = None
         self._geometry = MapGeometry(teacher.preprocessing, config.tile)
         reading = PatchReading.plain(layers) if calibration is None else calibration.reading
         self._reading = reading.to(self.device)
@@ -103,7 +104,24 @@ class Detector:
         device = accelerator(device)
         student = student_folder.load_student(folder, config).to(device)
         teacher = (teacher or _teacher_of(folder, config)).to(device)
-        return cls(config, student, teacher, load_calibration(folder, config))
+        detector = cls(config, student, teacher, load_calibration(folder, config))
+        detector.folder = folder
+        return detector
+
+    @classmethod
+    def from_pretrained(cls, repo_id: str | Path, *, revision: str | None = None, device: str = "auto") -> "Detector":
+        """`load`, by the name that users of the Hub know."""
+        return cls.load(repo_id, revision=revision, device=device)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, commit_message: str | None = None) -> str:
+        """Upload the folder that this detector was loaded from; returns the repository's address.
+
+        Raises:
+            UserError: it was not loaded from a folder, or see `kdad.storage.hub.push`.
+        """
+        if self.folder is None:
+            raise UserError("a detector that was not loaded has no folder to share; use Detector.load")
+        return hub.push(self.folder, repo_id, public=not private, message=commit_message)
 
     @property
     def tile(self) -> int:

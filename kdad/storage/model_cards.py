@@ -36,13 +36,29 @@ where the copy fails, an image is anomalous.
 - Seed {config.seed}, {config.recipe.epochs} epochs, last epoch kept: no labelled anomaly chose it.
 - Score `{config.score}`: {SELECTION_IN_WORDS[config.score]}
 - Calibration: {CALIBRATION_IN_WORDS[config.calibration]}
+- Threshold: none is fixed. An image is called anomalous where its p-value among those normals is at most the
+  false-positive rate that is asked for, 5 % by default.
+- Images: {_reading_in_words(config)}
 - {_figures_in_words(evaluation)}
 
 ```python
 from kdad import Detector
 
-prediction = Detector.load("path/to/this/folder").predict(images)
+prediction = Detector.from_pretrained("path/to/this/folder, or its id on the Hub").predict(images)
 ```
+
+## Limits
+
+- It knows one kind of normal, {config.normal_class} of {config.dataset}, as its camera saw it: another lens, light or
+  background is unusual, too.
+- A p-value says how unusual an image is among normals, not how likely it is to be anomalous. A heatmap shows where the
+  copy fails, which is evidence of a place and no outline of it.
+- Not for decisions about people.
+
+## Licence
+
+The code is MIT. These weights were learned from images of {config.dataset} and from `{config.teacher}`; the terms of
+both hold for them. Whoever shares this folder says what holds for the rest.
 """
 
 
@@ -63,11 +79,23 @@ def _metadata(config: StudentConfig, evaluation: dict[str, Any] | None) -> str:
     ]
     data = ModelCardData(
         library_name="kdad",
+        license="other",
+        license_name="see-card",
         tags=["anomaly-detection", "knowledge-distillation"],
         model_name=f"{config.normal_class} of {config.dataset}, copied from {config.teacher}" if results else None,
         eval_results=results or None,
     )
     return data.to_yaml()
+
+
+def _reading_in_words(config: StudentConfig) -> str:
+    """How an image becomes the network's input."""
+    reading = config.preprocessing
+    side = f"resized to {reading.resize} px ({reading.kernel})"
+    crop = f", of which the middle {reading.crop}" if reading.crop < reading.resize else ""
+    tiles = f"in tiles of {config.tile} px, each " if config.tile else ""
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (reading.mean, reading.std))
+    return f"{tiles}{side}{crop}; mean ({mean}), standard deviation ({std})."
 
 
 def _figures_in_words(evaluation: dict[str, Any] | None) -> str:

@@ -7,6 +7,7 @@ import time
 import zipfile
 
 import pytest
+from helpers.hub import TOKEN
 from helpers.page import control, plain_texts, rerun
 
 from kdad.data.datasets import DATASETS, class_names
@@ -260,6 +261,31 @@ def test_a_student_is_fetched_from_the_hub(train, root, hub):
     at = press(at, "Fetch")
     assert len(list(root.glob("patterns/*/dots/model.safetensors"))) == 1
     assert labels(at).count("Delete") == 2
+
+
+def test_a_student_of_a_revision_that_is_not_there_is_said(train, root, hub):
+    shutil.move(root / DOTS, hub.root / "models" / "me" / "dots")
+    at = train(view="Load")
+    control(at, "text_input", "Hub id").input("me/dots")
+    control(at, "text_input", "Revision").input("later")
+    assert "me/dots has no revision 'later'" in plain_texts(press(at, "Fetch"))
+
+
+def test_a_student_is_shared_privately_unless_asked_otherwise(train, hub, monkeypatch):
+    monkeypatch.setattr("ui.train.student_list.at_the_machine", lambda: True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    at = train(view="Load")
+    control(at, "text_input", "To").input("me/shared")
+    assert "Shared at" in plain_texts(press(at, "Share"))
+    assert hub.private["me/shared"]
+    assert (hub.root / "models" / "me" / "shared" / "model.safetensors").is_file()
+    control(at, "text_input", "To").input("nowhere")
+    assert "A Hub id looks like owner/name." in plain_texts(press(at, "Share"))
+
+
+def test_others_than_those_at_the_machine_share_nothing_with_its_token(train, monkeypatch):
+    monkeypatch.setattr("ui.train.student_list.at_the_machine", lambda: False)
+    assert "Share" not in labels(train(view="Load"))
 
 
 def test_own_images_are_trained_on_by_their_folder(train, started, root, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.hub import READING_TOKEN, TOKEN
 from helpers.miniatures import reseal
 from PIL import Image
@@ -244,3 +245,20 @@ def test_training_on_cifar10_without_data_or_network_ends_with_one_line(no_netwo
     assert CIFAR10 in done.stderr
     assert "$KDAD_DATA/cifar10/" in done.stderr
     assert not out.exists()
+
+
+def test_detectors_come_and_go_by_the_names_that_users_of_the_hub_know(hub, student_folder, vgg_teacher, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    detector = Detector.load(student_folder, teacher=vgg_teacher, device="cpu")
+    assert "me/dots" in detector.push_to_hub("me/dots", commit_message="First")
+    assert hub.private["me/dots"]
+    monkeypatch.setattr("kdad.detection.detector._teacher_of", lambda *_: vgg_teacher)
+    fetched = Detector.from_pretrained("me/dots", device="cpu")
+    images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    assert fetched.predict(images).score == detector.predict(images).score
+
+
+def test_a_detector_without_a_folder_cannot_be_shared(student_folder, vgg_teacher, refusal):
+    loaded = Detector.load(student_folder, teacher=vgg_teacher, device="cpu")
+    made = Detector(loaded.config, loaded.student, vgg_teacher, loaded.calibration)
+    assert "not loaded has no folder" in refusal(made.push_to_hub, "me/dots")

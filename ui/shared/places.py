@@ -19,8 +19,13 @@ def allowed() -> tuple[Path, ...]:
     """
     listed = os.environ.get(VARIABLE)
     if listed is None:
-        return (Path("/").resolve(),) if st.get_option("server.address") in LOOPBACK else ()
+        return (Path("/").resolve(),) if at_the_machine() else ()
     return _resolved(listed)
+
+
+def at_the_machine() -> bool:
+    """Whether only those who sit at the machine reach the app."""
+    return st.get_option("server.address") in LOOPBACK
 
 
 @lru_cache

@@ -3,14 +3,18 @@
 import shutil
 import subprocess
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 
 import streamlit as st
 
 from kdad.errors import UserError
 from kdad.jobs import manager
 from ui.shared.page import INSPECT, ROOT
+from ui.shared.places import at_the_machine
 from ui.shared.student_index import Student, find, jobs_root, root
 from ui.shared.words import overlap_badge, percent, plain
 
@@ -103,22 +107,50 @@ def fetch() -> None:
     st.subheader("Fetch one from the Hub", anchor=False)
     with st.form("fetch", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
         repo = st.text_input("Hub id", placeholder="owner/name", key="repo", width=320).strip()
+        revision = st.text_input("Revision", placeholder="main", key="revision", width=140).strip()
         asked = st.form_submit_button("Fetch", icon=":material/download:")
-    if not asked:
-        return
-    if repo.count("/") != 1 or not all(repo.split("/")):
-        st.error("A Hub id looks like owner/name.")
-        return
-    try:
-        with st.spinner("Fetching…"):
-            _pull(repo)
-    except (UserError, OSError) as error:
-        st.error(plain(str(error)), icon=":material/error:")
+    if asked and _named(repo):
+        with _hub("Fetching…") as hub:
+            folder = hub.pull(repo, root(), revision or None)
+            st.toast(f"Fetched {plain(folder.relative_to(root()).as_posix())}.")
+            st.rerun()
 
 
-def _pull(repo: str) -> None:
+def share() -> None:
+    """A student to the Hugging Face Hub; for those at the machine alone, whose token it is."""
+    students, _ = find()
+    if not students or not at_the_machine():
+        return
+    st.subheader("Share one on the Hub", anchor=False)
+    with st.form("share", border=False):
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            key = st.selectbox("Student", list(students), key="shared", width=320)
+            repo = st.text_input("To", placeholder="owner/name", key="to", width=240).strip()
+        message = st.text_input("Message of the commit", key="message", width=576).strip()
+        public = st.checkbox("Public, if it is a new repository: anybody may fetch it", key="public")
+        asked = st.form_submit_button("Share", icon=":material/upload:")
+    st.caption("Needs `hf auth login` on this machine. Weights, figures and card are shared; images and paths are not.")
+    if asked and _named(repo):
+        with _hub("Sharing…") as hub:
+            address = hub.push(students[key].folder, repo, public=public, message=message or None)
+            st.success(f"Shared at {address}", icon=":material/check:")
+
+
+def _named(repo: str) -> bool:
+    """Whether this looks like a Hub id; if not, it is said."""
+    if repo.count("/") == 1 and all(repo.split("/")):
+        return True
+    st.error("A Hub id looks like owner/name.")
+    return False
+
+
+@contextmanager
+def _hub(doing: str) -> Iterator[ModuleType]:
+    """The Hub, with a spinner, and what goes wrong with it in one line."""
     from kdad.storage import hub
 
-    folder = hub.pull(repo, root())
-    st.toast(f"Fetched {plain(folder.relative_to(root()).as_posix())}.")
-    st.rerun()
+    try:
+        with st.spinner(doing):
+            yield hub
+    except (UserError, OSError) as error:
+        st.error(plain(str(error)), icon=":material/error:")
