@@ -2,11 +2,9 @@
 
 import streamlit as st
 
-from ui.inspect.closer_look import closer_look
-from ui.inspect.downloads import downloads
+from ui.inspect.closer_look import studied
 from ui.inspect.image_sources import choose_pictures
 from ui.inspect.overview import load_judges, overview
-from ui.inspect.ranking import ranking
 from ui.inspect.view_controls import choose_view
 from ui.shared.page import footer, setup
 from ui.shared.student_picker import choose_students
@@ -20,7 +18,4 @@ judges = load_judges(students)
 view = choose_view(judges)
 footer()
 if pictures:
-    chosen = overview(pictures, judges[0], view)
-    shown = closer_look(chosen, pictures, judges, view)
-    ranking(shown, judges[0])
-    downloads(pictures if shown is chosen else [*pictures, shown], judges, view)  # what was changed is one more
+    studied(overview(pictures, judges, view), pictures, judges, view)

@@ -119,3 +119,26 @@ SCORES: dict[str, Callable[[Mapping[str, Any], float], Any]] = {
     MKD: lambda measured, mse_weight: mkd_score(measured["layer_errors"], mse_weight),
     PEAK: lambda measured, mse_weight: measured["peaks"],
 }
+
+
+def _published_parts(measured: Mapping[str, Any], mse_weight: float) -> dict[str, Any]:
+    parts = layer_scores(measured["layer_errors"], mse_weight)
+    count = parts.shape[1]
+    return {f"layer {index + 1}": parts[:, index] for index in range(max(0, count - SCORED_LAYERS), count)}
+
+
+ERROR, DISTANCE, HIGHEST = "error", "distance", "peak"  # parts of scores
+# What each score is the sum of, by name, each (B,); from the same as `SCORES`.
+PARTS: dict[str, Callable[[Mapping[str, Any], float], dict[str, Any]]] = {
+    DISTANT_ERROR: lambda measured, _: {
+        ERROR: _log(last_layer_score(measured["layer_errors"])),
+        DISTANCE: _log(measured["distances"]),
+    },
+    DISTANT_PEAK: lambda measured, _: {
+        HIGHEST: measured["peaks"],
+        DISTANCE: measured["distance_weight"] * _log(measured["distances"]),
+    },
+    LAST_LAYER: lambda measured, _: {ERROR: last_layer_score(measured["layer_errors"])},
+    MKD: _published_parts,
+    PEAK: lambda measured, _: {HIGHEST: measured["peaks"]},
+}

@@ -45,6 +45,16 @@ class Gaussian:
         gaussian = self.to(features.device)
         return ((features - gaussian.mean) @ gaussian.whitening).square().sum(-1)
 
+    def shares(self, parts: Tensor) -> Tensor:
+        """What each of n parts (…, n, D), whose mean is a summary, has in its `distance`: (…, n), of that mean.
+
+        A part that is on the other side of normals than the summary has a negative share.
+        """
+        gaussian = self.to(parts.device)
+        off = parts - gaussian.mean
+        towards = off.mean(-2) @ gaussian.whitening @ gaussian.whitening
+        return (off @ towards[..., None])[..., 0]
+
     def to(self, device: torch.device | str) -> Gaussian:
         """The same on another device."""
         return Gaussian(self.mean.to(device), self.whitening.to(device))

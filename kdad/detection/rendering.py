@@ -63,6 +63,17 @@ def overlay(image: np.ndarray, heatmap: np.ndarray, low: float, high: float, opa
     return mixed.round().astype(np.uint8)
 
 
+def resized_map(heatmap: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A map (h, w) at another size (height, width), bilinear."""
+    import torch
+
+    from kdad.data.preprocessing import resample
+
+    if heatmap.shape == (height, width):
+        return heatmap
+    return resample(torch.from_numpy(heatmap)[None, None], height, width, "bilinear")[0, 0].numpy()
+
+
 def save_png(file: Path, pixels: np.ndarray) -> None:
     """Write uint8 (H, W, 3) as PNG, whole or not at all."""
     from PIL import Image

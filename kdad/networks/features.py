@@ -33,6 +33,15 @@ class FeatureNetwork(nn.Module):
         patches = last[:, self.prefix :].mean(1)
         return (last[:, 0] + patches) / 2 if self.prefix else patches
 
+    def summarised(self, features: Sequence[Tensor]) -> Tensor:
+        """What each patch (B, n, D) of the last critical layer gives to `summary`, which is the mean of it.
+
+        What is said of the image as a whole, and of no place, is given by all patches alike.
+        """
+        last = features[-1].float()
+        patches = last[:, self.prefix :]
+        return (last[:, :1] + patches) / 2 if self.prefix else patches
+
     def grids(self, height: int, width: int) -> list[tuple[int, int]]:
         """(h, w) of the patches of every critical layer, for an input of height×width pixels."""
         raise NotImplementedError

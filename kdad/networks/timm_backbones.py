@@ -83,10 +83,14 @@ class TimmFeatures(FeatureNetwork):
         """
         if self.transformer:
             return super().summary(features)
-        side = int(features[-1].shape[1] ** 0.5)
-        grid = features[-1].float().unflatten(1, (side, -1))
-        inner = grid[:, 1:-1, 1:-1] if side > 2 else grid
-        return nn.functional.normalize(inner.flatten(1, 2).mean(1), dim=1)
+        return nn.functional.normalize(_inner(features[-1]).mean(1), dim=1)
+
+    def summarised(self, features: Sequence[Tensor]) -> Tensor:
+        """As of every network; of a convolutional one, of all but the outermost patches."""
+        if self.transformer:
+            return super().summarised(features)
+        inner = _inner(features[-1])
+        return inner / inner.mean(1, keepdim=True).norm(dim=2, keepdim=True).clamp(min=1e-12)
 
     def _indices(self) -> list[int]:
         names = [entry["module"] for entry in self.model.feature_info]
@@ -198,3 +202,10 @@ def build_timm(name: str, file: Path | None, side: int | None) -> nn.Module:
     if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
         raise UserError(f"timm's {name} does not give its layers' features; choose another model")
     return model
+
+
+def _inner(features: Tensor) -> Tensor:
+    """The patches (B, n, D) of a square map (B, T, D) that are not at its edge, in float32."""
+    side = int(features.shape[1] ** 0.5)
+    grid = features.float().unflatten(1, (side, -1))
+    return (grid[:, 1:-1, 1:-1] if side > 2 else grid).flatten(1, 2)

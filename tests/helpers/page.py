@@ -13,7 +13,7 @@ def control(at, kind: str, label: str):
 
 def texts(at) -> str:
     """Everything that is said on the page, as Markdown."""
-    shown = [*at.markdown, *at.caption, *at.info, *at.error, *at.warning, *at.subheader]
+    shown = [*at.markdown, *at.caption, *at.info, *at.error, *at.warning, *at.success, *at.subheader]
     return "\n".join(element.value for element in shown)
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from kdad.data.decoding import read_image
 from kdad.detection.detector import Detector
+from ui.inspect.judges import Judge
 
 INSPECT = "pages/2_Inspect.py"
 DOTS, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/stripes"
@@ -36,8 +37,19 @@ def verdicts(at) -> list[str]:
     return re.findall(r"\[(?:\*\*)?(normal|anomaly)", "\n".join(caption.value for caption in at.caption))
 
 
-def scores(at) -> list[str]:
-    return re.findall(r"^-?\d+\.\d{3}", "\n".join(caption.value for caption in at.caption), re.MULTILINE)
+def shares(at) -> list[str]:
+    """How unusual each card says its image is or, of a student without calibration, its score."""
+    return re.findall(r"\] ([\d.]+ %)|^score (-?\d+\.\d{3})$", "\n".join(caption.value for caption in at.caption), re.M)
+
+
+def why(at) -> str:
+    """What the page says made the score, part by part."""
+    return next(caption.value for caption in at.caption if caption.value.startswith("Score "))
+
+
+def reading(at) -> str:
+    """p-value and score, and what a change did to it."""
+    return next(caption.value for caption in at.caption if "p-value" in caption.value).replace("\\", "")
 
 
 def exact_score(at) -> bytes:
@@ -81,11 +93,56 @@ def test_it_opens_with_samples_that_are_judged(inspect):
 
 
 def test_a_score_that_is_a_product_shows_its_factors(inspect):
-    text = texts(inspect())
-    assert "Mahalanobis" in text
-    error, distance = (float(value) for value in re.search(r"Here: ([\d.]+) × ([\d.]+)\.", text).groups())
-    assert 0 < error < 2
-    assert distance > 0
+    at = inspect()
+    assert "Mahalanobis" in texts(at)
+    said = re.match(
+        r"Score (\S+) = (\S+) \(an ordinary normal\) ([+−]) (\S+) \((.*?)\) ([+−]) (\S+) \((.*?)\)\.", why(at)
+    )
+    total, ordinary, sign, first, name, other_sign, second, other = said.groups()
+    assert {name, other} == {"student's error", "teacher's distance"}
+    parts = [float(value) * (1 if of == "+" else -1) for of, value in ((sign, first), (other_sign, second))]
+    assert parts[0] >= parts[1]
+    assert float(total) == pytest.approx(float(ordinary) + sum(parts), abs=0.03)
+    assert f"Shown: **{name[0].upper()}{name[1:]}**" in texts(at)
+
+
+def test_only_cards_that_two_students_judge_differently_can_be_shown(inspect, monkeypatch):
+    """The two are copies of one student: the second is made to let everything pass."""
+    verdict = Judge.is_anomaly
+    monkeypatch.setattr(Judge, "is_anomaly", lambda judge, *of: judge.student.key == DOTS and verdict(judge, *of))
+    at = inspect(student=DOTS, compare=STRIPES, fpr="20 %")
+    pairs = [caption.value for caption in at.caption if caption.value.count("**") == 4]
+    differing = sum(len(set(re.findall(r"(normal|anomaly)", pair))) == 2 for pair in pairs)
+    assert len(pairs) == 9
+    assert 0 < differing < 9
+    control(at, "button_group", "Show").set_value("Judged differently")
+    assert len(cards(rerun(at))) == differing
+
+
+def test_a_link_carries_the_whole_view(inspect):
+    query = {
+        "fpr": "20 %",
+        "method": "patch",
+        "layer": "2",
+        "opacity": "10",
+        "image": "scratch",
+        "change": "Blur",
+        "blur": "8",
+    }
+    at = inspect(student=STRIPES, **query)
+    assert control(at, "select_slider", "False-positive rate").value == 0.2
+    assert control(at, "selectbox", "Method").value == "patch"
+    assert control(at, "button_group", "Critical layer").value == 2
+    assert control(at, "slider", "Opacity").value == 10
+    assert control(at, "slider", "Blur").value == 8
+    assert "scratch · defect" in [heading.value for heading in at.subheader]
+
+
+def test_a_curve_shows_what_more_of_a_change_would_do(inspect):
+    at = choose(inspect(), "Change the image", "Noise")
+    charts = len(at.get("vega_lite_chart"))
+    control(at, "toggle", "Curve over strength").set_value(True)
+    assert len(rerun(at).get("vega_lite_chart")) == charts + 1
 
 
 def test_a_cold_link_chooses_the_students(inspect):
@@ -128,10 +185,10 @@ def test_the_rate_is_said_with_its_uncertainty(inspect):
 
 
 def test_the_layer_changes_the_heatmap_and_never_the_score(inspect):
-    at = inspect()
-    before, heatmap = scores(at), heatmap_of(at)
+    at = inspect(method="patch")
+    before, heatmap = shares(at), heatmap_of(at)
     choose(at, "Critical layer", 4)
-    assert scores(at) == before
+    assert shares(at) == before
     assert heatmap_of(at) != heatmap
 
 
@@ -146,9 +203,9 @@ def test_per_image_contrast_says_what_it_costs(inspect):
 
 def test_opacity_changes_the_picture_alone(inspect):
     at = inspect()
-    before, heatmap = scores(at), heatmap_of(at)
+    before, heatmap = shares(at), heatmap_of(at)
     control(at, "slider", "Opacity").set_value(0)
-    assert scores(rerun(at)) == before
+    assert shares(rerun(at)) == before
     assert heatmap_of(at) != heatmap
 
 
@@ -160,9 +217,9 @@ def test_a_card_opens_its_image(inspect):
 
 def test_draw_others_changes_the_samples(inspect):
     at = inspect()
-    before = scores(at)
+    before = shares(at)
     next(button for button in at.button if button.label == "Draw others").click()
-    assert scores(rerun(at)) != before
+    assert shares(rerun(at)) != before
 
 
 def test_samples_of_another_texture_come_with_a_word_of_caution(inspect):
@@ -174,8 +231,7 @@ def test_samples_of_another_texture_come_with_a_word_of_caution(inspect):
 
 def test_each_change_to_the_image_shows_what_it_did_to_the_score(inspect):
     at = inspect()
-    untouched, score = at.metric[0].value, exact_score(at)
-    assert not at.metric[0].delta
+    untouched, score = reading(at), exact_score(at)
     changes = {
         "Noise": ("Noise", "noise"),
         "Blur": ("Blur", "blurred"),
@@ -185,18 +241,18 @@ def test_each_change_to_the_image_shows_what_it_did_to_the_score(inspect):
     }
     for change, (slider, words) in changes.items():
         choose(at, "Change the image", change)
-        assert words in at.metric[0].delta
+        assert words in reading(at)
         before = exact_score(at)
         moved = control(at, "slider", slider)
         moved.set_value(moved.max)
         assert exact_score(rerun(at)) not in (before, score)
-    assert choose(at, "Change the image", "Nothing").metric[0].value == untouched
+    assert reading(choose(at, "Change the image", "Nothing")) == untouched
 
 
 def test_a_square_can_be_pasted_from_another_image(inspect):
     at = choose(inspect(), "Change the image", "Paste")
     control(at, "selectbox", "Paste from").set_value("normal 1")
-    assert "a square of normal 1" in rerun(at).metric[0].delta
+    assert "a square of normal 1" in reading(rerun(at))
 
 
 def test_all_students_of_a_teacher_are_ranked(inspect):
@@ -216,7 +272,7 @@ def test_an_uploaded_image_scores_as_it_does_in_python(inspect, students_root):
     at = upload(inspect(student=DOTS), ("photo.png", content))
     detector = Detector.load(students_root / DOTS, device="cpu")
     expected = detector.predict(read_image(io.BytesIO(content), "photo")[None]).score[0]
-    assert at.metric[0].value == f"{expected:.3f}"
+    assert f"score {expected:.3f}" in reading(at)
 
 
 def test_bad_files_are_named_beside_the_good_ones(inspect):
@@ -269,7 +325,7 @@ def test_a_student_without_calibration_scores_and_says_what_it_lacks(inspect, st
     root = copied(students_root, tmp_path)
     (root / DOTS / "calibration.safetensors").unlink()
     at = inspect(root=root)
-    assert len(scores(at)) == 9
+    assert len(shares(at)) == 9
     assert not verdicts(at)
     assert "never calibrated" in texts(at)
     assert f"python -m kdad evaluate {root / DOTS}" in [code.value for code in at.code]
@@ -301,14 +357,20 @@ def test_truncated_weights_are_one_clear_message(inspect, students_root, tmp_pat
 def test_other_methods_draw_another_map_and_say_what_it_means(inspect, monkeypatch):
     monkeypatch.setattr("kdad.detection.localisation.SAMPLES", 2)
     at = inspect()
-    assert control(at, "selectbox", "Method").options == ["patch", "gradients", "smoothgrad", "guided-backprop"]
+    assert control(at, "selectbox", "Method").options == [
+        "explanation",
+        "patch",
+        "gradients",
+        "smoothgrad",
+        "guided-backprop",
+    ]
     usual = heatmap_of(at)
     for method in ("gradients", "smoothgrad", "guided-backprop"):
         control(at, "selectbox", "Method").set_value(method)
         assert heatmap_of(rerun(at)) != usual
         assert f"{method} has no unit of its own" in texts(at)
         assert control(at, "button_group", "Critical layer").disabled
-    control(at, "selectbox", "Method").set_value("patch")
+    control(at, "selectbox", "Method").set_value("explanation")
     assert heatmap_of(rerun(at)) == usual
 
 

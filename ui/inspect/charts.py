@@ -15,7 +15,13 @@ FIT = "min(width / {w}, height / {h})"
 
 
 def picture(
-    pixels: np.ndarray, cells: pd.DataFrame, value_title: str, *, clickable: bool = False, box: tuple | None = None
+    pixels: np.ndarray,
+    cells: pd.DataFrame,
+    value_title: str,
+    *,
+    clickable: bool = False,
+    box: tuple | None = None,
+    most: int = PICTURE_HEIGHT,
 ) -> alt.LayerChart:
     """uint8 pixels (H, W, 3) under a grid of cells whose values show on hover.
 
@@ -24,6 +30,7 @@ def picture(
         value_title: what the tooltip calls a cell's value.
         clickable: whether a click selects a cell, under the name `CELL`, by its row and column.
         box: (top, bottom, left, right) in 0…1, drawn as an outline.
+        most: the height in pixels of a square picture.
     """
     height, width = pixels.shape[:2]
     fit = FIT.format(w=width, h=height)
@@ -36,7 +43,7 @@ def picture(
     layers = [image, _cells(cells, value_title, clickable)]
     if box:
         layers.append(_outline(box))
-    box_height = round(PICTURE_HEIGHT * min(1, height / width))
+    box_height = round(most * min(1, height / width))
     return alt.layer(*layers).properties(height=box_height, padding=0).configure_view(stroke=None)
 
 
@@ -127,6 +134,48 @@ def among_normals(normals: np.ndarray, score: float, threshold: float) -> alt.La
         )
     )
     return alt.layer(histogram, lines).properties(height=220)
+
+
+def parts(frame: pd.DataFrame) -> alt.LayerChart:
+    """What each part of a score adds, beside the middle 90 % of normals: columns `part`, `adds`, `low` and `high`."""
+    y = alt.Y("part:N", sort=list(frame["part"]), title=None, axis=alt.Axis(labelOverlap=False, labelLimit=160))
+    x = alt.X("low:Q", title="added to the score", axis=alt.Axis(tickCount=5))
+    ranges = alt.Chart(frame).mark_bar(color=CALM, opacity=0.45, height=24).encode(x, alt.X2("high:Q"), y)
+    bars = (
+        alt.Chart(frame)
+        .mark_bar(color=ACCENT, height=12)
+        .encode(alt.X("adds:Q"), y, tooltip=["part:N", alt.Tooltip("adds:Q", format="+.3f")])
+    )
+    return alt.layer(ranges, bars).properties(height=60 + 36 * len(frame))
+
+
+def over_strength(frame: pd.DataFrame, title: str, amount: int, threshold: float | None) -> alt.LayerChart:
+    """A line for each student over how strongly an image is changed: columns `amount`, `student` and `share` in 0…1.
+
+    Args:
+        amount: the strength that is looked at.
+        threshold: the share of normals from which an image is called anomalous.
+    """
+    y = alt.Y(
+        "share:Q", title="more unusual than", axis=alt.Axis(format="%", tickCount=5), scale=alt.Scale(domain=[0, 1])
+    )
+    legend = alt.Legend(title=None, orient="bottom", columns=1)
+    colour = alt.Color("student:N", scale=alt.Scale(range=[ACCENT, CALM]), sort=None, legend=legend)
+    lines = (
+        alt.Chart(frame)
+        .mark_line(point=True)
+        .encode(
+            alt.X("amount:Q", title=title), y,
+            color=colour,
+            tooltip=["student:N", "amount:Q", alt.Tooltip("share:Q", format=".1%")],
+        )
+    )  # fmt: skip
+    rules = [
+        alt.Chart(pd.DataFrame({"amount": [amount]})).mark_rule(color=MUTED, strokeDash=[4, 3]).encode(x="amount:Q")
+    ]
+    if threshold is not None:
+        rules.append(alt.Chart(pd.DataFrame({"share": [threshold]})).mark_rule(color=MUTED).encode(y="share:Q"))
+    return alt.layer(lines, *rules).properties(height=240)
 
 
 def layers(parts: np.ndarray, normals: np.ndarray | None, names: list[str]) -> alt.LayerChart:

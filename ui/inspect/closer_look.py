@@ -1,48 +1,98 @@
 """One picture in detail, side by side under every judge."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from kdad.detection import conformal
-from kdad.storage.layout import DISTANT_ERROR, DISTANT_PEAK
 from ui.inspect import charts, perturbation_controls
-from ui.inspect.drawing import colour_range, is_anomaly, outlined
+from ui.inspect.downloads import downloads
+from ui.inspect.drawing import Drawn, drawn, of_part, outlined
 from ui.inspect.judges import Judge
-from ui.inspect.view_controls import PATCH, View
+from ui.inspect.ranking import ranking
+from ui.inspect.view_controls import EXPLANATION, PATCH, View
+from ui.shared.page import INSPECT
 from ui.shared.pictures import Picture
-from ui.shared.student_index import evaluate_command
-from ui.shared.words import SCORE_IN_WORDS, percent, plain, unusualness
+from ui.shared.student_index import evaluate_command, find
+from ui.shared.words import PART_IN_WORDS, SCORE_IN_WORDS, percent, percentile, plain
 
+if TYPE_CHECKING:
+    from kdad.detection.detector import Prediction
+    from kdad.detection.explanation import Part
+
+OTHER_HEIGHT = 150  # pixels
+WIDE = 0.5  # of an image's area: from there on it is unusual as a whole
 COMBINED_CELLS = 16  # cells a side that show the value of all layers together
 MOST_CELLS = 64
 
 
-def closer_look(picture: Picture, others: list[Picture], judges: list[Judge], view: View) -> Picture:
+@st.fragment
+def studied(chosen: Picture, pictures: list[Picture], judges: list[Judge], view: View) -> None:
+    """What follows from one picture, which the controls here may change: nothing else of the page runs again."""
+    shown = _closer_look(chosen, pictures, judges, view)
+    ranking(shown, judges[0])
+    downloads(pictures if shown is chosen else [*pictures, shown], judges, view)  # what was changed is one more
+
+
+def _closer_look(picture: Picture, others: list[Picture], judges: list[Judge], view: View) -> Picture:
     """One picture in detail, side by side under every judge; returns it as the controls have changed it."""
     st.divider()
     st.subheader(plain(picture.name) + (f" · {plain(picture.truth)}" if picture.truth else ""), anchor=False)
     columns = st.columns(3, gap="medium")
     with columns[0]:
-        if len(judges) > 1:
-            st.markdown("**Image**")
+        st.markdown("**Image**")
         place = st.container()
         change = perturbation_controls.choose_change(picture, others)
         with place:
             _input(change)
     for column, judge in zip(columns[1:], judges, strict=False):
         with column:
-            if len(judges) > 1:
-                st.markdown(f"**{plain(judge.student.key)}**")
+            _heading(judge if len(judges) > 1 else None)
             prediction = judge(change.picture)
             _heatmap(change.picture, prediction, judge, view)
             _verdict(picture, prediction, judge, view, change)
             if len(judges) > 1:
-                _evidence(prediction, judge, view)
+                _evidence(change.picture, prediction, judge, view)
     if len(judges) == 1:
         with columns[2]:
-            _evidence(prediction, judges[0], view)
+            _evidence(change.picture, prediction, judges[0], view)
+    if change.strength is not None:
+        with columns[0]:
+            _over_strength(change.strength, judges, view)
+            _suggestion(judges)
     return change.picture
+
+
+def _over_strength(strength: perturbation_controls.Strength, judges: list[Judge], view: View) -> None:
+    """How unusual every judge finds the image as it is changed more and more."""
+    judges = [judge for judge in judges if judge.normals is not None]
+    if not judges or not st.toggle("Curve over strength", key="curve", persist_state="page"):
+        return
+    rows = []
+    for amount in strength.amounts:
+        picture = strength.changed(amount)
+        for judge in judges:
+            share = judge.share_below(judge(picture))
+            rows.append({"amount": amount, "student": judge.student.key, "share": share})
+    called = None if view.fpr is None else 1 - view.fpr
+    chart = charts.over_strength(pd.DataFrame(rows), strength.title, strength.amount, called)
+    st.altair_chart(chart, alt="The share of held-out normals that are less unusual, over the strength of the change")
+
+
+def _suggestion(judges: list[Judge]) -> None:
+    """Where a change in one place should be tried: a student of whole images is not made for it."""
+    students, _ = find()
+    of_defects = [key for key, student in students.items() if student.dataset == "patterns-defects"]
+    if of_defects and not any(judge.student.dataset == "patterns-defects" for judge in judges):
+        st.page_link(
+            INSPECT, label="This student knows whole images. Try one of defects", icon=":material/arrow_forward:",
+            query_params={"student": of_defects[0]},
+        )  # fmt: skip
+
+
+def _heading(judge: Judge | None) -> None:
+    st.markdown("**Heatmap**" if judge is None else f"**{plain(judge.student.key)}**")
 
 
 def _input(change: perturbation_controls.Change) -> None:
@@ -57,27 +107,31 @@ def _input(change: perturbation_controls.Change) -> None:
         st.altair_chart(chart, alt=alt)
 
 
-def _heatmap(picture: Picture, prediction, judge: Judge, view: View) -> None:
-    from kdad.detection.rendering import overlay
-
-    if view.method == PATCH:
-        heatmap = judge.heatmap(prediction, view.layer, *picture.shown.shape[:2])
-        unit = "σ above normal" if judge.normals is not None else "patch error"
-        cells = _cells(prediction, judge, view)
-    else:
-        heatmap, unit = judge.localise(picture, view.method), view.method
-        cells = charts.grid_cells(COMBINED_CELLS, COMBINED_CELLS, _coarse(heatmap))
-    low, high = colour_range(heatmap, judge, view)
-    pixels = overlay(picture.shown, heatmap, low, high, view.opacity)
-    if view.outlines:
-        pixels = outlined(pixels, heatmap, picture, judge, view)
-    alt = f"Heatmap over {picture.name}: up to {heatmap.max():.3g} {unit}"
-    st.altair_chart(charts.picture(pixels, cells, unit), alt=alt)
-    charts.scale_bar(low, high, unit)
-    if view.method != PATCH:
+def _heatmap(picture: Picture, prediction: "Prediction", judge: Judge, view: View) -> None:
+    shown = drawn(picture, prediction, judge, view)
+    of_patches = view.method == PATCH or not shown.words
+    cells = _cells(prediction, judge, view) if of_patches and view.method in (PATCH, EXPLANATION) else _coarse(shown)
+    st.altair_chart(charts.picture(_under(shown, picture, judge, view), cells, shown.unit), alt=_alt(shown, picture))
+    charts.scale_bar(shown.low, shown.high, shown.unit)
+    if view.method not in (PATCH, EXPLANATION):
         st.caption(f"{view.method} has no unit of its own: these colours cannot be compared with another image's.")
     elif view.own_contrast:
         st.caption("Per-image contrast: these colours cannot be compared with another image's.")
+    elif shown.words:
+        st.caption(f"Shown: **{shown.words}**, which lifts the score most.")
+
+
+def _under(shown: Drawn, picture: Picture, judge: Judge, view: View) -> np.ndarray:
+    """The picture under a heatmap, with outlines if they are asked for."""
+    from kdad.detection.rendering import overlay
+
+    pixels = overlay(picture.shown, shown.heatmap, shown.low, shown.high, view.opacity)
+    return outlined(pixels, shown.heatmap, picture, judge, view) if view.outlines else pixels
+
+
+def _alt(shown: Drawn, picture: Picture) -> str:
+    what = f"{shown.words} over" if shown.words else "Heatmap over"
+    return f"{what} {picture.name}: up to {shown.heatmap.max():.3g} {shown.unit}"
 
 
 def _cells(prediction, judge: Judge, view: View) -> pd.DataFrame:
@@ -93,52 +147,110 @@ def _cells(prediction, judge: Judge, view: View) -> pd.DataFrame:
     return charts.grid_cells(*values.shape, values, border)
 
 
-def _coarse(heatmap: np.ndarray) -> np.ndarray:
+def _coarse(shown: Drawn) -> pd.DataFrame:
     """The mean of a map (h, w) over each of `COMBINED_CELLS`² cells."""
-    rows = np.array_split(heatmap, COMBINED_CELLS)
-    return np.array([[cell.mean() for cell in np.array_split(row, COMBINED_CELLS, 1)] for row in rows])
+    rows = np.array_split(shown.heatmap, COMBINED_CELLS)
+    means = np.array([[cell.mean() for cell in np.array_split(row, COMBINED_CELLS, 1)] for row in rows])
+    return charts.grid_cells(COMBINED_CELLS, COMBINED_CELLS, means)
 
 
-def _verdict(picture: Picture, prediction, judge: Judge, view: View, change: perturbation_controls.Change) -> None:
-    score = float(prediction.score[0])
+def _verdict(
+    picture: Picture, prediction: "Prediction", judge: Judge, view: View, change: perturbation_controls.Change
+) -> None:
+    score, share = float(prediction.score[0]), judge.share_below(prediction)
     before = float(judge(picture).score[0])
-    delta = None if change.words is None else f"{score - before:+.3f} {change.words}"
-    anomalous = is_anomaly(prediction, judge, view)
+    delta = "" if change.words is None else f" ({score - before:+.3f} {plain(change.words)})"
+    if share is None:
+        st.metric("Anomaly score", f"{score:.3f}", width="content")
+        st.caption(
+            f"No p-value: this student was never calibrated.{delta} Where its data set is at hand, this does it:"
+        )
+        st.code(evaluate_command(judge.student), language="bash", wrap_lines=True)
+        return
+    anomalous = judge.is_anomaly(prediction, view.fpr)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        st.metric("Anomaly score", f"{score:.3f}", delta, delta_color="off", width="content")
+        st.metric("More unusual than", percentile(share), width="content")
         if anomalous is not None:
             word, colour = ("Anomaly", "orange") if anomalous else ("Normal", "green")
             st.badge(word, color=colour, help=f"At a false-positive rate of {percent(view.fpr)}")
+    normals = f"of {len(judge.normals)} held-out normal {plain(judge.student.normal_class)} images"
+    st.caption(f"{normals}  \np-value {prediction.p_value[0]:.4f} · score {score:.3f}{delta}")
+
+
+def _evidence(picture: Picture, prediction: "Prediction", judge: Judge, view: View) -> None:
+    """Where the score stands among normals, and what makes it up."""
     if judge.normals is None:
-        st.caption("No p-value: this student was never calibrated. This does it, where its data set is at hand:")
-        st.code(evaluate_command(judge.student), language="bash", wrap_lines=True)
+        _layers(prediction, judge)
         return
-    share = float(conformal.share_below(prediction.score, judge.normals)[0])
-    st.markdown(unusualness(share, len(judge.normals), judge.student.normal_class))
-    st.caption(f"p-value {prediction.p_value[0]:.4f}")
-
-
-def _evidence(prediction, judge: Judge, view: View) -> None:
-    """Where the score stands among normals, and what each layer adds."""
-    if judge.normals is not None:
-        st.markdown("**Among held-out normals**")
+    parts = judge.explain(picture)
+    st.markdown("**Why**")
+    st.markdown(_reason(parts, judge.is_anomaly(prediction, view.fpr)))
+    total = _sum_in_words(parts)
+    st.altair_chart(charts.parts(_bars(parts)), alt=f"What lifts the score above an ordinary normal's: {total}")
+    st.caption(f"{total}. Band: the middle 90 % of normals. {SCORE_IN_WORDS[judge.detector.config.score]}")
+    for part in parts[1:]:
+        if part.heatmap is not None:
+            _other_part(of_part(part), picture, view)
+    with st.expander("Among held-out normals, and layer by layer"):
         chart = charts.among_normals(judge.normals, float(prediction.score[0]), judge.threshold(view.fpr))
         st.altair_chart(chart, alt="Histogram of the normals' scores, with this image's score and the threshold")
-    st.markdown("**What each critical layer adds**")
+        _layers(prediction, judge)
+
+
+def _other_part(shown: Drawn, picture: Picture, view: View) -> None:
+    """The map of a part that does not lift the score most."""
+    from kdad.detection.rendering import overlay
+
+    pixels = overlay(picture.shown, shown.heatmap, shown.low, shown.high, view.opacity)
+    st.altair_chart(charts.picture(pixels, _coarse(shown), shown.unit, most=OTHER_HEIGHT), alt=_alt(shown, picture))
+    charts.scale_bar(shown.low, shown.high, shown.unit)
+    st.caption(f"**{shown.words}**")
+
+
+def _layers(prediction: "Prediction", judge: Judge) -> None:
+    """How badly each critical layer is copied."""
+    st.markdown("**The student's error in each critical layer**")
     grids = judge.detector.teacher.grids
     names = [f"{index + 1} ({height}×{width})" for index, (height, width) in enumerate(grids)]
     chart = charts.layers(prediction.layer_scores[0], judge.detector.calibration_layer_scores, names)
     st.altair_chart(chart, alt="The image's error in each critical layer, beside the middle 90 % of normals")
-    band = "" if judge.normals is None else "Bar: this image. Band: the middle 90 % of normals. "
-    st.caption(band + SCORE_IN_WORDS[judge.detector.config.score] + _parts(prediction, judge))
-
-
-def _parts(prediction, judge: Judge) -> str:
-    """The two parts of a score that has two."""
     if judge.normals is None:
-        return ""
-    error, peak, distance = prediction.layer_errors[0, -1, 0], prediction.peak[0], prediction.distance[0]
-    return {
-        DISTANT_ERROR: f" Here: {error:.3f} × {distance:.2f}.",
-        DISTANT_PEAK: f" Here: {peak:.1f} + {judge.detector.distance_weight:.2f} × log {distance:.2f}.",
-    }.get(judge.detector.config.score, "")
+        st.caption(SCORE_IN_WORDS[judge.detector.config.score])
+
+
+def _bars(parts: "list[Part]") -> pd.DataFrame:
+    """What each part adds to an ordinary normal's score, and between what the middle 90 % of normals lie."""
+    rows = []
+    for part in parts:
+        low, high = np.quantile(part.normals, [0.05, 0.95]) - np.median(part.normals)
+        rows.append({"part": _name(part), "adds": part.excess, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def _name(part: "Part") -> str:
+    return PART_IN_WORDS.get(part.name, (part.name.capitalize(), ""))[0]
+
+
+def _sum_in_words(parts: "list[Part]") -> str:
+    """What the parts add to the score of an ordinary normal, and that this is the score."""
+    ordinary = sum(part.value - part.excess for part in parts)
+    added = " ".join(
+        f"{'−' if part.excess < 0 else '+'} {abs(part.excess):.2f} ({_name(part).lower()})" for part in parts
+    )
+    return f"Score {sum(part.value for part in parts):.2f} = {ordinary:.2f} (an ordinary normal) {added}"
+
+
+def _reason(parts: "list[Part]", anomalous: bool | None) -> str:
+    """In a sentence, what made the verdict, and whether it is in one place."""
+    top = parts[0]
+    if not anomalous:
+        return "Nothing lifts the score far above what normals have."
+    seen = {
+        "error": "The student fails to copy the teacher",
+        "distance": "The teacher itself sees something far from every normal",
+        "peak": "In one place the student fails to copy the teacher",
+    }.get(top.name, f"The student fails in {top.name}")
+    if top.heatmap is None or top.name == "peak":
+        return f"{seen}."
+    wide = float((top.heatmap > np.mean(top.colour_range)).mean())  # above what 99 % of normals have on average
+    return f"{seen}, {'all over the image: it is unusual **as a whole**' if wide > WIDE else 'in part of the image'}."

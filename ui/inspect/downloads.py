@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from ui.inspect.drawing import is_anomaly, overlaid
+from ui.inspect.drawing import overlaid
 from ui.inspect.judges import Judge
 from ui.inspect.view_controls import View
 from ui.shared.pictures import Picture, png
@@ -41,7 +41,7 @@ def _csv(pictures: list[Picture], judges: list[Judge], view: View) -> str:
                     "student": judge.student.key,
                     "score": float(prediction.score[0]),
                     "p_value": None if np.isnan(p_value) else p_value,
-                    "is_anomaly": is_anomaly(prediction, judge, view),
+                    "is_anomaly": judge.is_anomaly(prediction, view.fpr),
                     "false_positive_rate": view.fpr,
                     **{f"layer{i + 1}": float(part) for i, part in enumerate(prediction.layer_scores[0])},
                 }

@@ -1,32 +1,68 @@
 """How a picture is drawn under its heatmap, and what it is called."""
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ui.inspect.judges import Judge
-from ui.inspect.view_controls import PATCH, View
+from ui.inspect.view_controls import EXPLANATION, PATCH, View
 from ui.shared.pictures import DISPLAY_SIDE, Picture, to_display
+from ui.shared.words import PART_IN_WORDS
+
+if TYPE_CHECKING:
+    from kdad.detection.detector import Prediction
+    from kdad.detection.explanation import Part
 
 FOUND, TRUE = (255, 255, 255), (61, 220, 151)  # the colours of outlines
 
 
-def is_anomaly(prediction, judge: Judge, view: View) -> bool | None:
-    if judge.normals is None or view.fpr is None:
-        return None
-    return bool(prediction.score[0] > judge.threshold(view.fpr))
+@dataclass(frozen=True)
+class Drawn:
+    """A heatmap (h, w), what its values are in, the ends of its colours, and what it shows, in words."""
+
+    heatmap: np.ndarray
+    unit: str
+    low: float
+    high: float
+    words: str = ""
 
 
-def colour_range(heatmap: np.ndarray, judge: Judge, view: View) -> tuple[float, float]:
-    own = view.own_contrast or view.method != PATCH
-    return (float(heatmap.min()), float(heatmap.max())) if own else judge.detector.colour_range
+def drawn(picture: Picture, prediction: "Prediction", judge: Judge, view: View) -> Drawn:
+    """The heatmap of a picture at its `display_size`, as the view asks for it."""
+    if view.method == EXPLANATION:
+        explaining = [part for part in judge.explain(picture) if part.heatmap is not None]
+        if explaining:
+            return of_part(explaining[0], view.own_contrast)
+    if view.method in (EXPLANATION, PATCH):
+        heatmap = judge.heatmap(prediction, view.layer, *picture.shown.shape[:2])
+        unit = "σ above normal" if judge.normals is not None else "patch error"
+        ends = _own_ends(heatmap) if view.own_contrast else judge.detector.colour_range
+        return Drawn(heatmap, unit, *ends)
+    heatmap = judge.localise(picture, view.method)
+    return Drawn(heatmap, view.method, *_own_ends(heatmap))
 
 
-def overlaid(picture: Picture, prediction, judge: Judge, view: View, side: int = DISPLAY_SIDE) -> np.ndarray:
+def of_part(part: "Part", own_contrast: bool = False) -> Drawn:
+    """The heatmap of one part of a score."""
+    assert part.heatmap is not None
+    title, unit = PART_IN_WORDS[part.name]
+    return Drawn(part.heatmap, unit, *(_own_ends(part.heatmap) if own_contrast else part.colour_range), title)
+
+
+def _own_ends(heatmap: np.ndarray) -> tuple[float, float]:
+    return float(heatmap.min()), float(heatmap.max())
+
+
+def overlaid(
+    picture: Picture, prediction: "Prediction", judge: Judge, view: View, side: int = DISPLAY_SIDE
+) -> np.ndarray:
     """The picture under its heatmap, uint8 (h, w, 3), with no side above `side`."""
-    from kdad.detection.rendering import overlay
+    from kdad.detection.rendering import overlay, resized_map
 
     pixels = to_display(picture.shown, side)
-    heatmap = judge.heatmap(prediction, view.layer, *pixels.shape[:2])
-    return overlay(pixels, heatmap, *colour_range(heatmap, judge, view), view.opacity)
+    shown = drawn(picture, prediction, judge, view)
+    return overlay(pixels, resized_map(shown.heatmap, *pixels.shape[:2]), shown.low, shown.high, view.opacity)
 
 
 def outlined(pixels: np.ndarray, heatmap: np.ndarray, picture: Picture, judge: Judge, view: View) -> np.ndarray:

@@ -17,7 +17,7 @@ def choose_pictures(student: Student) -> list[Picture]:
     """Draw the controls and return the pictures they choose; messages about unreadable ones are shown beside."""
     source = st.segmented_control(
         "Images from", [SAMPLES, UPLOAD, CAMERA, GALLERY], default=SAMPLES, required=True, key="source",
-        persist_state="session",
+        persist_state="session", bind="query-params",
     )  # fmt: skip
     return {SAMPLES: _samples, UPLOAD: _uploads, CAMERA: _camera, GALLERY: _gallery}[source](student)
 
@@ -28,7 +28,8 @@ def _samples(student: Student) -> list[Picture]:
     textures = list(patterns.CLASSES)
     texture = left.selectbox(
         "Texture", textures, index=textures.index(own) if own in textures else textures.index("bricks"),
-        key=f"texture-{own}", help="Made by this app from a seed: three normals, four kinds of defect, two others.",
+        key=f"texture-{own}", bind="query-params",
+        help="Made by this app from a seed: three normals, four kinds of defect, two others.",
     )  # fmt: skip
     draws = st.session_state.setdefault("draws", 0)
     right.button("Draw others", on_click=_draw_again, width="stretch")
@@ -89,7 +90,9 @@ def _gallery_page(student: Student, kinds: tuple[str, ...], labels) -> list[Pict
     left, right = st.columns([1, 2], vertical_alignment="bottom")
     # The kinds of defect have no class that equals the normal one: there, the first kind is "good".
     first = kinds.index(student.normal_class) if student.normal_class in kinds else 0
-    kind = left.selectbox("Kind", kinds, index=first, key=f"kind-{student.dataset}-{student.normal_class}")
+    kind = left.selectbox(
+        "Kind", kinds, index=first, key=f"kind-{student.dataset}-{student.normal_class}", bind="query-params"
+    )
     count = int((labels == kinds.index(kind)).sum())
     with right:
         page = st.pagination(max(1, -(-count // PER_PAGE)), key=f"gallery-{student.dataset}-{kind}")

@@ -18,6 +18,7 @@ from ui.shared.student_index import Student
 
 if TYPE_CHECKING:
     from kdad.detection.detector import Detector, Prediction
+    from kdad.detection.explanation import Part
     from kdad.networks.teachers import Teacher
 
 # One student or teacher serves all sessions, and a device does one thing at a time.
@@ -84,6 +85,20 @@ class Judge:
         """What the student says of one picture; the heatmap comes at the picture's `display_size`."""
         return _predict(self.stamp, picture.digest, self.detector, picture.pixels)
 
+    def explain(self, picture: Picture) -> "list[Part]":
+        """The parts of a picture's score, most telling first, their maps at its `display_size`; none uncalibrated."""
+        return [] if self.normals is None else _explain(self.stamp, picture.digest, self.detector, picture.pixels, self)
+
+    def share_below(self, prediction: "Prediction") -> float | None:
+        """The share of held-out normals that are less unusual, 0…1, or None without calibration."""
+        return None if self.normals is None else float(conformal.share_below(prediction.score, self.normals)[0])
+
+    def is_anomaly(self, prediction: "Prediction", fpr: float | None) -> bool | None:
+        """The verdict at a false-positive rate, or None where there can be none."""
+        if self.normals is None or fpr is None:
+            return None
+        return bool(prediction.score[0] > self.threshold(fpr))
+
     def threshold(self, fpr: float) -> float | None:
         """The largest score that still counts as normal, or None without calibration."""
         return None if self.normals is None else conformal.threshold(self.normals, fpr)
@@ -115,17 +130,27 @@ def _predict(stamp: str, digest: str, _detector: "Detector", _pixels: np.ndarray
     return replace(prediction, heatmap=_detector.heatmap(prediction, *display_size(_pixels)))
 
 
+@st.cache_data(max_entries=256, show_spinner=False)
+def _explain(stamp: str, digest: str, _detector: "Detector", _pixels: np.ndarray, _judge: Judge) -> "list[Part]":
+    from kdad.detection.explanation import explain
+    from kdad.detection.rendering import resized_map
+
+    said = _predict(stamp, digest, _detector, _pixels)
+    with DEVICE_LOCK:
+        parts = explain(_detector, [_pixels], said)
+    size = display_size(_pixels)
+    return [part if part.heatmap is None else replace(part, heatmap=resized_map(part.heatmap, *size)) for part in parts]
+
+
 @st.cache_data(max_entries=64, show_spinner="Asking for gradients…")
 def _localise(stamp: str, digest: str, method: str, _detector: "Detector", _pixels: np.ndarray) -> np.ndarray:
-    import torch
-
-    from kdad.data.preprocessing import resample
     from kdad.detection.inputs import to_batch
     from kdad.detection.localisation import localise
+    from kdad.detection.rendering import resized_map
 
     with DEVICE_LOCK:
-        saliency = torch.from_numpy(localise(_detector, to_batch([_pixels]), method))
-    return resample(saliency[:, None], *display_size(_pixels), "bilinear")[0, 0].numpy()
+        saliency = localise(_detector, to_batch([_pixels]), method)
+    return resized_map(saliency[0], *display_size(_pixels))
 
 
 def rank(judges: Sequence[Judge], picture: Picture) -> list[dict]:

@@ -1,17 +1,24 @@
-"""All pictures as cards, with heatmap, score and verdict."""
+"""All pictures as cards, with heatmap and verdict under every judge."""
+
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from kdad.errors import UserError
-from ui.inspect.drawing import is_anomaly, overlaid
+from ui.inspect.drawing import overlaid
 from ui.inspect.judges import Judge, judge_of
 from ui.inspect.view_controls import View
-from ui.shared.pictures import Picture, card
+from ui.shared.pictures import Picture, card, png, side_by_side
 from ui.shared.student_index import Student
-from ui.shared.words import plain
+from ui.shared.words import percentile, plain
+
+if TYPE_CHECKING:
+    from kdad.detection.detector import Prediction
 
 CARD_SIDE = 160
 MOST_UNSCROLLED = 18
+ALL, ANOMALIES, DISAGREED = "All", "Anomalies", "Judged differently"
+LINKED = "image"  # what a link calls the picture that is looked at closely
 
 
 def load_judges(students: list[Student]) -> list[Judge]:
@@ -27,43 +34,86 @@ def load_judges(students: list[Student]) -> list[Judge]:
     return judges
 
 
-def overview(pictures: list[Picture], judge: Judge, view: View) -> Picture:
-    """All pictures as cards with heatmap, score and verdict; returns the one to look at closely."""
+def overview(pictures: list[Picture], judges: list[Judge], view: View) -> Picture:
+    """All pictures as cards with heatmaps and verdicts; returns the one to look at closely."""
     with st.spinner("Judging the images…"):
-        predictions = [judge(picture) for picture in pictures]
+        said = [[judge(picture) for judge in judges] for picture in pictures]
+    verdicts = [[judge.is_anomaly(one, view.fpr) for judge, one in zip(judges, each, strict=True)] for each in said]
     names = [picture.name for picture in pictures]
     if st.session_state.get("picked") not in names:
-        st.session_state["picked"] = _most_telling(pictures, predictions)
-    with st.container(height=460 if len(pictures) > MOST_UNSCROLLED else "content", border=False):
+        linked = st.query_params.get(LINKED)
+        st.session_state["picked"] = linked if linked in names else _most_telling(pictures, said)
+    if st.query_params.get(LINKED) != st.session_state["picked"]:
+        st.query_params[LINKED] = st.session_state["picked"]
+    shown = _filtered(verdicts, len(judges))
+    if not shown:
+        st.caption("None of them.")
+    with st.container(height=460 if len(shown) > MOST_UNSCROLLED else "content", border=False):
         grid = st.grid(6, min_column_width=100, gap="small")
-        for index, (picture, prediction) in enumerate(zip(pictures, predictions, strict=True)):
+        for index in shown:
             with grid.cell():
-                _card(index, picture, prediction, judge, view)
+                _card(index, pictures[index], said[index], verdicts[index], judges, view)
     return pictures[names.index(st.session_state["picked"])]
 
 
-def _most_telling(pictures: list[Picture], predictions: list) -> str:
+def _filtered(verdicts: list[list[bool | None]], judges: int) -> list[int]:
+    """Which pictures to show: all, or those that a filter leaves."""
+    found = {
+        ALL: list(range(len(verdicts))),
+        ANOMALIES: [index for index, each in enumerate(verdicts) if any(each)],
+        DISAGREED: [index for index, each in enumerate(verdicts) if {True, False} <= set(each)],
+    }
+    choices = [ALL, ANOMALIES, *([DISAGREED] if judges > 1 else [])]
+    if st.session_state.get("filter", ALL) not in choices:
+        st.session_state["filter"] = ALL
+    chosen = st.segmented_control(
+        "Show", choices, default=ALL, required=True, key="filter", persist_state="page", bind="query-params",
+        label_visibility="collapsed", format_func=lambda name: f"{name} ({len(found[name])})",
+    )  # fmt: skip
+    return found[chosen]
+
+
+def _most_telling(pictures: list[Picture], said: "list[list[Prediction]]") -> str:
     """The name of the most unusual picture; a defect, if there are any, says more than another texture."""
-    ranked = sorted(zip(pictures, predictions, strict=True), key=lambda pair: -pair[1].score[0])
+    ranked = sorted(zip(pictures, said, strict=True), key=lambda pair: -pair[1][0].score[0])
     return next((picture.name for picture, _ in ranked if picture.truth == "defect"), ranked[0][0].name)
 
 
-def _card(index: int, picture: Picture, prediction, judge: Judge, view: View) -> None:
+def _card(
+    index: int, picture: Picture, said: "list[Prediction]", verdicts: list[bool | None], judges: list[Judge], view: View
+) -> None:
+    words = [_in_words(judge, one, verdict) for judge, one, verdict in zip(judges, said, verdicts, strict=True)]
     st.image(
-        card(overlaid(picture, prediction, judge, view, CARD_SIDE), CARD_SIDE), width="stretch", output_format="PNG",
-        alt=f"{picture.name} with its heatmap, score {prediction.score[0]:.3f}",
+        _drawn(tuple(judge.stamp for judge in judges), picture.digest, view, judges, picture, said), width="stretch",
+        alt=f"{picture.name} with its heatmap: {'; '.join(spoken for _, spoken in words)}",
     )  # fmt: skip
     picked = st.session_state["picked"] == picture.name
     st.button(
         plain(picture.name), key=f"card-{index}", width="stretch", type="primary" if picked else "secondary",
         on_click=_pick, args=(picture.name,), help=None if picked else "Look at this image closely",
     )  # fmt: skip
-    st.caption(f"{prediction.score[0]:.3f} {_verdict_word(prediction, judge, view)}", text_alignment="center")
+    st.caption("  \n".join(shown for shown, _ in words), text_alignment="center")
+
+
+@st.cache_data(max_entries=512, show_spinner=False)
+def _drawn(
+    stamps: tuple[str, ...], digest: str, view: View, _judges: list[Judge], _picture: Picture, _said: list
+) -> bytes:
+    """A card's picture as PNG; of two judges, one half each."""
+    side = CARD_SIDE // len(_judges)
+    halves = [card(overlaid(_picture, one, judge, view, side), side) for judge, one in zip(_judges, _said, strict=True)]
+    return png(side_by_side(halves))
 
 
 def _pick(name: str) -> None:
     st.session_state["picked"] = name
 
 
-def _verdict_word(prediction, judge: Judge, view: View) -> str:
-    return {True: ":orange[**anomaly**]", False: ":green[normal]", None: ""}[is_anomaly(prediction, judge, view)]
+def _in_words(judge: Judge, said: "Prediction", verdict: bool | None) -> tuple[str, str]:
+    """How a judge's verdict is shown, and how it is spoken."""
+    share = judge.share_below(said)
+    if share is None:
+        return f"score {said.score[0]:.3f}", f"score {said.score[0]:.3f}"
+    unusual = percentile(share)
+    colour, word = {True: ("orange", "anomaly"), False: ("green", "normal"), None: ("gray", "")}[verdict]
+    return f":{colour}[**{word}**] {unusual}", f"{word}, more unusual than {unusual} of normals"

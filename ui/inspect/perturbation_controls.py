@@ -1,6 +1,8 @@
 """The controls that change an image, to see what a student sees."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import streamlit as st
@@ -10,16 +12,53 @@ from ui.inspect import charts
 from ui.shared.pictures import Picture
 
 NOTHING, NOISE, BLUR, ROTATE, ERASE, PASTE = "Nothing", "Noise", "Blur", "Rotate", "Erase", "Paste"
+KEPT: dict[str, Any] = {"persist_state": "page", "bind": "query-params"}
 GRID = 8  # cells a side that can be clicked
+SIZES = (5, 100, 40, 5)  # of a square, % of the shorter side: lowest, highest, usual, step
 WOVEN = "a built-in texture"
+
+
+class Everywhere(NamedTuple):
+    """A change of the whole image: its slider, what it does to pixels (H, W, 3), and the same in words."""
+
+    title: str
+    amounts: range
+    usual: int
+    step: int
+    work: Callable[[np.ndarray, int], np.ndarray]
+    words: str
+
+
+EVERYWHERE = {
+    NOISE: Everywhere(
+        "Noise, % of the grey range", range(0, 51, 5), 10, 1,
+        lambda pixels, amount: perturbations.add_noise(pixels, amount / 100), "with {} % noise",
+    ),
+    BLUR: Everywhere(
+        "Blur, % of the shorter side", range(0, 21, 2), 4, 1,
+        lambda pixels, amount: perturbations.blur(pixels, amount / 100), "blurred by {} %",
+    ),
+    ROTATE: Everywhere("Turn, degrees", range(-180, 181, 30), 30, 5, perturbations.rotate, "turned by {}°"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How much an image is changed: what that is called, what it is, and the image changed by any other amount."""
+
+    title: str
+    amount: int
+    amounts: range
+    changed: Callable[[int], Picture]
 
 
 @dataclass(frozen=True)
 class Change:
-    """A picture after the change, the same in words, and the square that was changed."""
+    """A picture after the change, the same in words, how strong it was, and the square that was changed."""
 
     picture: Picture
     words: str | None = None
+    strength: Strength | None = None
     box: tuple[float, float, float, float] | None = None  # top, bottom, left, right in 0…1
 
     @property
@@ -31,7 +70,7 @@ def choose_change(picture: Picture, others: list[Picture]) -> Change:
     """Draw the controls and return `picture` changed as they say."""
     kind = st.pills(
         "Change the image", [NOTHING, NOISE, BLUR, ROTATE, ERASE, PASTE], default=NOTHING, required=True, key="change",
-        persist_state="page", wrap=True,
+        **KEPT, wrap=True,
     )  # fmt: skip
     if kind in (ERASE, PASTE):
         return _square(kind, picture, others)
@@ -41,16 +80,14 @@ def choose_change(picture: Picture, others: list[Picture]) -> Change:
 
 
 def _everywhere(kind: str, picture: Picture) -> Change:
-    if kind == NOISE:
-        amount = st.slider("Noise, % of the grey range", 0, 50, 10, key="noise", persist_state="page")
-        pixels, words = perturbations.add_noise(picture.pixels, amount / 100), f"with {amount} % noise"
-    elif kind == BLUR:
-        amount = st.slider("Blur, % of the shorter side", 0, 20, 4, key="blur", persist_state="page")
-        pixels, words = perturbations.blur(picture.pixels, amount / 100), f"blurred by {amount} %"
-    else:
-        amount = st.slider("Turn, degrees", -180, 180, 30, 5, key="turn", persist_state="page")
-        pixels, words = perturbations.rotate(picture.pixels, amount), f"turned by {amount}°"
-    return Change(picture.changed(pixels, words), words)
+    way = EVERYWHERE[kind]
+    lowest, highest = way.amounts[0], way.amounts[-1]
+    amount = st.slider(way.title, lowest, highest, way.usual, way.step, key=kind.lower(), **KEPT)
+
+    def changed(amount: int) -> Picture:
+        return picture.changed(way.work(picture.pixels, amount), way.words.format(amount))
+
+    return Change(changed(amount), way.words.format(amount), Strength(way.title, amount, way.amounts, changed))
 
 
 def _square(kind: str, picture: Picture, others: list[Picture]) -> Change:
@@ -61,15 +98,21 @@ def _square(kind: str, picture: Picture, others: list[Picture]) -> Change:
         st.session_state.setdefault(place, GRID // 2)
     row = down.slider("Row", 1, GRID, key="row", persist_state="page")
     column = across.slider("Column", 1, GRID, key="column", persist_state="page")
-    size = st.slider("Size, % of the shorter side", 5, 100, 25, 5, key="size", persist_state="page")
+    size = st.slider("Size, % of the shorter side", *SIZES, key="size", **KEPT)
     centre = [(place - 0.5) / GRID for place in (row, column)]
+    name, other = ("", None) if kind == ERASE else _choose_other(picture, others)
+    words = "with a square erased" if other is None else f"with a square of {name}"
+
+    def changed(size: int) -> Picture:
+        where = perturbations.square(picture.pixels.shape, *centre, size / 100)
+        pixels = picture.pixels
+        made = perturbations.erase(pixels, where) if other is None else perturbations.paste(pixels, where, other)
+        return picture.changed(made, words)
+
+    lowest, highest, _, _ = SIZES
+    strength = Strength("Size, % of the shorter side", size, range(lowest, highest + 1, 19), changed)
     where = perturbations.square(picture.pixels.shape, *centre, size / 100)
-    if kind == ERASE:
-        pixels, words = perturbations.erase(picture.pixels, where), "with a square erased"
-    else:
-        name, other = _choose_other(picture, others)
-        pixels, words = perturbations.paste(picture.pixels, where, other), f"with a square of {name}"
-    return Change(picture.changed(pixels, words), words, _edges(where, picture.pixels.shape))
+    return Change(changed(size), words, strength, _edges(where, picture.pixels.shape))
 
 
 def _choose_other(picture: Picture, others: list[Picture]) -> tuple[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """The inspect page's sidebar: how scores and heatmaps are read."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
 
@@ -10,7 +11,8 @@ from ui.inspect.judges import Judge
 from ui.shared.words import percent
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-PATCH = "patch"
+KEPT: dict[str, Any] = {"persist_state": "session", "bind": "query-params"}  # by the session, and by a link to it
+EXPLANATION, PATCH = "explanation", "patch"
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,21 @@ def choose_view(judges: list[Judge]) -> View:
         method = _choose_method(judges)
         grids = judges[0].detector.teacher.grids
         layer = st.segmented_control(
-            "Critical layer", range(len(grids) + 1), default=0, required=True, key="layer", persist_state="session",
+            "Critical layer", range(len(grids) + 1), default=0, required=True, key="layer", **KEPT,
             format_func=lambda layer: str(layer or "All"), disabled=method != PATCH,
             help="All: the layers together, weighed by how well each finds what was pasted into normal images. Values "
             "are standard deviations above a normal patch. Low numbers see "
             "texture in fine patches, high ones see shapes in coarse patches.",
         )  # fmt: skip
-        opacity = st.slider("Opacity, %", 0, 100, 50, 5, key="opacity", persist_state="session")
+        opacity = st.slider("Opacity, %", 0, 100, 50, 5, key="opacity", **KEPT)
         own = st.toggle(
-            "Per-image contrast", key="contrast", persist_state="session",
+            "Per-image contrast", key="contrast", **KEPT,
             help="Off: one colour scale for all images, fixed from held-out normals, so that a normal image stays "
             "dark. On: each image is stretched from its own lowest to its own highest value, so that even a "
             "normal image glows somewhere; use it to see structure, not to compare.",
         )  # fmt: skip
         outlines = st.toggle(
-            "Outlines", key="outlines", persist_state="session",
+            "Outlines", key="outlines", **KEPT,
             help="White: what lies above 99 % of the patches of held-out normals, after a 3×3 opening. Green: where "
             "the defect truly is, if that is known.",
         )  # fmt: skip
@@ -60,15 +62,15 @@ def _choose_method(judges: list[Judge]) -> str:
     from kdad.detection.localisation import METHODS, methods_for
 
     allowed = set.intersection(*(set(methods_for(judge.detector)) for judge in judges))
-    options = [method for method in METHODS if method in allowed]
-    if st.session_state.get("method") not in options:
-        st.session_state["method"] = PATCH
+    options = [EXPLANATION, *(method for method in METHODS if method in allowed)]
+    if st.session_state.get("method", EXPLANATION) not in options:  # chosen for another student
+        st.session_state["method"] = EXPLANATION
     return st.selectbox(
-        "Method", options, key="method", persist_state="session",
-        help="patch compares teacher and student patch by patch. gradients, smoothgrad and guided-backprop ask which "
-        "pixels would change the published score, as the paper does; they are slower and coarser. attention-rollout "
-        "shows where a ViT teacher looks, unusual or not. Only patch has a unit that compares between images; the "
-        "small pictures always show it.",
+        "Method", options, key="method", **KEPT,
+        help="explanation shows the part of the score that lifts it most above normals. patch compares teacher and "
+        "student patch by patch. gradients, smoothgrad and guided-backprop ask which pixels would change the published "
+        "score, as the paper does; they are slower and coarser. attention-rollout shows where a ViT teacher looks, "
+        "unusual or not. Only explanation and patch compare between images.",
     )  # fmt: skip
 
 
@@ -80,10 +82,11 @@ def _choose_fpr(judges: list[Judge]) -> float | None:
     normals = min(calibrated)
     lowest = conformal.lowest_fpr(normals)
     rates = sorted({lowest, *(rate for rate in RATES if rate > lowest)})
-    if st.session_state.get("fpr") not in rates:
-        st.session_state["fpr"] = min(rates, key=lambda rate: abs(rate - 0.05))
+    usual = min(rates, key=lambda rate: abs(rate - 0.05))
+    if st.session_state.get("fpr", usual) not in rates:  # chosen for another student
+        st.session_state["fpr"] = usual
     fpr = st.select_slider(
-        "False-positive rate", rates, key="fpr", format_func=percent, persist_state="session",
+        "False-positive rate", rates, usual, key="fpr", format_func=percent, **KEPT,
         help="How many normal images may be called anomalous. The lowest rate is what the held-out normals allow: "
         "one in their number plus one.",
     )  # fmt: skip

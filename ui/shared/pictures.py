@@ -161,8 +161,15 @@ def card(pixels: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(square)
 
 
+def side_by_side(pictures: list[np.ndarray]) -> np.ndarray:
+    """Pictures (H, W, C) of one height in a row, with a little room between them that is empty."""
+    gap = np.zeros((len(pictures[0]), 4, pictures[0].shape[2]), np.uint8)
+    row = [part for picture in pictures for part in (gap, picture)]
+    return np.concatenate(row[1:], 1)
+
+
 def png(pixels: np.ndarray) -> bytes:
-    """uint8 (H, W, 3) as a PNG file."""
+    """uint8 (H, W, 3), or (H, W, 4) with opacity, as a PNG file."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG")
     return file.getvalue()

@@ -16,6 +16,12 @@ SCORE_IN_WORDS = {
     "mkd": "The anomaly score is the sum of the last three layers.",
     "peak": "The anomaly score is the highest value of the heatmap.",
 }
+# What a part of a score is, and what the values of its map are in.
+PART_IN_WORDS = {
+    "error": ("Student's error", "share of the error"),
+    "distance": ("Teacher's distance", "share of the distance"),
+    "peak": ("Highest patch error", "σ above normal"),
+}
 OVERLAP_COLOURS = {"same": "orange", "related": "yellow", "none": "green", "unknown": "gray"}
 
 
@@ -50,6 +56,11 @@ def unusualness(share: float, normals: int, normal_class: str) -> str:
     if share == 0:
         return f"Less unusual than all {normals} {kind}."
     return f"More unusual than {100 * share:.1f} % of {kind}."
+
+
+def percentile(share: float) -> str:
+    """How many held-out normals are less unusual: `97.3 %`, and `100 %` or `0 %` only of all or none."""
+    return f"{100 * share:.1f} %" if 0 < share < 1 else f"{100 * share:.0f} %"
 
 
 def overlap_badge(overlap: str) -> None:

@@ -1,0 +1,91 @@
+"""A score as the sum of its parts, and maps that add up to each."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from kdad.detection.detector import Detector
+from kdad.detection.discrepancy import PARTS, SCORES
+from kdad.detection.explanation import distance_map, explain
+from kdad.detection.mahalanobis import Gaussian
+from kdad.storage.layout import DISTANT_ERROR, DISTANT_PEAK, LAST_LAYER, MKD, PEAK
+
+
+@pytest.fixture(scope="module")
+def detector(student_folder, vgg_teacher):
+    return Detector.load(student_folder, teacher=vgg_teacher, device="cpu")
+
+
+def scored_by(detector: Detector, score: str) -> Detector:
+    """The same student, whose default score is another."""
+    weight = torch.tensor([0.7]) if score == DISTANT_PEAK else None
+    calibration = replace(detector.calibration, distance_weight=weight)
+    return Detector(replace(detector.config, score=score), detector.student, detector.teacher, calibration)
+
+
+def image(seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (3, 32, 32), generator=torch.Generator().manual_seed(seed)).byte()
+
+
+@pytest.mark.parametrize("score", list(SCORES))
+def test_parts_add_up_to_every_score(score):
+    rng = np.random.default_rng(0)
+    measured = {
+        "layer_errors": rng.uniform(0, 2, (7, 4, 2)),
+        "distances": rng.uniform(0, 9, 7),
+        "peaks": rng.normal(size=7),
+        "distance_weight": np.array([0.3]),
+    }
+    parts = PARTS[score](measured, 0.01)
+    np.testing.assert_allclose(sum(parts.values()), SCORES[score](measured, 0.01))
+
+
+@pytest.mark.parametrize("score", [DISTANT_ERROR, DISTANT_PEAK, LAST_LAYER, MKD, PEAK])
+def test_an_explanation_adds_up_to_the_score_and_begins_with_what_lifts_it_most(detector, score):
+    detector = scored_by(detector, score)
+    said, parts = detector.predict(image()), explain(detector, image())
+    assert sum(part.value for part in parts) == pytest.approx(float(said.score[0]), abs=1e-4)
+    excesses = [part.excess for part in parts]
+    assert excesses == sorted(excesses, reverse=True)
+    for part in parts:
+        assert part.normals.shape == (len(detector.calibration),)
+        if part.heatmap is not None:
+            drawn = part.heatmap.max() if part.name == "peak" else part.heatmap.mean()
+            assert drawn == pytest.approx(part.measured, rel=0.02)
+            assert part.colour_range[0] < part.colour_range[1]
+
+
+@pytest.mark.parametrize("name", ["vgg_teacher", "vit_teacher", "timm_teacher"])
+def test_what_patches_give_has_the_summary_as_its_mean(request, name):
+    teacher = request.getfixturevalue(name)
+    features = teacher(teacher.preprocessing(image()[None]))
+    parts = teacher.network.summarised(features)
+    torch.testing.assert_close(parts.mean(1), teacher.network.summary(features), rtol=1e-4, atol=1e-5)
+
+
+def test_shares_have_the_distance_as_their_mean():
+    torch.manual_seed(0)
+    gaussian, parts = Gaussian.fit([torch.randn(40, 6)]), torch.randn(3, 5, 6)
+    torch.testing.assert_close(gaussian.shares(parts).mean(1), gaussian.distance(parts.mean(1)), rtol=1e-3, atol=1e-4)
+
+
+def test_the_part_that_is_far_from_normals_has_the_largest_share():
+    torch.manual_seed(0)
+    gaussian, parts = Gaussian.fit([torch.randn(40, 6)]), torch.randn(3, 5, 6)
+    parts[:, 2] += 30
+    assert gaussian.shares(parts).argmax(1).tolist() == [2, 2, 2]
+
+
+def test_a_tiled_student_is_explained_over_the_whole_image(detector):
+    tiled = Detector(replace(detector.config, tile=32), detector.student, detector.teacher, detector.calibration)
+    large = torch.cat([image(seed) for seed in range(3)], 2)
+    for part in explain(tiled, large):
+        assert part.heatmap.shape == (32, 96)
+
+
+def test_without_calibration_or_distance_there_is_a_reason_and_no_map(detector, refusal):
+    bare = Detector(detector.config, detector.student, detector.teacher, None)
+    assert "has no normals to explain" in refusal(explain, bare, image())
+    assert "does not read how far" in refusal(distance_map, bare, image()[None])
