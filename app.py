@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from ui.home.overview import example, here
+from ui.home.overview import example, here, story
 from ui.shared.devices import device_in_words
 from ui.shared.page import INSPECT, footer, setup
 
@@ -21,6 +21,7 @@ with left:
 with right:
     example()
 st.divider()
+story()
 here()
 device.caption("Device: looking…")
 device.caption(f"Device: {device_in_words()}")

@@ -2,11 +2,12 @@
 
 import streamlit as st
 
-from ui.results import all_classes, judged_images, scores, training_curves
+from ui.results import all_classes, arena, judged_images, scores, training_curves
 from ui.shared.page import footer, setup
 
 SECTIONS = {
     "Scores": scores.section,
+    "Arena": arena.section,
     "Training": training_curves.section,
     "Images": judged_images.section,
     "All classes": all_classes.section,

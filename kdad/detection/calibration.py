@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from kdad.data.images import in_batches
+from kdad.data.images import batch_size, in_batches
 from kdad.data.task import Images
 from kdad.detection.discrepancy import SCORES, layer_scores
 from kdad.detection.heatmaps import MapGeometry, PatchReading, sampled
@@ -33,6 +33,7 @@ class Learned(NamedTuple):
     gaussian: Gaussian | None
 
 
+MOST_SUMMARISED = 10_000  # images; a covariance has few enough numbers to be known from so many
 HeldOut = Sequence[tuple[Learned, Images]]
 
 
@@ -208,10 +209,15 @@ def calibrate(
 
 @torch.inference_mode()
 def learn(student: nn.Module, teacher: Teacher, train: Tensor, score: str) -> Learned:
-    """A student beside what else `score`, one of `kdad.storage.layout.SCORE_NAMES`, reads of its training images."""
+    """A student beside what else `score`, one of `kdad.storage.layout.SCORE_NAMES`, reads of its training images.
+
+    Of more than `MOST_SUMMARISED` of these, so many are chosen evenly.
+    """
     if score not in DISTANT:
         return Learned(student, None)
-    batches = (batch.to(next(student.parameters()).device) for batch in in_batches(train))
+    chosen = torch.linspace(0, len(train) - 1, min(len(train), MOST_SUMMARISED), dtype=torch.float64).round().long()
+    parts = chosen.split(batch_size(*train.shape[2:]))  # all at once would be in memory, which `train` need not be
+    batches = (train[part].to(next(student.parameters()).device) for part in parts)
     summaries = (teacher.network.summary(teacher(teacher.preprocessing(batch))) for batch in batches)
     return Learned(student, Gaussian.fit(summaries))
 

@@ -4,22 +4,40 @@ import json
 import shutil
 import subprocess
 import sys
+from urllib.parse import parse_qs
 
 from helpers.miniatures import ROOT, reseal
 from helpers.page import texts
+
+from ui.home.overview import STORY
+from ui.shared.pictures import samples
 
 
 def test_students_are_shown_by_data_set_and_teacher(open_page):
     shown = texts(open_page())
     assert "2 students, normal: dots, stripes" in shown
-    assert "mean test AUROC 90.00 %, seed 0" in shown
+    assert "mean test AUROC 90.00 %, of seed 0 alone" in shown
 
 
-def test_the_example_and_its_score_are_there(open_page):
+def test_the_example_and_what_it_is_called_are_there(open_page):
     at = open_page()
     made = json.loads((ROOT / "ui" / "assets" / "example.json").read_text())
     assert len(at.get("image")) == 1 + len(made["students"])
-    assert all(f"{judged['score']:.3f}" in texts(at) for judged in made["students"])
+    assert all(f"**{judged['teacher']}**: more unusual than" in texts(at) for judged in made["students"])
+
+
+def test_a_first_visit_is_led_to_images_that_are_there(open_page, students_root, tmp_path):
+    """Each step leads to a page, and the first three to samples of the student that is named."""
+    shutil.copytree(students_root / "patterns" / "tiny-vgg" / "dots", tmp_path / STORY)
+    links = [link.proto for link in open_page(root=tmp_path).get("page_link")]
+    steps = [link for link in links if link.label[:1].isdigit()]
+    assert [link.label.split(". ")[0] for link in steps] == ["1", "2", "3", "4", "5", "6"]
+    names = {picture.name for picture in samples("bricks", 0)}
+    for link in steps[:3]:
+        query = parse_qs(link.query_string)
+        assert query["student"] == [STORY]
+        assert query["image"][0] in names
+    assert not [link for link in open_page(root=students_root).get("page_link") if link.proto.label[:1].isdigit()]
 
 
 def test_the_device_is_named(open_page):

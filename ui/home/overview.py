@@ -5,23 +5,52 @@ from collections import defaultdict
 
 import streamlit as st
 
-from ui.shared.page import ASSETS, INSPECT
+from ui.shared.page import ASSETS, INSPECT, RESULTS, TRAIN
+from ui.shared.pictures import samples
 from ui.shared.student_index import Student, find, root, train_command
 from ui.shared.words import auroc, overlap_badge, plain, unusualness
+
+STORY = "patterns-defects/lite0-imagenet/bricks"
+TO_TRAIN = {"dataset": "patterns-defects"}
 
 
 def example() -> None:
     """A defect and its heatmap under each student that ships for it; made by docs/make_pictures.py."""
     made = json.loads((ASSETS / "example.json").read_text())
     name = f"{made['texture']} with a {made['defect']}"
-    columns = st.columns(1 + len(made["students"]), wrap=False)
-    columns[0].image(str(ASSETS / "example.png"), width="stretch", alt=f"A small texture of {name}")
-    columns[0].caption(f"The image: {name}.")
-    for column, judged in zip(columns[1:], made["students"], strict=True):
-        with column:
+    grid = st.grid(1 + len(made["students"]), min_column_width=90)
+    with grid.cell():
+        st.image(str(ASSETS / "example.png"), width="stretch", alt=f"A small texture of {name}")
+        st.caption(f"The image: {name}.")
+    for judged in made["students"]:
+        with grid.cell():
             words = unusualness(judged["share_below"], judged["normals"], made["texture"])
             st.image(str(ASSETS / judged["heatmap"]), width="stretch", alt=f"Its heatmap: the {made['defect']} glows")
-            st.caption(f"**Score {judged['score']:.3f}** under {judged['teacher']}. {words}")
+            st.caption(f"**{judged['teacher']}**: {words[0].lower()}{words[1:]}")
+
+
+def story() -> None:
+    """What to look at first, in steps that need no data set; nothing where their student is not here."""
+    students, _ = find()
+    if STORY not in students:
+        return
+    odd = next(picture.name for picture in samples("bricks", 0) if picture.truth == "other texture")
+    look = {"student": STORY}
+    to_normal, to_defect, to_other = ({**look, "image": name} for name in ("normal 1", "scratch", odd))
+    steps = [
+        ("A normal image", "The student copies its teacher well: the map stays dark.", INSPECT, to_normal),
+        ("A defect", "In one place the copy fails, and that place glows.", INSPECT, to_defect),
+        ("Another kind", "Nothing here is like the normals: it is unusual as a whole.", INSPECT, to_other),
+        ("Two backbones", "VGG against ViT on the same images: who finds what?", RESULTS, {"show": "Arena"}),
+        ("Labels, or not", "What a teacher was told before, and what it is worth.", RESULTS, {"show": "All classes"}),
+        ("Your own", "Train a student now, and watch its loss fall.", TRAIN, TO_TRAIN),
+    ]
+    st.subheader("New here? Six steps", anchor=False)
+    grid = st.grid(3, min_column_width=240, border=True)
+    for number, (title, words, page, query) in enumerate(steps, 1):
+        with grid.cell():
+            st.page_link(page, label=f"{number}. {title}", query_params=query)
+            st.caption(words)
 
 
 def here() -> None:
@@ -39,8 +68,11 @@ def here() -> None:
     else:
         st.info(f"No student is in `{root()}` yet.", icon=":material/info:")
     st.subheader("Train one", anchor=False)
-    st.markdown("One command trains, calibrates and tests a student of built-in textures, in a minute or two:")
-    st.code(train_command(), language="bash", wrap_lines=True)
+    st.markdown("A student of built-in textures is trained, calibrated and tested in a minute or two, while you watch:")
+    with st.container(key="kdad-train", width="content"):
+        st.page_link(TRAIN, label="Train a student", icon=":material/play_arrow:", query_params=TO_TRAIN)
+    with st.expander("The same from the shell"):
+        st.code(train_command(), language="bash", wrap_lines=True)
 
 
 def card(family: list[Student]) -> None:
@@ -54,6 +86,6 @@ def card(family: list[Student]) -> None:
     if figures:
         seeds = ", ".join(str(seed) for seed in sorted({student.seed for student in family}))
         mean = "mean test AUROC" if len(figures) > 1 else "test AUROC"
-        lines.append(f"{mean} {auroc(sum(figures) / len(figures))}, seed {seeds}")
+        lines.append(f"{mean} {auroc(sum(figures) / len(figures))}, of seed {seeds} alone")
     st.caption("  \n".join(lines))
     st.page_link(INSPECT, label="Inspect with it", icon=":material/arrow_forward:", query_params={"student": first.key})

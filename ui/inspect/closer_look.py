@@ -8,7 +8,7 @@ import streamlit as st
 
 from ui.inspect import charts, perturbation_controls
 from ui.inspect.downloads import downloads
-from ui.inspect.drawing import Drawn, drawn, of_part, outlined
+from ui.inspect.drawing import Drawn, drawn, of_part, under
 from ui.inspect.judges import Judge
 from ui.inspect.ranking import ranking
 from ui.inspect.view_controls import EXPLANATION, PATCH, View
@@ -32,7 +32,8 @@ def studied(chosen: Picture, pictures: list[Picture], judges: list[Judge], view:
     """What follows from one picture, which the controls here may change: nothing else of the page runs again."""
     shown = _closer_look(chosen, pictures, judges, view)
     ranking(shown, judges[0])
-    downloads(pictures if shown is chosen else [*pictures, shown], judges, view)  # what was changed is one more
+    # What was changed is one more.
+    downloads(shown, pictures if shown is chosen else [*pictures, shown], judges, view)
 
 
 def _closer_look(picture: Picture, others: list[Picture], judges: list[Judge], view: View) -> Picture:
@@ -111,7 +112,7 @@ def _heatmap(picture: Picture, prediction: "Prediction", judge: Judge, view: Vie
     shown = drawn(picture, prediction, judge, view)
     of_patches = view.method == PATCH or not shown.words
     cells = _cells(prediction, judge, view) if of_patches and view.method in (PATCH, EXPLANATION) else _coarse(shown)
-    st.altair_chart(charts.picture(_under(shown, picture, judge, view), cells, shown.unit), alt=_alt(shown, picture))
+    st.altair_chart(charts.picture(under(shown, picture, judge, view), cells, shown.unit), alt=_alt(shown, picture))
     charts.scale_bar(shown.low, shown.high, shown.unit)
     if view.method not in (PATCH, EXPLANATION):
         st.caption(f"{view.method} has no unit of its own: these colours cannot be compared with another image's.")
@@ -119,14 +120,6 @@ def _heatmap(picture: Picture, prediction: "Prediction", judge: Judge, view: Vie
         st.caption("Per-image contrast: these colours cannot be compared with another image's.")
     elif shown.words:
         st.caption(f"Shown: **{shown.words}**, which lifts the score most.")
-
-
-def _under(shown: Drawn, picture: Picture, judge: Judge, view: View) -> np.ndarray:
-    """The picture under a heatmap, with outlines if they are asked for."""
-    from kdad.detection.rendering import overlay
-
-    pixels = overlay(picture.shown, shown.heatmap, shown.low, shown.high, view.opacity)
-    return outlined(pixels, shown.heatmap, picture, judge, view) if view.outlines else pixels
 
 
 def _alt(shown: Drawn, picture: Picture) -> str:

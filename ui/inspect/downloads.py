@@ -1,20 +1,22 @@
-"""Scores as CSV, heatmaps as PNG."""
+"""Scores as CSV, heatmaps as PNG, and a figure."""
 
 import io
 import zipfile
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
 from ui.inspect.drawing import overlaid
+from ui.inspect.figure import FORMATS, figure
 from ui.inspect.judges import Judge
 from ui.inspect.view_controls import View
 from ui.shared.pictures import Picture, png
 
 
-def downloads(pictures: list[Picture], judges: list[Judge], view: View) -> None:
-    """Scores as CSV, heatmaps as PNG in one archive."""
+def downloads(shown: Picture, pictures: list[Picture], judges: list[Judge], view: View) -> None:
+    """Scores as CSV, heatmaps as PNG in one archive, and the picture that is shown as a figure."""
     st.divider()
     st.subheader("Take it with you", anchor=False)
     with st.container(horizontal=True):
@@ -26,6 +28,11 @@ def downloads(pictures: list[Picture], judges: list[Judge], view: View) -> None:
             "Heatmaps (PNG)", lambda: _archive(pictures, judges, view), "heatmaps.zip", "application/zip",
             icon=":material/image:", on_click="ignore",
         )  # fmt: skip
+        for kind, mime in FORMATS.items():
+            st.download_button(
+                f"Figure ({kind})", partial(figure, shown, judges, view, kind), f"figure.{kind.lower()}", mime,
+                icon=":material/slideshow:", on_click="ignore",
+            )  # fmt: skip
 
 
 def _csv(pictures: list[Picture], judges: list[Judge], view: View) -> str:

@@ -65,6 +65,14 @@ def overlaid(
     return overlay(pixels, resized_map(shown.heatmap, *pixels.shape[:2]), shown.low, shown.high, view.opacity)
 
 
+def under(shown: Drawn, picture: Picture, judge: Judge, view: View) -> np.ndarray:
+    """The picture under a heatmap of its `display_size`, with outlines if they are asked for."""
+    from kdad.detection.rendering import overlay
+
+    pixels = overlay(picture.shown, shown.heatmap, shown.low, shown.high, view.opacity)
+    return outlined(pixels, shown.heatmap, picture, judge, view) if view.outlines else pixels
+
+
 def outlined(pixels: np.ndarray, heatmap: np.ndarray, picture: Picture, judge: Judge, view: View) -> np.ndarray:
     """`pixels` with lines around what is called anomalous, and around what truly is."""
     from kdad.detection.rendering import mask_of, outline

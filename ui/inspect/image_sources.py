@@ -5,12 +5,12 @@ import streamlit as st
 from kdad.data import patterns
 from kdad.data.datasets import at_hand
 from kdad.errors import UserError
+from ui.shared.links import GALLERY, PER_PAGE, page_key
 from ui.shared.pictures import LARGEST_UPLOAD, TYPES, Picture, gallery, gallery_page, read_uploads, samples
 from ui.shared.student_index import Student
 from ui.shared.words import plain
 
-SAMPLES, UPLOAD, CAMERA, GALLERY = "Samples", "Upload", "Camera", "Data set"
-PER_PAGE = 12
+SAMPLES, UPLOAD, CAMERA = "Samples", "Upload", "Camera"
 
 
 def choose_pictures(student: Student) -> list[Picture]:
@@ -95,6 +95,7 @@ def _gallery_page(student: Student, kinds: tuple[str, ...], labels) -> list[Pict
     )
     count = int((labels == kinds.index(kind)).sum())
     with right:
-        page = st.pagination(max(1, -(-count // PER_PAGE)), key=f"gallery-{student.dataset}-{kind}")
+        key = page_key(student, kind)
+        page = st.pagination(max(1, -(-count // PER_PAGE)), key=key, bind="query-params")
     st.caption(f"{count} test images; the student saw none of them in training.")
     return gallery_page(student.dataset, student.normal_class, kind, page, PER_PAGE)

@@ -8,6 +8,7 @@ from kdad.errors import UserError
 from ui.inspect.drawing import overlaid
 from ui.inspect.judges import Judge, judge_of
 from ui.inspect.view_controls import View
+from ui.shared.links import LINKED
 from ui.shared.pictures import Picture, card, png, side_by_side
 from ui.shared.student_index import Student
 from ui.shared.words import percentile, plain
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 CARD_SIDE = 160
 MOST_UNSCROLLED = 18
 ALL, ANOMALIES, DISAGREED = "All", "Anomalies", "Judged differently"
-LINKED = "image"  # what a link calls the picture that is looked at closely
 
 
 def load_judges(students: list[Student]) -> list[Judge]:

@@ -1,6 +1,7 @@
 """All classes of a data set: our students beside the published lines, and what is architecture, what labels."""
 
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,9 @@ from kdad.networks.registry import available
 from ui.results import charts
 from ui.shared.page import ROOT
 from ui.shared.words import overlap_badge, plain
+
+CLASS_WIDTH, SYSTEM_WIDTH = 58, 170  # pixels: ten classes fit beside each other
+TABLE_HEIGHT, MOST_ROWS = 420, 10
 
 
 def results_path() -> Path:
@@ -97,16 +101,20 @@ def _table(lines: list[Line], dataset: str, score: str) -> None:
     chart = charts.by_class(_long(drawn), [line.name for line in drawn])
     st.altair_chart(chart, alt="AUROC of every student on every class; the table below has the same figures")
     rows = [
-        {"system": line.name, "mean": str(line.mean), **{name: str(figure) for name, figure in line.classes.items()}}
+        {"system": line.name, "mean": str(line.mean)}
+        | {name: f"{100 * figure.mean:.1f}" for name, figure in line.classes.items()}
         for line in lines
     ]
+    of_classes = {name: st.column_config.TextColumn(width=CLASS_WIDTH) for name in list(rows[0])[2:]}
     st.dataframe(
-        pd.DataFrame(rows), hide_index=True, height="content", alt="AUROC in per cent, one row per system",
-        column_config={"system": st.column_config.TextColumn(pinned=True)},
+        pd.DataFrame(rows), hide_index=True, height=TABLE_HEIGHT if len(rows) > MOST_ROWS else "content",
+        alt="AUROC in per cent, one row per system",
+        column_config={"system": st.column_config.TextColumn(pinned=True, width=SYSTEM_WIDTH), **of_classes},
     )  # fmt: skip
     st.caption(
-        f"AUROC in per cent; ± is the sample deviation over seeds. Ours by the {results.AUROCS[score]}. Diamonds are "
-        "published figures. They and baselines, which are in the table alone, have one value per class and no spread."
+        "AUROC in per cent over all seeds, where home shows the students that are here, of one; ± is the sample "
+        f"deviation over seeds. Ours by the {results.AUROCS[score]}. Diamonds are published figures. They and "
+        "baselines, which are in the table alone, have one value per class and no spread."
     )
 
 
@@ -131,16 +139,19 @@ def _long(lines: list[Line]) -> pd.DataFrame:
 
 
 def _provenance(entries: list[dict], lines: list[Line]) -> None:
+    """What each system is, those of one origin together."""
     st.subheader("Where these figures come from", anchor=False)
     costs = {Path(entry["teacher"]).name: results.cost_of(entry) for entry in entries}
-    grid = st.grid(2, min_column_width=300)
+    origins: dict[tuple[str, str], list[Line]] = defaultdict(list)
     for line in lines:
-        with grid.cell():
+        origins[line.provenance, line.label_overlap].append(line)
+    with st.expander(f"{len(lines)} systems"):
+        for (provenance, overlap), of_origin in origins.items():
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                st.markdown(f"**{plain(line.name)}**", width="content")
-                overlap_badge(line.label_overlap)
-            cost = f" One student: {plain(costs[line.name])}." if line.name in costs else ""
-            st.caption(f"{plain(line.provenance)}.{cost}")
+                st.markdown(", ".join(f"**{plain(line.name)}**" for line in of_origin), width="content")
+                overlap_badge(overlap)
+            cost = [f"{plain(line.name)} {plain(costs[line.name])}" for line in of_origin if line.name in costs]
+            st.caption(plain(provenance) + (f". One student: {'; '.join(cost)}" if cost else "") + ".")
     for note in dict.fromkeys(map(results.images_of, entries)):
         st.caption(plain(note))
 

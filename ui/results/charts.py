@@ -6,7 +6,7 @@ import pandas as pd
 
 from ui.shared.palette import ACCENT, CALM, MUTED
 
-POINT, KIND = "point", "kind"  # the names of the selections that a click makes
+POINT, KIND, IMAGE = "point", "kind", "image"  # the names of the selections that a click makes
 SERIES = ("#c2416f", "#3c8f88", "#c9772b", "#6f6cb0", "#4f8fce", "#8a8f3a", "#b06fae", "#8d8898")
 KINDS = alt.Scale(domain=["normal", "anomalous"], range=[CALM, ACCENT])
 BINS = 40
@@ -76,6 +76,51 @@ def roc(curve: pd.DataFrame, at: tuple[float, float] | None) -> alt.LayerChart:
     return alt.layer(*layers, dots.add_params(click, hover)).properties(height=330)
 
 
+def rocs(curves: pd.DataFrame, students: list[str]) -> alt.LayerChart:
+    """ROC curves over each other: columns of `roc`'s, and `student`, one of `students`."""
+    axis = alt.Axis(format="%", tickCount=5)
+    x = alt.X("false_alarms:Q", title="normal images called anomalous", axis=axis, scale=alt.Scale(domain=[0, 1]))
+    y = alt.Y("found:Q", title="anomalous images found", axis=axis, scale=alt.Scale(domain=[0, 1]))
+    colour = alt.Color(
+        "student:N", scale=alt.Scale(domain=students, range=[ACCENT, CALM]),
+        legend=alt.Legend(title=None, orient="bottom", columns=1, labelLimit=320, symbolType="stroke"),
+    )  # fmt: skip
+    tooltip = ["student:N", alt.Tooltip("false_alarms:Q", format=".2%"), alt.Tooltip("found:Q", format=".2%")]
+    lines = alt.Chart(curves).mark_line(strokeWidth=2.5, interpolate="step-after")
+    ends = pd.DataFrame({"false_alarms": [0.0, 1.0], "found": [0.0, 1.0]})
+    chance = alt.Chart(ends).mark_line(color=MUTED, strokeDash=[4, 4], tooltip=None).encode(x, y)
+    return alt.layer(chance, lines.encode(x, y, color=colour, tooltip=tooltip)).properties(height=380)
+
+
+def duel(images: pd.DataFrame, students: list[str], rate: float) -> alt.LayerChart:
+    """p-values of images under two students, logarithmic; a click selects `IMAGE` by its index.
+
+    Args:
+        images: columns `index`, `kind`, `anomalous`, `first` and `second`, and perhaps `image`, an address.
+        rate: the p-value up to which an image is called anomalous.
+    """
+    lowest = float(images[["first", "second"]].to_numpy().min())
+    scale = alt.Scale(type="log", domain=[lowest * 0.8, 1.1], nice=False)
+    axis = alt.Axis(format="~g", tickCount=5, grid=False)
+    x = alt.X("first:Q", title=f"p-value under {students[0]}", scale=scale, axis=axis)
+    y = alt.Y("second:Q", title=f"p-value under {students[1]}", scale=scale, axis=axis)
+    tooltip = ["kind:N", "index:Q", alt.Tooltip("first:Q", format=".4f"), alt.Tooltip("second:Q", format=".4f")]
+    tooltip += ["image:N"] if "image" in images else []
+    shown = images.assign(what=np.where(images["anomalous"], "anomalous", "normal"))
+    points = (
+        alt.Chart(shown)
+        .mark_point(filled=True, size=70, opacity=0.65, cursor="pointer")
+        .encode(
+            x, y, tooltip=tooltip, color=alt.Color("what:N", scale=KINDS, legend=alt.Legend(title=None, orient="top")),
+        )
+        .add_params(alt.selection_point(name=IMAGE, on="click", fields=["index"], nearest=True, toggle=False))
+    )  # fmt: skip
+    at = pd.DataFrame({"first": [rate], "second": [rate]})
+    across = alt.Chart(at).mark_rule(color=MUTED, strokeDash=[4, 3], tooltip=None).encode(y)
+    down = alt.Chart(at).mark_rule(color=MUTED, strokeDash=[4, 3], tooltip=None).encode(x)
+    return alt.layer(across, down, points).properties(height=430)
+
+
 def pixel_curve(curves: pd.DataFrame, column: str, title: str, most: float) -> alt.LayerChart:
     """`column` over the pixel false-positive rate up to `most`, and the area that counts below it."""
     shown = curves[curves["false_alarms"] <= most]
@@ -136,7 +181,7 @@ def histogram(table: pd.DataFrame, threshold: float | None) -> alt.LayerChart:
 
 def by_kind(rows: pd.DataFrame, chosen: str | None) -> alt.Chart:
     """AUROC of the normals against each other kind; a click selects `KIND` by its name."""
-    low = max(0.0, min(0.5, float(rows["auroc"].min()) - 0.02))
+    low = max(0.0, float(rows["auroc"].min()) - max(0.01, (1 - float(rows["auroc"].min())) / 3))
     rows = rows.assign(
         chosen=rows["kind"] == chosen, low=low, label=[f"{row.kind}  {row.auroc:.1%}" for row in rows.itertuples()]
     )
@@ -170,7 +215,7 @@ def by_class(figures: pd.DataFrame, systems: list[str]) -> alt.LayerChart:
     axis = alt.Axis(format="%", tickCount=6)
     base = alt.Chart(figures)
     spread = base.mark_rule(strokeWidth=2).encode(
-        alt.X("low:Q", title="AUROC, test", scale=alt.Scale(zero=False), axis=axis), alt.X2("high:Q"), y,
+        alt.X("low:Q", title="AUROC, test", scale=alt.Scale(zero=False, padding=10), axis=axis), alt.X2("high:Q"), y,
         color=colour, opacity=shade,
     )  # fmt: skip
     dots = base.mark_point(filled=True, size=95).encode(

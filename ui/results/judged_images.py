@@ -111,7 +111,7 @@ def _rivals(student: Student) -> dict[str, Student]:
 
 def _show(student: Student, rows: pd.DataFrame, words: list[str], here: bool, place: str) -> None:
     """A grid of test images, or a table of their numbers, with a few words below each."""
-    pictures = _pictures(student, rows["index"].to_numpy()) if here else None
+    pictures = pictures_of(student, rows["index"].to_numpy()) if here else None
     if pictures is None:
         frame = pd.DataFrame({"test image": rows["index"], "class": rows["kind"], "judged": words})
         st.dataframe(frame, hide_index=True, alt=f"Test images: {place}")
@@ -124,7 +124,7 @@ def _show(student: Student, rows: pd.DataFrame, words: list[str], here: bool, pl
             st.caption(f"**{plain(row.kind)}** {row.index}  \n{judged}", text_alignment="center")
 
 
-def _pictures(student: Student, indices: np.ndarray) -> list[np.ndarray] | None:
+def pictures_of(student: Student, indices: np.ndarray) -> list[np.ndarray] | None:
     """Test images (H, W, 3) by index, or None, with a message, if they cannot be read."""
     import torch
 

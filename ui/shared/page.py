@@ -8,13 +8,14 @@ import kdad
 
 ROOT = Path(__file__).parent.parent.parent
 ASSETS = ROOT / "ui" / "assets"
-HOME, INSPECT = "app.py", "pages/2_Inspect.py"
+HOME, TRAIN = "app.py", "pages/1_Train_or_load.py"
+INSPECT, RESULTS = "pages/2_Inspect.py", "pages/3_Curves_and_results.py"
 STYLE = """<style>
 [data-testid="stMainBlockContainer"] { max-width: 82rem; }
 @media (min-width: 800px) { [data-testid="stMainBlockContainer"] { padding-left: 3rem; padding-right: 3rem; } }
-.st-key-kdad-next a { background: #9c2f5f; padding: .5rem 1.1rem; border-radius: .5rem; }
-.st-key-kdad-next a:hover { background: #b13a6d; }
-.st-key-kdad-next a * { color: #fff !important; }
+.st-key-kdad-next a, .st-key-kdad-train a { background: #9c2f5f; padding: .5rem 1.1rem; border-radius: .5rem; }
+.st-key-kdad-next a:hover, .st-key-kdad-train a:hover { background: #b13a6d; }
+.st-key-kdad-next a *, .st-key-kdad-train a * { color: #fff !important; }
 .kdad-scale { display: flex; align-items: center; gap: .5rem; font-size: .8rem; opacity: .9; margin-top: -.4rem; }
 .kdad-scale i {
   flex: 1; height: .55rem; max-width: 16rem; border-radius: .3rem; border: 1px solid #8885;

@@ -30,7 +30,7 @@ SLOW_ABOVE_MEGABYTES = 100
 
 def new_student() -> DeltaGenerator:
     """The controls, what is wrong with them, and the button that starts a job; returns a place below it."""
-    dataset = st.selectbox("Data set", [*DATASETS, OWN], key="dataset", persist_state="session")
+    dataset = st.selectbox("Data set", [*DATASETS, OWN], key="dataset", persist_state="session", bind="query-params")
     if dataset == OWN:
         dataset, normal_class = own_folder.choose(), "good"
     else:
