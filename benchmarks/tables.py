@@ -282,6 +282,17 @@ def hardening(measured: dict[str, dict]) -> str:
     return "\n\n".join([_table(rows), *parts, words])
 
 
+def serving(measured: dict) -> str:
+    """What many clients of `kdad serve` met, in words."""
+    answered, students = measured["statuses"].get("200", 0), " and ".join(f"`{name}`" for name in measured["students"])
+    return (
+        f"{measured['requests']:,} requests of {measured['clients']} clients at once, to {students} "
+        f"(`python -m benchmarks.serving`): {answered:,} answered, {measured['wrong']} of them other than `predict` "
+        f"says (to 1e-4), half within {measured['p50']:.2f} s, 95 % within {measured['p95']:.2f} s, "
+        f"{measured['per_second']:.0f} a second, {measured['hardware']}."
+    )
+
+
 def teachers(folder: Path) -> str:
     """How each shipped teacher was trained and how well it classifies, from the cards below `folder`."""
     heads = ("accuracy on validation", "on test", "epochs", "minutes", "trained on")
@@ -341,6 +352,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Path], str]]] = {
     "speed": ("speed.json", lambda file: speed(_read(file))),
     "growth": ("growth.json", lambda file: growth(_read(file))),
     "reduced_precision": ("reduced_precision.json", lambda file: reduced_precision(_read(file))),
+    "serving": ("serving.json", lambda file: serving(_read(file))),
     "hardening": ("hardening.json", lambda file: hardening(_read(file))),
     "scores": ("scores.json", lambda file: score_choice(_read(file))),
     "teachers": (str(WEIGHTS_FOLDER), teachers),

@@ -93,3 +93,17 @@ def test_of_tiles_the_farthest_counts():
     gaussian = Gaussian(torch.zeros(2), torch.eye(2))
     summaries = torch.tensor([[[0.0, 0.0], [3.0, 4.0]], [[1.0, 0.0], [0.0, 0.0]]])
     assert farthest(gaussian, Observation(torch.empty(2, 1, 2), summaries, [])).tolist() == [25, 1]
+
+
+def test_of_very_many_images_some_are_summarised_that_are_chosen_evenly(student, vgg_teacher, monkeypatch):
+    train = torch.arange(30, dtype=torch.uint8).view(30, 1, 1, 1).expand(30, 3, 32, 32).contiguous()
+    seen = []
+    summary = vgg_teacher.network.summary
+    monkeypatch.setattr("kdad.detection.calibration.MOST_SUMMARISED", 4)
+    monkeypatch.setattr(
+        vgg_teacher.network, "summary", lambda features: seen.append(len(features[0])) or summary(features)
+    )
+    gaussian = learn(student, vgg_teacher, train, DISTANT_PEAK).gaussian
+    assert sum(seen) == 4
+    few = learn(student, vgg_teacher, train[[0, 10, 19, 29]], DISTANT_PEAK).gaussian
+    torch.testing.assert_close(gaussian.mean, few.mean)

@@ -1,5 +1,7 @@
 """Training loss and validation AUROC of several runs, overlaid."""
 
+from collections import defaultdict
+
 import pandas as pd
 import streamlit as st
 
@@ -39,12 +41,21 @@ def _choose(histories: dict[str, pd.DataFrame]) -> list[str]:
     keys = list(histories)
     if "runs" not in st.session_state:
         linked = st.query_params.get("student")
-        st.session_state["runs"] = [linked] if linked in keys else keys[:3]
+        st.session_state["runs"] = [linked] if linked in keys else _rivals(keys)
     st.session_state["runs"] = [key for key in st.session_state["runs"] if key in keys]
     return st.multiselect(
         "Runs", keys, key="runs", max_selections=MOST_RUNS, placeholder="choose runs…", persist_state="session",
         help="Finished or not: a run that is still training shows the epochs it has finished.",
     )  # fmt: skip
+
+
+def _rivals(keys: list[str]) -> list[str]:
+    """The runs of that class which most teachers were copied on: what people come to compare; see `Student.key`."""
+    tasks = defaultdict(list)
+    for key in keys:
+        parts = key.split("/")
+        tasks[parts[0], parts[-1]].append(key)
+    return max(tasks.values(), key=len)[:MOST_RUNS]
 
 
 def _loss(history: pd.DataFrame) -> None:
