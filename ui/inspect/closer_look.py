@@ -241,9 +241,9 @@ def _reason(parts: "list[Part]", anomalous: bool | None) -> str:
     seen = {
         "error": "The student fails to copy the teacher",
         "distance": "The teacher itself sees something far from every normal",
-        "peak": "In one place the student fails to copy the teacher",
+        "peak": "The student fails to copy the teacher",
     }.get(top.name, f"The student fails in {top.name}")
-    if top.heatmap is None or top.name == "peak":
+    if top.heatmap is None:
         return f"{seen}."
-    wide = float((top.heatmap > np.mean(top.colour_range)).mean())  # above what 99 % of normals have on average
-    return f"{seen}, {'all over the image: it is unusual **as a whole**' if wide > WIDE else 'in part of the image'}."
+    bright = float((top.heatmap > np.mean(top.colour_range)).mean())  # above what nearly all normals are
+    return f"{seen}, {'all over the image: it is unusual **as a whole**' if bright > WIDE else 'in part of the image'}."

@@ -1,0 +1,41 @@
+"""What the page says of a score's parts."""
+
+import numpy as np
+import pytest
+
+from kdad.detection.explanation import Part
+from ui.inspect import closer_look
+
+
+def part(name: str, value: float, lit: float = 0.0) -> Part:
+    """A part of which so much of the map is bright; normals have 0 to 1."""
+    heatmap = np.where(np.arange(100) < 100 * lit, 9.0, 0.0).reshape(10, 10)
+    return Part(name, value, np.linspace(0, 1, 101), value, None if name.startswith("layer") else heatmap, (0.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("parts", "anomalous", "said"),
+    [
+        ([part("distance", 9, 0.9)], True, "The teacher itself sees something far from every normal, all over"),
+        ([part("error", 9, 0.2)], True, "The student fails to copy the teacher, in part of the image."),
+        ([part("peak", 9, 0.8)], True, "The student fails to copy the teacher, all over the image: it is unusual **as"),
+        ([part("layer 3", 9)], True, "The student fails in layer 3."),
+        ([part("error", 0.5, 0.9)], False, "Nothing lifts the score far above what normals have."),
+    ],
+)
+def test_the_reason_names_what_lifts_the_score_and_whether_it_is_in_one_place(parts, anomalous, said):
+    assert closer_look._reason(parts, anomalous).startswith(said)
+
+
+def test_the_sum_in_words_is_a_sum():
+    parts = [part("distance", 2.5), part("error", 0.25)]
+    assert closer_look._sum_in_words(parts) == (
+        "Score 2.75 = 1.00 (an ordinary normal) + 2.00 (teacher's distance) − 0.25 (student's error)"
+    )
+
+
+def test_bars_stand_beside_what_normals_add():
+    bars = closer_look._bars([part("peak", 3.0)])
+    assert bars.to_dict("records") == [
+        {"part": "Highest patch error", "adds": 2.5, "low": pytest.approx(-0.45), "high": pytest.approx(0.45)}
+    ]
