@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -355,9 +356,7 @@ def page_switch(device: str) -> Prepared:
         def go(link: str, heading: str) -> None:
             page.get_by_test_id("stSidebar").get_by_role("link", name=link, exact=True).click()
             page.get_by_role("heading", name=heading, exact=True).wait_for()
-            page.wait_for_function(
-                "document.querySelector('[data-testid=stApp]').dataset.testScriptState == 'notRunning'"
-            )
+            _complete(page)
 
         def there_and_back() -> float:
             go("Home", HOME)
@@ -366,6 +365,36 @@ def page_switch(device: str) -> Prepared:
         yield wanted(0.5, 0.5)(device), there_and_back
 
 
+def step_of(slider: str, place: str, limit: float) -> Callable[[str], Prepared]:
+    """From a key on a slider of the inspect page, with two students, until all that follows from it is there."""
+
+    def prepare(device: str) -> Prepared:
+        with chromium() as browser, app_server() as server:
+            page = browser.new_page()
+            arrive(page, f"{server.address}/{place}")
+            thumb = page.get_by_role("slider", name=slider)
+            thumb.wait_for()
+            _complete(page)
+
+            def step() -> float:
+                started = time.perf_counter()
+                thumb.press("ArrowRight")
+                page.wait_for_function(f"{SCRIPT_STATE} != 'notRunning'")
+                _complete(page)
+                return time.perf_counter() - started
+
+            yield wanted(limit, limit)(device), step
+
+    return prepare
+
+
+def _complete(page: Any) -> None:
+    """Wait until the script of a page has run to its end."""
+    page.wait_for_function(f"{SCRIPT_STATE} == 'notRunning'")
+
+
+SCRIPT_STATE = "document.querySelector('[data-testid=stApp]').dataset.testScriptState"
+TWO = "Inspect?student=patterns-defects/vgg-cifar10/bricks&compare=patterns-defects/vit-cifar10/bricks"
 COMPACT = {"vgg-cifar10": 0.005, "vit-cifar10": 0.010}  # teacher: the seconds that one image may take on a CPU
 ROWS: dict[str, Row] = {
     "training step, `vgg16-imagenet` preset, 8 images": Row("as published", "`train`", vgg_step),
@@ -387,6 +416,10 @@ ROWS |= {
     "`score` of 8 JPEGs of 12 megapixels": Row("the slower of decoding and scoring", "both at once", pictures),
     "home page, from the server's start": Row("an empty page of Streamlit's", "usable", home_page),
     "a switch of page, to the curves": Row("wanted", "complete", page_switch),
+    "a step of noise under two students": Row("wanted", "complete", step_of("Noise", f"{TWO}&change=Noise", 0.5), 8),
+    "a step of the false-positive rate, likewise": Row(
+        "wanted", "complete", step_of("False-positive", f"{TWO}&fpr=0.5+%25", 0.3), 3
+    ),
 }
 
 

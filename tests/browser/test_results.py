@@ -67,6 +67,7 @@ def test_raw_scores_can_be_downloaded(visit):
     [
         ("Scores", PHONE, "dark"),
         ("Training", PHONE, "light"),
+        ("Arena", PHONE, "dark"),
         ("Images", PHONE, "dark"),
         ("All%20classes", PHONE, "light"),
         ("All%20classes", DESKTOP, "dark"),

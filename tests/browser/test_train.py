@@ -98,7 +98,7 @@ def test_a_student_is_trained_to_the_end_over_a_reload_and_a_stop(visit, root):
         bricks.get_by_role("button", name="Stop").click()
         expect(badge(bricks)).to_contain_text("stopped")
         rings.get_by_role("link", name="Inspect images").click()
-        expect(page.get_by_text("Anomaly score", exact=True)).to_be_visible()
+        expect(page.get_by_text("More unusual than", exact=True)).to_be_visible()
         expect(page.get_by_text("normal rings images")).to_be_visible()
 
 
@@ -118,7 +118,7 @@ def test_a_zip_file_of_images_is_trained_on_to_the_end(visit, root):
         (folder,) = root.glob("mugs-*/lite0-imagenet/good")
         assert (folder / "evaluation.json").is_file()
         trained.get_by_role("link", name="Inspect images").click()
-        expect(page.get_by_text("Anomaly score", exact=True)).to_be_visible()
+        expect(page.get_by_text("More unusual than", exact=True)).to_be_visible()
 
 
 def test_a_student_is_deleted_only_after_the_second_question(visit, root):

@@ -9,19 +9,14 @@ from ui.shared.palette import ACCENT, CALM, MUTED
 from ui.shared.pictures import data_url
 
 PICTURE_HEIGHT = 300
+COARSE = 16  # cells a side of a map that has no patches of its own
 CELL = "cell"  # the name of the selection that a click on a picture makes
 # A picture is square-ish in a box of any width: it keeps its shape and stays inside.
 FIT = "min(width / {w}, height / {h})"
 
 
 def picture(
-    pixels: np.ndarray,
-    cells: pd.DataFrame,
-    value_title: str,
-    *,
-    clickable: bool = False,
-    box: tuple | None = None,
-    most: int = PICTURE_HEIGHT,
+    pixels: np.ndarray, cells: pd.DataFrame, value_title: str, *, clickable: bool = False, box: tuple | None = None
 ) -> alt.LayerChart:
     """uint8 pixels (H, W, 3) under a grid of cells whose values show on hover.
 
@@ -30,7 +25,6 @@ def picture(
         value_title: what the tooltip calls a cell's value.
         clickable: whether a click selects a cell, under the name `CELL`, by its row and column.
         box: (top, bottom, left, right) in 0…1, drawn as an outline.
-        most: the height in pixels of a square picture.
     """
     height, width = pixels.shape[:2]
     fit = FIT.format(w=width, h=height)
@@ -43,7 +37,7 @@ def picture(
     layers = [image, _cells(cells, value_title, clickable)]
     if box:
         layers.append(_outline(box))
-    box_height = round(most * min(1, height / width))
+    box_height = round(PICTURE_HEIGHT * min(1, height / width))
     return alt.layer(*layers).properties(height=box_height, padding=0).configure_view(stroke=None)
 
 
@@ -96,6 +90,13 @@ def grid_cells(rows: int, columns: int, values: np.ndarray | None = None, border
         }
     )
     return frame if values is None else frame.assign(value=np.asarray(values, np.float64).ravel())
+
+
+def coarse_cells(heatmap: np.ndarray) -> pd.DataFrame:
+    """`grid_cells` of the mean of a map (h, w) over each of `COARSE`² cells."""
+    rows = np.array_split(heatmap, COARSE)
+    means = np.array([[cell.mean() for cell in np.array_split(row, COARSE, 1)] for row in rows])
+    return grid_cells(COARSE, COARSE, means)
 
 
 def scale_bar(low: float, high: float, unit: str) -> None:

@@ -2,28 +2,24 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
 from ui.inspect import charts, perturbation_controls
 from ui.inspect.downloads import downloads
-from ui.inspect.drawing import Drawn, drawn, of_part, under
+from ui.inspect.drawing import drawn, under
+from ui.inspect.evidence import evidence
 from ui.inspect.judges import Judge
 from ui.inspect.ranking import ranking
 from ui.inspect.view_controls import EXPLANATION, PATCH, View
 from ui.shared.page import INSPECT
 from ui.shared.pictures import Picture
 from ui.shared.student_index import evaluate_command, find
-from ui.shared.words import PART_IN_WORDS, SCORE_IN_WORDS, percent, percentile, plain
+from ui.shared.words import percent, percentile, plain
 
 if TYPE_CHECKING:
     from kdad.detection.detector import Prediction
-    from kdad.detection.explanation import Part
 
-OTHER_HEIGHT = 150  # pixels
-WIDE = 0.5  # of an image's area: from there on it is unusual as a whole
-COMBINED_CELLS = 16  # cells a side that show the value of all layers together
 MOST_CELLS = 64
 
 
@@ -54,10 +50,10 @@ def _closer_look(picture: Picture, others: list[Picture], judges: list[Judge], v
             _heatmap(change.picture, prediction, judge, view)
             _verdict(picture, prediction, judge, view, change)
             if len(judges) > 1:
-                _evidence(change.picture, prediction, judge, view)
+                evidence(change.picture, prediction, judge, view)
     if len(judges) == 1:
         with columns[2]:
-            _evidence(change.picture, prediction, judges[0], view)
+            evidence(change.picture, prediction, judges[0], view)
     if change.strength is not None:
         with columns[0]:
             _over_strength(change.strength, judges, view)
@@ -111,8 +107,10 @@ def _input(change: perturbation_controls.Change) -> None:
 def _heatmap(picture: Picture, prediction: "Prediction", judge: Judge, view: View) -> None:
     shown = drawn(picture, prediction, judge, view)
     of_patches = view.method == PATCH or not shown.words
-    cells = _cells(prediction, judge, view) if of_patches and view.method in (PATCH, EXPLANATION) else _coarse(shown)
-    st.altair_chart(charts.picture(under(shown, picture, judge, view), cells, shown.unit), alt=_alt(shown, picture))
+    own = of_patches and view.method in (PATCH, EXPLANATION)
+    cells = _cells(prediction, judge, view) if own else charts.coarse_cells(shown.heatmap)
+    pixels = under(shown, picture, judge, view)
+    st.altair_chart(charts.picture(pixels, cells, shown.unit), alt=shown.in_words(picture))
     charts.scale_bar(shown.low, shown.high, shown.unit)
     if view.method not in (PATCH, EXPLANATION):
         st.caption(f"{view.method} has no unit of its own: these colours cannot be compared with another image's.")
@@ -122,29 +120,17 @@ def _heatmap(picture: Picture, prediction: "Prediction", judge: Judge, view: Vie
         st.caption(f"Shown: **{shown.words}**, which lifts the score most.")
 
 
-def _alt(shown: Drawn, picture: Picture) -> str:
-    what = f"{shown.words} over" if shown.words else "Heatmap over"
-    return f"{what} {picture.name}: up to {shown.heatmap.max():.3g} {shown.unit}"
-
-
 def _cells(prediction, judge: Judge, view: View) -> pd.DataFrame:
     """The patches of a heatmap: a layer's own, or a grid over all layers together."""
     if view.layer is None:
-        values = judge.detector.heatmap(prediction, COMBINED_CELLS, COMBINED_CELLS)[0]
+        values = judge.detector.heatmap(prediction, charts.COARSE, charts.COARSE)[0]
         return charts.grid_cells(*values.shape, values)
     preprocessing = judge.detector.teacher.preprocessing
     border = (preprocessing.resize - preprocessing.crop) / 2 / preprocessing.resize
     values = prediction.patch_maps[view.layer][0]
     if max(values.shape) > MOST_CELLS:  # stitched tiles
-        values, border = judge.heatmap(prediction, view.layer, COMBINED_CELLS, COMBINED_CELLS), 0.0
+        values, border = judge.heatmap(prediction, view.layer, charts.COARSE, charts.COARSE), 0.0
     return charts.grid_cells(*values.shape, values, border)
-
-
-def _coarse(shown: Drawn) -> pd.DataFrame:
-    """The mean of a map (h, w) over each of `COMBINED_CELLS`² cells."""
-    rows = np.array_split(shown.heatmap, COMBINED_CELLS)
-    means = np.array([[cell.mean() for cell in np.array_split(row, COMBINED_CELLS, 1)] for row in rows])
-    return charts.grid_cells(COMBINED_CELLS, COMBINED_CELLS, means)
 
 
 def _verdict(
@@ -168,82 +154,3 @@ def _verdict(
             st.badge(word, color=colour, help=f"At a false-positive rate of {percent(view.fpr)}")
     normals = f"of {len(judge.normals)} held-out normal {plain(judge.student.normal_class)} images"
     st.caption(f"{normals}  \np-value {prediction.p_value[0]:.4f} · score {score:.3f}{delta}")
-
-
-def _evidence(picture: Picture, prediction: "Prediction", judge: Judge, view: View) -> None:
-    """Where the score stands among normals, and what makes it up."""
-    if judge.normals is None:
-        _layers(prediction, judge)
-        return
-    parts = judge.explain(picture)
-    st.markdown("**Why**")
-    st.markdown(_reason(parts, judge.is_anomaly(prediction, view.fpr)))
-    total = _sum_in_words(parts)
-    st.altair_chart(charts.parts(_bars(parts)), alt=f"What lifts the score above an ordinary normal's: {total}")
-    st.caption(f"{total}. Band: the middle 90 % of normals. {SCORE_IN_WORDS[judge.detector.config.score]}")
-    for part in parts[1:]:
-        if part.heatmap is not None:
-            _other_part(of_part(part), picture, view)
-    with st.expander("Among held-out normals, and layer by layer"):
-        chart = charts.among_normals(judge.normals, float(prediction.score[0]), judge.threshold(view.fpr))
-        st.altair_chart(chart, alt="Histogram of the normals' scores, with this image's score and the threshold")
-        _layers(prediction, judge)
-
-
-def _other_part(shown: Drawn, picture: Picture, view: View) -> None:
-    """The map of a part that does not lift the score most."""
-    from kdad.detection.rendering import overlay
-
-    pixels = overlay(picture.shown, shown.heatmap, shown.low, shown.high, view.opacity)
-    st.altair_chart(charts.picture(pixels, _coarse(shown), shown.unit, most=OTHER_HEIGHT), alt=_alt(shown, picture))
-    charts.scale_bar(shown.low, shown.high, shown.unit)
-    st.caption(f"**{shown.words}**")
-
-
-def _layers(prediction: "Prediction", judge: Judge) -> None:
-    """How badly each critical layer is copied."""
-    st.markdown("**The student's error in each critical layer**")
-    grids = judge.detector.teacher.grids
-    names = [f"{index + 1} ({height}×{width})" for index, (height, width) in enumerate(grids)]
-    chart = charts.layers(prediction.layer_scores[0], judge.detector.calibration_layer_scores, names)
-    st.altair_chart(chart, alt="The image's error in each critical layer, beside the middle 90 % of normals")
-    if judge.normals is None:
-        st.caption(SCORE_IN_WORDS[judge.detector.config.score])
-
-
-def _bars(parts: "list[Part]") -> pd.DataFrame:
-    """What each part adds to an ordinary normal's score, and between what the middle 90 % of normals lie."""
-    rows = []
-    for part in parts:
-        low, high = np.quantile(part.normals, [0.05, 0.95]) - np.median(part.normals)
-        rows.append({"part": _name(part), "adds": part.excess, "low": low, "high": high})
-    return pd.DataFrame(rows)
-
-
-def _name(part: "Part") -> str:
-    return PART_IN_WORDS.get(part.name, (part.name.capitalize(), ""))[0]
-
-
-def _sum_in_words(parts: "list[Part]") -> str:
-    """What the parts add to the score of an ordinary normal, and that this is the score."""
-    ordinary = sum(part.value - part.excess for part in parts)
-    added = " ".join(
-        f"{'−' if part.excess < 0 else '+'} {abs(part.excess):.2f} ({_name(part).lower()})" for part in parts
-    )
-    return f"Score {sum(part.value for part in parts):.2f} = {ordinary:.2f} (an ordinary normal) {added}"
-
-
-def _reason(parts: "list[Part]", anomalous: bool | None) -> str:
-    """In a sentence, what made the verdict, and whether it is in one place."""
-    top = parts[0]
-    if not anomalous:
-        return "Nothing lifts the score far above what normals have."
-    seen = {
-        "error": "The student fails to copy the teacher",
-        "distance": "The teacher itself sees something far from every normal",
-        "peak": "The student fails to copy the teacher",
-    }.get(top.name, f"The student fails in {top.name}")
-    if top.heatmap is None:
-        return f"{seen}."
-    bright = float((top.heatmap > np.mean(top.colour_range)).mean())  # above what nearly all normals are
-    return f"{seen}, {'all over the image: it is unusual **as a whole**' if bright > WIDE else 'in part of the image'}."

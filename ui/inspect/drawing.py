@@ -27,6 +27,10 @@ class Drawn:
     high: float
     words: str = ""
 
+    def in_words(self, picture: Picture) -> str:
+        """What the heatmap over a picture shows, for those who cannot see it."""
+        return f"{self.words or 'Heatmap'} over {picture.name}: up to {self.heatmap.max():.3g} {self.unit}"
+
 
 def drawn(picture: Picture, prediction: "Prediction", judge: Judge, view: View) -> Drawn:
     """The heatmap of a picture at its `display_size`, as the view asks for it."""

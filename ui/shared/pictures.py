@@ -171,7 +171,7 @@ def side_by_side(pictures: list[np.ndarray]) -> np.ndarray:
 def png(pixels: np.ndarray) -> bytes:
     """uint8 (H, W, 3), or (H, W, 4) with opacity, as a PNG file."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG")
+    Image.fromarray(pixels).save(file, format="PNG", compress_level=1)  # it is looked at once; encoding would wait
     return file.getvalue()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kdad.detection.explanation import Part
-from ui.inspect import closer_look
+from ui.inspect import evidence
 
 
 def part(name: str, value: float, lit: float = 0.0) -> Part:
@@ -24,18 +24,18 @@ def part(name: str, value: float, lit: float = 0.0) -> Part:
     ],
 )
 def test_the_reason_names_what_lifts_the_score_and_whether_it_is_in_one_place(parts, anomalous, said):
-    assert closer_look._reason(parts, anomalous).startswith(said)
+    assert evidence._reason(parts, anomalous).startswith(said)
 
 
 def test_the_sum_in_words_is_a_sum():
     parts = [part("distance", 2.5), part("error", 0.25)]
-    assert closer_look._sum_in_words(parts) == (
+    assert evidence._sum_in_words(parts) == (
         "Score 2.75 = 1.00 (an ordinary normal) + 2.00 (teacher's distance) − 0.25 (student's error)"
     )
 
 
 def test_bars_stand_beside_what_normals_add():
-    bars = closer_look._bars([part("peak", 3.0)])
+    bars = evidence._bars([part("peak", 3.0)])
     assert bars.to_dict("records") == [
         {"part": "Highest patch error", "adds": 2.5, "low": pytest.approx(-0.45), "high": pytest.approx(0.45)}
     ]

@@ -1,0 +1,103 @@
+"""Why a judge says what it says: what makes up the score, beside what normals have."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from ui.inspect import charts
+from ui.inspect.drawing import Drawn, of_part
+from ui.inspect.judges import Judge
+from ui.inspect.view_controls import View
+from ui.shared.pictures import Picture, png
+from ui.shared.words import PART_IN_WORDS, SCORE_IN_WORDS
+
+if TYPE_CHECKING:
+    from kdad.detection.detector import Prediction
+    from kdad.detection.explanation import Part
+
+OTHER_WIDTH = 150  # pixels
+WIDE = 0.5  # of an image's area: from there on it is unusual as a whole
+
+
+def evidence(picture: Picture, prediction: "Prediction", judge: Judge, view: View) -> None:
+    """Where the score stands among normals, and what makes it up."""
+    if judge.normals is None:
+        _layers(prediction, judge)
+        return
+    parts = judge.explain(picture)
+    st.markdown("**Why**")
+    st.markdown(_reason(parts, judge.is_anomaly(prediction, view.fpr)))
+    total = _sum_in_words(parts)
+    st.altair_chart(charts.parts(_bars(parts)), alt=f"What lifts the score above an ordinary normal's: {total}")
+    st.caption(f"{total}. Band: the middle 90 % of normals. {SCORE_IN_WORDS[judge.detector.config.score]}")
+    for part in parts[1:]:
+        if part.heatmap is not None:
+            _other_part(of_part(part), picture, view)
+    # Drawn only where it is asked for: charts are most of what a step of a control takes.
+    more = st.expander("Among held-out normals, and layer by layer", key=f"more-{judge.student.key}", on_change="rerun")
+    if more.open:
+        with more:
+            chart = charts.among_normals(judge.normals, float(prediction.score[0]), judge.threshold(view.fpr))
+            st.altair_chart(chart, alt="Histogram of the normals' scores, with this image's score and the threshold")
+            _layers(prediction, judge)
+
+
+def _other_part(shown: Drawn, picture: Picture, view: View) -> None:
+    """The map of a part that does not lift the score most."""
+    from kdad.detection.rendering import overlay
+
+    pixels = overlay(picture.shown, shown.heatmap, shown.low, shown.high, view.opacity)
+    st.image(png(pixels), width=OTHER_WIDTH, alt=shown.in_words(picture))
+    charts.scale_bar(shown.low, shown.high, shown.unit)
+    st.caption(f"**{shown.words}**")
+
+
+def _layers(prediction: "Prediction", judge: Judge) -> None:
+    """How badly each critical layer is copied."""
+    st.markdown("**The student's error in each critical layer**")
+    grids = judge.detector.teacher.grids
+    names = [f"{index + 1} ({height}×{width})" for index, (height, width) in enumerate(grids)]
+    chart = charts.layers(prediction.layer_scores[0], judge.detector.calibration_layer_scores, names)
+    st.altair_chart(chart, alt="The image's error in each critical layer, beside the middle 90 % of normals")
+    if judge.normals is None:
+        st.caption(SCORE_IN_WORDS[judge.detector.config.score])
+
+
+def _bars(parts: "list[Part]") -> pd.DataFrame:
+    """What each part adds to an ordinary normal's score, and between what the middle 90 % of normals lie."""
+    rows = []
+    for part in parts:
+        low, high = np.quantile(part.normals, [0.05, 0.95]) - np.median(part.normals)
+        rows.append({"part": _name(part), "adds": part.excess, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def _name(part: "Part") -> str:
+    return PART_IN_WORDS.get(part.name, (part.name.capitalize(), ""))[0]
+
+
+def _sum_in_words(parts: "list[Part]") -> str:
+    """What the parts add to the score of an ordinary normal, and that this is the score."""
+    ordinary = sum(part.value - part.excess for part in parts)
+    added = " ".join(
+        f"{'−' if part.excess < 0 else '+'} {abs(part.excess):.2f} ({_name(part).lower()})" for part in parts
+    )
+    return f"Score {sum(part.value for part in parts):.2f} = {ordinary:.2f} (an ordinary normal) {added}"
+
+
+def _reason(parts: "list[Part]", anomalous: bool | None) -> str:
+    """In a sentence, what made the verdict, and whether it is in one place."""
+    top = parts[0]
+    if not anomalous:
+        return "Nothing lifts the score far above what normals have."
+    seen = {
+        "error": "The student fails to copy the teacher",
+        "distance": "The teacher itself sees something far from every normal",
+        "peak": "The student fails to copy the teacher",
+    }.get(top.name, f"The student fails in {top.name}")
+    if top.heatmap is None:
+        return f"{seen}."
+    bright = float((top.heatmap > np.mean(top.colour_range)).mean())  # above what nearly all normals are
+    return f"{seen}, {'all over the image: it is unusual **as a whole**' if bright > WIDE else 'in part of the image'}."
