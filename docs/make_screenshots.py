@@ -21,7 +21,7 @@ def main() -> None:
             page.screenshot(path=DOCS / f"{name}.png")
             page.close()
         page = opened(chromium, f"{address}/Inspect", TALL)
-        page.get_by_text("Anomaly score", exact=True).first.scroll_into_view_if_needed()
+        page.get_by_text("More unusual than", exact=True).first.scroll_into_view_if_needed()
         page.wait_for_timeout(DRAWING_MILLISECONDS)
         page.screenshot(path=DOCS / "inspect.png")
         page.close()

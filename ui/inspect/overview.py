@@ -85,7 +85,7 @@ def _card(
     words = [_in_words(judge, one, verdict) for judge, one, verdict in zip(judges, said, verdicts, strict=True)]
     st.image(
         _drawn(tuple(judge.stamp for judge in judges), picture.digest, view, judges, picture, said), width="stretch",
-        alt=f"{picture.name} with its heatmap: {'; '.join(spoken for _, spoken in words)}",
+        alt=f"{picture.name} with its heatmap, {'; '.join(spoken for _, spoken in words)}",
     )  # fmt: skip
     picked = st.session_state["picked"] == picture.name
     st.button(
@@ -111,9 +111,9 @@ def _pick(name: str) -> None:
 
 def _in_words(judge: Judge, said: "Prediction", verdict: bool | None) -> tuple[str, str]:
     """How a judge's verdict is shown, and how it is spoken."""
-    share = judge.share_below(said)
+    share, score = judge.share_below(said), f"score {said.score[0]:.3f}"
     if share is None:
-        return f"score {said.score[0]:.3f}", f"score {said.score[0]:.3f}"
+        return score, score
     unusual = percentile(share)
     colour, word = {True: ("orange", "anomaly"), False: ("green", "normal"), None: ("gray", "")}[verdict]
-    return f":{colour}[**{word}**] {unusual}", f"{word}, more unusual than {unusual} of normals"
+    return f":{colour}[**{word}**] {unusual}", f"{score}: {word}, more unusual than {unusual} of normals"
