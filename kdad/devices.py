@@ -40,6 +40,15 @@ def keep_freed_memory() -> bool:
 keep_freed_memory()
 
 
+def give_memory_back() -> None:
+    """Return memory that was freed to the system, where the C library can: between parts of work that need it unlike.
+
+    What one part of the work has kept for itself, the next cannot always use: blocks of other sizes lie between.
+    """
+    with suppress(AttributeError, OSError, TypeError):  # another C library, or Windows
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def accelerator(device: str) -> str:
     """The device that `device` (auto, cpu, cuda or mps) means on this machine; a `UserError` if it is not here."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

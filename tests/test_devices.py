@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 
+import psutil
 import pytest
 import torch
 
@@ -81,3 +82,15 @@ def test_a_container_has_only_so_much_memory_as_it_is_given(tmp_path, line, fold
     assert list(devices._free_in_cgroups(tmp_path / "cgroup", tmp_path)) == []
     assert list(devices._free_in_cgroups(tmp_path / "nothing", tmp_path)) == []
     assert devices.free_bytes(torch.device("cpu")) > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc gives memory back when asked")
+def test_memory_that_was_freed_is_given_back():
+    process = psutil.Process()
+    blocks = [torch.ones(2**18) for _ in range(200)]  # a megabyte each
+    kept = blocks[::20]
+    del blocks
+    before = process.memory_info().rss
+    devices.give_memory_back()
+    assert before - process.memory_info().rss > 100 * 2**20
+    assert all(bool(block.all()) for block in kept)

@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 from kdad.data.task import Fold, Task
 from kdad.detection.calibration import HeldOut, Learned, calibrate, learn, save_calibration
 from kdad.detection.discrepancy import distillation_loss, last_layer_score, layer_errors
-from kdad.devices import accelerator, hardware, kept_on
+from kdad.devices import accelerator, give_memory_back, hardware, kept_on
 from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.networks.features import in_parts
@@ -131,6 +131,7 @@ def train_student(
         folds = _cross_fitted(task, teacher, config, folder, **where)
         if rank() == 0:
             learned = learn(student, teacher, task.train, config.score)
+            give_memory_back()
             held_out = folds or [(learned, task.calibration)]
             finish(folder, config, learned, teacher, held_out, task.train)
     return folder
@@ -199,6 +200,7 @@ def _distilled(
     loop.fit(module, folder, epochs=config.recipe.epochs, seed=config.seed, device=device, **options)
     del module
     gc.collect()  # a trainer refers to itself, and through the module to gigabytes that its teacher remembers
+    give_memory_back()
     student_folder.round_to_half(student)
     return student.to(device).eval()
 
