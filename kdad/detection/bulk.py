@@ -7,7 +7,7 @@ goes on with the images that have no row yet. Images may be anywhere that fsspec
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -75,9 +75,6 @@ class Outcome:
 
     judged: int
     unreadable: tuple[str, ...]
-
-
-Judge = Callable[[Order, Sequence[Part]], Iterable[Outcome]]
 
 
 def find(places: Iterable[str]) -> list[str]:

@@ -1,7 +1,6 @@
 """One student trained by several processes: the same student, whole files, and no process left behind."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from helpers import tiny_train
 from safetensors.torch import load_file
 
+from benchmarks.browser import free_port
 from kdad.storage import layout
 from kdad.storage import student_folder as store
 from kdad.storage.history import read_history
@@ -41,12 +41,6 @@ def command(vit_folder, tmp_path):
     recipe = ("--epochs", "2", "--batch-size", "8", "--device", "cpu")
     request = ("train", "--dataset", "patterns", "--normal-class", "dots", "--teacher", str(vit_folder))
     return [str(PROGRAM), *request, *recipe, "--out", str(tmp_path / "several")]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def run(command, environment, seconds: float = 120, **more: str) -> subprocess.CompletedProcess:

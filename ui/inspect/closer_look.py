@@ -106,9 +106,8 @@ def _input(change: perturbation_controls.Change) -> None:
 
 def _heatmap(picture: Picture, prediction: "Prediction", judge: Judge, view: View) -> None:
     shown = drawn(picture, prediction, judge, view)
-    of_patches = view.method == PATCH or not shown.words
-    own = of_patches and view.method in (PATCH, EXPLANATION)
-    cells = _cells(prediction, judge, view) if own else charts.coarse_cells(shown.heatmap)
+    of_patches = view.method == PATCH or (view.method == EXPLANATION and not shown.words)
+    cells = _cells(prediction, judge, view) if of_patches else charts.coarse_cells(shown.heatmap)
     pixels = under(shown, picture, judge, view)
     st.altair_chart(charts.picture(pixels, cells, shown.unit), alt=shown.in_words(picture))
     charts.scale_bar(shown.low, shown.high, shown.unit)
