@@ -17,6 +17,7 @@ from kdad.errors import UserError, one_line
 from kdad.files import is_directory, sha256_of
 from kdad.networks.compact_vit import CompactViT
 from kdad.networks.features import FeatureNetwork, in_parts
+from kdad.networks.folding import fold_batch_norms
 from kdad.networks.provenance import UNKNOWN, trained_on_of_tag
 from kdad.networks.registry import (
     CARD_FILE,
@@ -180,6 +181,7 @@ def _from_folder(name: str, folder: Path) -> Teacher:
         with _reading(folder / CARD_FILE):
             preprocessing = Preprocessing.from_dict(card["preprocessing"])
         network = CompactVGG.load(folder).stack
+        fold_batch_norms(network)
     elif card.get("backbone") == COMPACT_VIT_BACKBONE:
         preprocessing = _processor_preprocessing(folder)
         network = CompactViT.load(folder).stack
@@ -269,6 +271,7 @@ def _fetch_snapshot(repo: str) -> Path:
 def _from_package(name: str, side: int | None, layers: Sequence[str]) -> Teacher:
     spec = TEACHERS[name]
     model, sha256 = lite0(spec.place)
+    fold_batch_norms(model.eval())
     preprocessing = Preprocessing(**(spec.pixels or {}))
     if side is not None:
         preprocessing = replace(preprocessing, resize=side, crop=side)
