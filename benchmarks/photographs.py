@@ -14,7 +14,7 @@ from pathlib import Path
 from kdad.data.datasets import FOLDER, dataset_slug
 from kdad.data.loading import load_task
 from kdad.detection.detector import Detector
-from kdad.devices import hardware
+from kdad.devices import accelerator, hardware
 from kdad.errors import UserError
 from kdad.evaluation.evaluate import evaluate
 from kdad.files import write_json
@@ -23,16 +23,17 @@ from kdad.networks.teachers import teacher_for
 from kdad.training.distillation import train_student
 
 RESULTS = Path(__file__).resolve().parent / "results" / "photographs.json"
+KEY = ("dataset", "teacher", "device")
 FIGURES = ("auroc", "pixel_auroc", "pro", "pixel_ap")
 
 
-def measure(dataset: str, teacher_name: str, out: Path) -> dict:
+def measure(dataset: str, teacher_name: str, out: Path, device: str) -> dict:
     """Figures in 0…1 and seconds of one student of `folder:PATH`, seed 0."""
     started = time.perf_counter()
     teacher = teacher_for(teacher_name, dataset)
     task = load_task(dataset, "good", teacher.preprocessing)
-    folder = train_student(task, teacher, out, device="cpu")
-    figures = evaluate(task, Detector.load(folder, teacher=teacher, device="cpu")).figures
+    folder = train_student(task, teacher, out, device=device)
+    figures = evaluate(task, Detector.load(folder, teacher=teacher, device=device)).figures
     return {
         "dataset": dataset_slug(dataset),
         "teacher": figures["teacher"],
@@ -42,7 +43,8 @@ def measure(dataset: str, teacher_name: str, out: Path) -> dict:
         "n_anomalous": figures["n_anomalous"],
         "calibration": f"{figures['n_calibration']} {figures['calibration']}",
         "seconds": round(time.perf_counter() - started),
-        "hardware": hardware("cpu"),
+        "device": device,
+        "hardware": hardware(device),
     }
 
 
@@ -52,15 +54,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--source", required=True, help="who made the images, for the table")
     parser.add_argument("--teachers", nargs="+", default=[LITE0])
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     rows = json.loads(args.results.read_text())["rows"] if args.results.is_file() else []
     try:
+        device = accelerator(args.device)
         for teacher in args.teachers:
             with tempfile.TemporaryDirectory() as out:
-                row = measure(f"{FOLDER}{args.folder}", teacher, Path(out)) | {"source": args.source}
-            key = (row["dataset"], row["teacher"])
-            rows = [*(other for other in rows if (other["dataset"], other["teacher"]) != key), row]
+                row = measure(f"{FOLDER}{args.folder}", teacher, Path(out), device) | {"source": args.source}
+            rows = [*(other for other in rows if any(other[name] != row[name] for name in KEY)), row]
             write_json(args.results, {"rows": rows})
             print(row, flush=True)
     except UserError as error:

@@ -3,13 +3,15 @@
 float32, contiguous NCHW, PIL resizing every image at every step, and the teacher run with its graph.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, mse_loss
+from torch.utils.data import DataLoader, Dataset
 
 from kdad.data.preprocessing import Preprocessing
 from kdad.networks.registry import IMAGENET_MEAN, IMAGENET_STD
@@ -30,24 +32,67 @@ def resized(photos: list[Image.Image], side: int) -> np.ndarray:
     return np.stack([np.asarray(photo.resize((side, side))) for photo in photos])
 
 
-def published_step(teacher: nn.Module, student: nn.Module, mse_weight: float, device: str) -> Work:
-    """A step of training as published, pixels included; `teacher` keeps its graph."""
-    teacher.to(device)
-    photos, optimizer = photographs(), torch.optim.Adam(student.to(device).parameters(), lr=1e-3)
+def pixels_of(photos: list[Image.Image]) -> Tensor:
+    """Photographs as the networks take them, (B, 3, S, S)."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (PIXELS.mean, PIXELS.std))
+    pixels = torch.from_numpy(resized(photos, PIXELS.crop)).permute(0, 3, 1, 2).float().div(255)
+    return ((pixels - mean) / std).contiguous()
 
-    def step() -> None:
-        pixels = torch.from_numpy(resized(photos, PIXELS.crop)).permute(0, 3, 1, 2).float().div(255)
-        pixels = ((pixels - mean) / std).contiguous().to(device)
-        loss = torch.zeros((), device=device)
-        for copied, target in zip(student(pixels), teacher(pixels), strict=True):
-            cosine = cosine_similarity(copied.flatten(1), target.flatten(1)).mean()
-            loss = loss + 1 - cosine + mse_weight * mse_loss(copied, target)
-        optimizer.zero_grad()
+
+class PhotographFiles(Dataset[Tensor]):
+    """Image files, read and resized whenever they are asked for."""
+
+    def __init__(self, files: Sequence[Path]):
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Tensor:
+        with Image.open(self.files[index]) as photo:
+            return pixels_of([photo.convert("RGB")])[0]
+
+
+class Published:
+    """Teacher and student, trained and asked as published; `teacher` keeps its graph."""
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, mse_weight: float, device: str):
+        self.teacher, self.student = teacher.to(device), student.to(device)
+        self.mse_weight, self.device = mse_weight, device
+        self.optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
+
+    def losses(self, pixels: Tensor) -> Tensor:
+        """The loss of each image, (B,), which is its anomaly score, too."""
+        pixels = pixels.to(self.device)
+        losses = torch.zeros(len(pixels), device=self.device)
+        for copied, target in zip(self.student(pixels), self.teacher(pixels), strict=True):
+            cosine = cosine_similarity(copied.flatten(1), target.flatten(1))
+            squared = mse_loss(copied, target, reduction="none").flatten(1).mean(1)
+            losses = losses + 1 - cosine + self.mse_weight * squared
+        return losses
+
+    def step(self, pixels: Tensor) -> None:
+        """One step of training."""
+        loss = self.losses(pixels).mean()
+        self.optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        self.optimizer.step()
 
-    return step
+    def whole(self, train: Sequence[Path], test: Sequence[Path], epochs: int, batch: int) -> None:
+        """Training, and the scores of test images."""
+        for _ in range(epochs):
+            for pixels in DataLoader(PhotographFiles(train), batch_size=batch, shuffle=True):
+                self.step(pixels)
+        self.student.eval()
+        with torch.no_grad():
+            for pixels in DataLoader(PhotographFiles(test), batch_size=batch):
+                self.losses(pixels).cpu()
+
+
+def published_step(teacher: nn.Module, student: nn.Module, mse_weight: float, device: str) -> Work:
+    """A step of training as published, pixels included."""
+    photos, published = photographs(), Published(teacher, student, mse_weight, device)
+    return lambda: published.step(pixels_of(photos))
 
 
 class Contiguous(nn.Module):

@@ -24,16 +24,20 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import vgg16
 
 from benchmarks.browser import app_server, arrive, chromium
 from benchmarks.growth import photograph
-from benchmarks.published import PIXELS, Contiguous, Work, photographs, published_step, resized
+from benchmarks.published import PIXELS, Contiguous, Published, Work, photographs, published_step, resized
+from kdad.data.datasets import FOLDER
 from kdad.data.decoding import read_image
 from kdad.data.images import in_advance
+from kdad.data.loading import load_task
 from kdad.detection.detector import Detector
 from kdad.detection.image_files import score_files
 from kdad.devices import accelerator, hardware
 from kdad.errors import UserError, one_of
+from kdad.evaluation.evaluate import evaluate
 from kdad.files import write_json
 from kdad.jobs import manager
 from kdad.networks.provenance import UNKNOWN
@@ -41,7 +45,7 @@ from kdad.networks.students import OPTIMIZERS, build_student, preset
 from kdad.networks.teachers import Teacher
 from kdad.networks.vgg import imagenet_vgg16, paper_student
 from kdad.networks.vit import ViTFeatures
-from kdad.training.distillation import Distillation
+from kdad.training.distillation import Distillation, train_student
 from kdad.training.loop import half_precision
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,6 +57,7 @@ IMAGES = 1000
 PICTURES = 8
 LATENCIES = 60
 MATRIX = 4096
+NORMALS, TESTED = 300, 20
 WATCHED_SECONDS = 30.0
 SECONDS_PER_LOOK = 0.5
 
@@ -69,6 +74,7 @@ class Row:
 
 Seconds = Callable[[], float]  # does a unit of work, and says how long it took
 Prepared = Iterator[tuple[Seconds, Seconds]]
+Networks = Callable[[], tuple[torch.nn.Module, torch.nn.Module]]  # teacher and student
 
 
 def timed(work: Work) -> Seconds:
@@ -108,18 +114,20 @@ def our_step(teacher: Teacher, device: str) -> Work:
     return step
 
 
-def vgg_step(device: str) -> Prepared:
-    """The `vgg16-imagenet` preset."""
-    from torchvision.models import vgg16
-
-    def layers_and_taps() -> tuple[torch.nn.Sequential, tuple[int, ...]]:
-        layers = vgg16(weights=None).features
-        return layers, imagenet_vgg16(layers).taps
-
+def vgg_published() -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Teacher and student of `vgg16-imagenet` as published, untrained."""
     student = paper_student()
-    nchw = Contiguous(*layers_and_taps()), Contiguous(student.features, student.taps)
-    teacher = Teacher("vgg16-imagenet", "0" * 64, UNKNOWN, PIXELS, imagenet_vgg16(layers_and_taps()[0]))
-    yield timed(published_step(*nchw, 0.01, device)), timed(our_step(teacher, device))
+    return Contiguous(vgg16().features, vgg_teacher().network.taps), Contiguous(student.features, student.taps)
+
+
+def vgg_teacher() -> Teacher:
+    """The `vgg16-imagenet` teacher, untrained."""
+    return Teacher("vgg16-imagenet", "0" * 64, UNKNOWN, PIXELS, imagenet_vgg16(vgg16().features))
+
+
+def vit_published() -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Teacher and student of `vit-base-cifar10` as published, untrained."""
+    return vit_base(), build_student(preset(vit_teacher())[0]).train()
 
 
 def vit_base() -> ViTFeatures:
@@ -134,11 +142,46 @@ def vit_teacher() -> Teacher:
     return Teacher("vit-base-cifar10", "0" * 64, UNKNOWN, PIXELS, vit_base())
 
 
-def vit_step(device: str) -> Prepared:
-    """The `vit-base-cifar10` preset."""
-    teacher = vit_teacher()
-    student = build_student(preset(teacher)[0]).train()
-    yield timed(published_step(vit_base(), student, 0.01, device)), timed(our_step(teacher, device))
+def training_step(published: Networks, teacher: Callable[[], Teacher]) -> Callable[[str], Prepared]:
+    """A step of training."""
+
+    def prepare(device: str) -> Prepared:
+        yield timed(published_step(*published(), 0.01, device)), timed(our_step(teacher(), device))
+
+    return prepare
+
+
+def whole_student(published: Networks, teacher: Callable[[], Teacher]) -> Callable[[str], Prepared]:
+    """A student of photographs with the preset's whole schedule, from files to the scores of test images."""
+
+    def prepare(device: str) -> Prepared:
+        with tempfile.TemporaryDirectory() as work:
+            root = photograph_folder(Path(work) / "photographs")
+            recipe = preset(teacher())[1]
+            good, tested = sorted(root.glob("train/*/*")), sorted(root.glob("test/*/*"))
+
+            def as_published() -> None:
+                Published(*published(), recipe.mse_weight, device).whole(good, tested, recipe.epochs, recipe.batch_size)
+
+            def ours() -> None:
+                asked = teacher()
+                task = load_task(f"{FOLDER}{root}", "good", asked.preprocessing)
+                folder = train_student(task, asked, Path(work), recipe=recipe, device=device, overwrite=True)
+                evaluate(task, Detector.load(folder, teacher=asked, device=device))
+
+            yield timed(as_published), timed(ours)
+
+    return prepare
+
+
+def photograph_folder(root: Path) -> Path:
+    """Photographs in MVTec layout: `NORMALS` to train on, and `TESTED` of each of two kinds."""
+    for kind, count in {"train/good": NORMALS, "test/good": TESTED, "test/odd": TESTED}.items():
+        folder = root / kind
+        folder.mkdir(parents=True)
+        for index in range(count):
+            photograph(320, 240, index).save(folder / f"{index}.jpg", quality=90)
+    return root
 
 
 def vit_products(device: str) -> Prepared:
@@ -397,9 +440,21 @@ SCRIPT_STATE = "document.querySelector('[data-testid=stApp]').dataset.testScript
 TWO = "Inspect?student=patterns-defects/vgg-cifar10/bricks&compare=patterns-defects/vit-cifar10/bricks"
 COMPACT = {"vgg-cifar10": 0.005, "vit-cifar10": 0.010}  # teacher: the seconds that one image may take on a CPU
 ROWS: dict[str, Row] = {
-    "training step, `vgg16-imagenet` preset, 8 images": Row("as published", "`train`", vgg_step),
-    "training step, `vit-base-cifar10` preset, 8 images": Row("as published", "`train`", vit_step),
-    "the same, share of the processor's rate": Row("its products alone", "the whole step", vit_products),
+    "training step, `vgg16-imagenet` preset, 8 images": Row(
+        "as published", "`train`", training_step(vgg_published, vgg_teacher)
+    ),
+    "training step, `vit-base-cifar10` preset, 8 images": Row(
+        "as published", "`train`", training_step(vit_published, vit_teacher)
+    ),
+    "a whole student of 300 photographs, `vgg16-imagenet` preset": Row(
+        "as published", "`train` and `evaluate`", whole_student(vgg_published, vgg_teacher), 1
+    ),
+    "a whole student of 300 photographs, `vit-base-cifar10` preset": Row(
+        "as published", "`train` and `evaluate`", whole_student(vit_published, vit_teacher), 1
+    ),
+    "a step of the `vit-base-cifar10` preset, share of the processor's rate": Row(
+        "its products alone", "the whole step", vit_products
+    ),
 }
 for name, limit in COMPACT.items():
     ROWS |= {
@@ -424,10 +479,11 @@ ROWS |= {
 
 
 def measure(row: Row, device: str = "cpu", rounds: int | None = None) -> dict:
-    """Baseline and subject in turn, once to warm up and then for some rounds."""
+    """Baseline and subject in turn, for some rounds, after one to warm up; a single round is long enough without."""
     prepared = row.prepare(device)
     baseline, subject = next(prepared)
-    pairs = [(baseline(), subject()) for _ in range((rounds or row.rounds) + 1)][1:]
+    rounds = rounds or row.rounds
+    pairs = [(baseline(), subject()) for _ in range(rounds + (rounds > 1))][-rounds:]
     next(prepared, None)  # what was started for it ends
     ratios = [one / other for one, other in pairs]
     return {

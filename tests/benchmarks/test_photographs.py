@@ -35,7 +35,9 @@ def test_a_row_per_teacher_and_a_new_run_replaces_it(folder, tmp_path, vgg_folde
     monkeypatch.setattr(photographs, "train_student", quick)
     file = tmp_path / "photographs.json"
     for source in ("first", "second"):
-        photographs.main([str(folder), "--source", source, "--teachers", str(vgg_folder), "--results", str(file)])
+        photographs.main(
+            [str(folder), "--source", source, "--teachers", str(vgg_folder), "--results", str(file), "--device", "cpu"]
+        )
     (row,) = json.loads(file.read_text())["rows"]
     assert (row["dataset"], row["teacher"], row["source"]) == ("screws", "tiny-vgg", "second")
     assert (row["n_normal"], row["n_anomalous"], row["normals"]) == (4, 2, 11)

@@ -81,6 +81,21 @@ def test_our_step_trains_the_student_alone(vgg_teacher, monkeypatch):
     assert all(parameter.grad is None for parameter in vgg_teacher.network.parameters())
 
 
+def test_a_whole_student_is_trained_and_asked_both_ways(vgg_teacher, monkeypatch):
+    monkeypatch.setattr(speed, "NORMALS", 12)
+    monkeypatch.setattr(speed, "TESTED", 2)
+    student, teacher = OneLayer(), OneLayer()
+    before = student.conv.weight.detach().clone()
+    asked = []
+    monkeypatch.setattr(speed, "evaluate", lambda task, detector: asked.append((task.test, detector.calibration)))
+    row = speed.Row("", "", speed.whole_student(lambda: (teacher, student), lambda: vgg_teacher))
+    measured = speed.measure(row, rounds=1)
+    assert measured["rounds"] == 1 and measured["seconds"] > 0
+    assert (student.conv.weight != before).any() and not student.training
+    ((test, calibration),) = asked
+    assert len(test.images) == 4 and calibration is not None
+
+
 def test_a_command_that_is_watched_has_its_seconds_and_its_memory():
     hungry = "import time; held = bytearray(200 * 2**20); time.sleep(0.5)"
     taken = measured([sys.executable, "-c", hungry])

@@ -88,7 +88,7 @@ def test_photographs_and_designs_too(files, tmp_path):
             readme.write("\n".join(markers(name)) + "\n")
     main(files)
     text = (tmp_path / "README.md").read_text()
-    shown = "| tiles (A. Maker) | 281 | 96 good, 115 with a defect | lite0-imagenet | 95.1 | – | – | – | 99 |"
+    shown = "| tiles (A. Maker) | 281 | 96 good, 115 with a defect | lite0-imagenet | 95.1 | – | – | – | 99 | a CPU |"
     assert shown in text
     assert "| reading | one | other |" in text and "| peak | 70.0 | 60.0 |" in text
 
