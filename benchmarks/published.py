@@ -17,13 +17,13 @@ from kdad.data.preprocessing import Preprocessing
 from kdad.networks.registry import IMAGENET_MEAN, IMAGENET_STD
 
 PIXELS = Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD)
-BATCH = 8
+BATCH = {"cpu": 8, "cuda": 64}  # images of a training step
 Work = Callable[[], object]
 
 
-def photographs() -> list[Image.Image]:
+def photographs(device: str) -> list[Image.Image]:
     """A batch of noise of the size of photographs."""
-    noise = np.random.default_rng(0).integers(0, 256, (BATCH, 480, 640, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (BATCH[device], 480, 640, 3), dtype=np.uint8)
     return [Image.fromarray(image) for image in noise]
 
 
@@ -91,7 +91,7 @@ class Published:
 
 def published_step(teacher: nn.Module, student: nn.Module, mse_weight: float, device: str) -> Work:
     """A step of training as published, pixels included."""
-    photos, published = photographs(), Published(teacher, student, mse_weight, device)
+    photos, published = photographs(device), Published(teacher, student, mse_weight, device)
     return lambda: published.step(pixels_of(photos))
 
 

@@ -101,7 +101,7 @@ def our_step(teacher: Teacher, device: str) -> Work:
     module = Distillation(build_student(architecture), teacher, None, recipe, seed=0)  # type: ignore[arg-type]
     module.to(device).train()
     optimizer = OPTIMIZERS[recipe.optimizer](module.student.parameters(), lr=recipe.learning_rate)
-    images = torch.from_numpy(resized(photographs(), PIXELS.resize)).permute(0, 3, 1, 2).contiguous().to(device)
+    images = torch.from_numpy(resized(photographs(device), PIXELS.resize)).permute(0, 3, 1, 2).contiguous().to(device)
     warnings.filterwarnings("ignore", message=".*self.log.*")
 
     def step() -> None:
@@ -440,10 +440,8 @@ SCRIPT_STATE = "document.querySelector('[data-testid=stApp]').dataset.testScript
 TWO = "Inspect?student=patterns-defects/vgg-cifar10/bricks&compare=patterns-defects/vit-cifar10/bricks"
 COMPACT = {"vgg-cifar10": 0.005, "vit-cifar10": 0.010}  # teacher: the seconds that one image may take on a CPU
 ROWS: dict[str, Row] = {
-    "training step, `vgg16-imagenet` preset, 8 images": Row(
-        "as published", "`train`", training_step(vgg_published, vgg_teacher)
-    ),
-    "training step, `vit-base-cifar10` preset, 8 images": Row(
+    "training step, `vgg16-imagenet` preset": Row("as published", "`train`", training_step(vgg_published, vgg_teacher)),
+    "training step, `vit-base-cifar10` preset": Row(
         "as published", "`train`", training_step(vit_published, vit_teacher)
     ),
     "a whole student of 300 photographs, `vgg16-imagenet` preset": Row(

@@ -18,7 +18,7 @@ from kdad.data.preprocessing import Preprocessing, patches_of
 from kdad.errors import UserError, one_line
 from kdad.files import write_bytes, write_json
 from kdad.networks.features import CompactClassifier
-from kdad.networks.vit import CRITICAL_LAYERS, AttendingFeatures, TokenBlocks
+from kdad.networks.vit import CRITICAL_LAYERS, AttendingFeatures, Block, TokenBlocks
 
 SIZE, PATCH, WIDTH, HIDDEN, HEADS, BLOCKS, EPSILON = 32, 4, 192, 384, 3, 12, 1e-12
 # What config.json says of the architecture, in transformers' words.
@@ -71,7 +71,7 @@ class CompactViTFeatures(AttendingFeatures, TokenBlocks):
         """As of every `AttendingFeatures`."""
         tokens, found = self.tokens(pixels), []
         for block in self.blocks:
-            assert isinstance(block, nn.TransformerEncoderLayer)
+            assert isinstance(block, Block)
             normed = block.norm1(tokens)
             found.append(block.self_attn(normed, normed, normed, average_attn_weights=False)[1])
             tokens = block(tokens)

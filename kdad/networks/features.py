@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kdad.data.preprocessing import Preprocessing
 from kdad.devices import joined
 
-PIXELS_AT_ONCE = 2**19
+PIXELS_AT_ONCE, PIXELS_AT_ONCE_ON_A_GPU = 2**19, 2**22
 
 
 class FeatureNetwork(nn.Module):
@@ -54,11 +54,12 @@ class FeatureNetwork(nn.Module):
 def in_parts(network: Callable[[Tensor], list[Tensor]], pixels: Tensor) -> list[Tensor]:
     """What `network` says of normalised pixels (B, 3, S, S), asked about a few images at once.
 
-    However many there are, memory is bounded, and activations do not leave the processor's cache.
+    However many there are, memory is bounded, and activations do not leave a CPU's cache.
     """
     if torch.compiler.is_exporting():  # of how many images there will be, an exported network knows nothing
         return network(pixels)
-    parts = pixels.split(max(1, PIXELS_AT_ONCE // pixels[0, 0].numel()))
+    at_once = PIXELS_AT_ONCE if pixels.device.type == "cpu" else PIXELS_AT_ONCE_ON_A_GPU
+    parts = pixels.split(max(1, at_once // pixels[0, 0].numel()))
     return list(joined([tuple(network(part)) for part in parts]))
 
 

@@ -1,9 +1,10 @@
 import pytest
 import torch
+from torch import nn
 
 from kdad.errors import UserError
 from kdad.networks.students import build_student
-from kdad.networks.vit import ViTFeatures, ViTStudent
+from kdad.networks.vit import Block, ViTFeatures, ViTStudent
 
 WIDTH = 32
 SMALL = {"hidden_size": WIDTH, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
@@ -158,3 +159,24 @@ def test_gradients_reach_every_parameter_of_the_student():
     # Squares: a plain sum would be blind through the last layer norm's centring.
     sum(layer.square().sum() for layer in student(torch.randn(2, 3, 32, 32))).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_block_is_torchs_own(training):
+    torch.manual_seed(0)
+    sizes = {"dim_feedforward": 10, "dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+    ours, theirs = Block(12, 3, **sizes).train(training), nn.TransformerEncoderLayer(12, 3, **sizes).train(training)
+    theirs.load_state_dict(ours.state_dict())
+    tokens = torch.randn(2, 5, 12)
+    torch.testing.assert_close(ours(tokens), theirs(tokens))
+    for block in (ours, theirs):
+        block(tokens).square().sum().backward()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
+
+
+def test_a_block_in_training_drops_what_it_should():
+    torch.manual_seed(0)
+    block, tokens = Block(12, 3, 10, dropout=0.5, batch_first=True, norm_first=True), torch.randn(2, 5, 12)
+    assert not torch.equal(block(tokens), block(tokens))
+    assert torch.equal(block.eval()(tokens), block(tokens))
