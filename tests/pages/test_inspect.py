@@ -57,9 +57,9 @@ def exact_score(at) -> bytes:
     return at.get("vega_lite_chart")[2].proto.SerializeToString(deterministic=True)
 
 
-def heatmap_of(at) -> str:
-    """The specification of the second chart: the picture under its heatmap."""
-    return at.get("vega_lite_chart")[1].proto.spec
+def heatmap_of(at) -> list[bytes]:
+    """The data of the second chart: the picture under its heatmap, and the values of its cells."""
+    return [dataset.data.data for dataset in at.get("vega_lite_chart")[1].proto.datasets]
 
 
 def png(pixels) -> bytes:

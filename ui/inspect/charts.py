@@ -1,5 +1,8 @@
 """Altair charts: heatmaps that can be hovered and clicked, and the small evidence beside them."""
 
+import json
+from functools import lru_cache
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -17,8 +20,8 @@ FIT = "min(width / {w}, height / {h})"
 
 def picture(
     pixels: np.ndarray, cells: pd.DataFrame, value_title: str, *, clickable: bool = False, box: tuple | None = None
-) -> alt.LayerChart:
-    """uint8 pixels (H, W, 3) under a grid of cells whose values show on hover.
+) -> dict:
+    """uint8 pixels (H, W, 3) under a grid of cells whose values show on hover, as a Vega-Lite specification.
 
     Args:
         cells: as `grid_cells` makes them.
@@ -26,29 +29,46 @@ def picture(
         clickable: whether a click selects a cell, under the name `CELL`, by its row and column.
         box: (top, bottom, left, right) in 0…1, drawn as an outline.
     """
-    height, width = pixels.shape[:2]
+    spec = json.loads(
+        _picture(*pixels.shape[:2], value_title if "value" in cells else None, clickable, box is not None)
+    )
+    shown = pd.DataFrame({"x": [0.5], "y": [0.5], "url": [data_url(pixels)]})
+    edges = [] if box is None else [dict(zip(("top", "bottom", "left", "right"), box, strict=True))]
+    return spec | {"datasets": {"picture": shown, "cells": cells, "box": pd.DataFrame(edges)}}
+
+
+# Altair tests every part of a chart against its schema, for longer than it takes to judge an image; what is drawn again
+# at every step of a control is described once for each kind, and filled with data.
+@lru_cache(maxsize=64)
+def _picture(height: int, width: int, value_title: str | None, clickable: bool, boxed: bool) -> str:
     fit = FIT.format(w=width, h=height)
     x = alt.Scale(domain=[0, 1], range=[0, alt.expr(f"{fit} * {width}")], nice=False)
     y = alt.Scale(domain=[0, 1], range=[0, alt.expr(f"{fit} * {height}")], nice=False)
-    where = alt.Chart(pd.DataFrame({"x": [0.5], "y": [0.5], "url": [data_url(pixels)]}))
-    image = where.mark_image(
-        width=alt.expr(f"{fit} * {width}"), height=alt.expr(f"{fit} * {height}"), aspect=False
-    ).encode(alt.X("x:Q", scale=x, axis=None), alt.Y("y:Q", scale=y, axis=None), url="url:N", tooltip=alt.value(None))
-    layers = [image, _cells(cells, value_title, clickable)]
-    if box:
-        layers.append(_outline(box))
+    image = (
+        _chart_of("picture")
+        .mark_image(width=alt.expr(f"{fit} * {width}"), height=alt.expr(f"{fit} * {height}"), aspect=False)
+        .encode(
+            alt.X("x:Q", scale=x, axis=None), alt.Y("y:Q", scale=y, axis=None), url="url:N", tooltip=alt.value(None)
+        )
+    )
+    layers = [image, _cells(value_title, clickable), *([_outline()] if boxed else [])]
     box_height = round(PICTURE_HEIGHT * min(1, height / width))
-    return alt.layer(*layers).properties(height=box_height, padding=0).configure_view(stroke=None)
+    return alt.layer(*layers).properties(height=box_height, padding=0).configure_view(stroke=None).to_json()
 
 
-def _cells(cells: pd.DataFrame, value_title: str, clickable: bool) -> alt.Chart:
+def _chart_of(data: str) -> alt.Chart:
+    """A chart of data that comes later, under a name."""
+    return alt.Chart(alt.NamedData(name=data))
+
+
+def _cells(value_title: str | None, clickable: bool) -> alt.Chart:
     place = ["row", "column"]
     hover = alt.selection_point(name="hover", on="pointerover", clear="pointerout", fields=place, empty=False)
     tooltip = [alt.Tooltip("row:Q"), alt.Tooltip("column:Q")]
-    if "value" in cells:
+    if value_title is not None:
         tooltip.append(alt.Tooltip("value:Q", title=value_title, format=".2f"))
     chart = (
-        alt.Chart(cells)
+        _chart_of("cells")
         .mark_rect(fill="white", fillOpacity=0, stroke="white", cursor="crosshair" if clickable else "default")
         .encode(
             alt.X("left:Q"), alt.X2("right:Q"), alt.Y("top:Q"), alt.Y2("bottom:Q"),
@@ -63,10 +83,9 @@ def _cells(cells: pd.DataFrame, value_title: str, clickable: bool) -> alt.Chart:
     return chart
 
 
-def _outline(box: tuple) -> alt.Chart:
-    edges = pd.DataFrame([dict(zip(("top", "bottom", "left", "right"), box, strict=True))])
+def _outline() -> alt.Chart:
     return (
-        alt.Chart(edges)
+        _chart_of("box")
         .mark_rect(fillOpacity=0, stroke="white", strokeWidth=2, strokeDash=[4, 3], tooltip=None)
         .encode(alt.X("left:Q"), alt.X2("right:Q"), alt.Y("top:Q"), alt.Y2("bottom:Q"))
     )
@@ -137,17 +156,22 @@ def among_normals(normals: np.ndarray, score: float, threshold: float) -> alt.La
     return alt.layer(histogram, lines).properties(height=220)
 
 
-def parts(frame: pd.DataFrame) -> alt.LayerChart:
+def parts(frame: pd.DataFrame) -> dict:
     """What each part of a score adds, beside the middle 90 % of normals: columns `part`, `adds`, `low` and `high`."""
-    y = alt.Y("part:N", sort=list(frame["part"]), title=None, axis=alt.Axis(labelOverlap=False, labelLimit=160))
+    return json.loads(_parts(tuple(frame["part"]))) | {"datasets": {"parts": frame}}
+
+
+@lru_cache(maxsize=64)
+def _parts(names: tuple[str, ...]) -> str:
+    y = alt.Y("part:N", sort=list(names), title=None, axis=alt.Axis(labelOverlap=False, labelLimit=160))
     x = alt.X("low:Q", title="added to the score", axis=alt.Axis(tickCount=5))
-    ranges = alt.Chart(frame).mark_bar(color=CALM, opacity=0.45, height=24).encode(x, alt.X2("high:Q"), y)
+    ranges = _chart_of("parts").mark_bar(color=CALM, opacity=0.45, height=24).encode(x, alt.X2("high:Q"), y)
     bars = (
-        alt.Chart(frame)
+        _chart_of("parts")
         .mark_bar(color=ACCENT, height=12)
         .encode(alt.X("adds:Q"), y, tooltip=["part:N", alt.Tooltip("adds:Q", format="+.3f")])
     )
-    return alt.layer(ranges, bars).properties(height=60 + 36 * len(frame))
+    return alt.layer(ranges, bars).properties(height=60 + 36 * len(names)).to_json()
 
 
 def over_strength(frame: pd.DataFrame, title: str, amount: int, threshold: float | None) -> alt.LayerChart:

@@ -97,11 +97,11 @@ def _input(change: perturbation_controls.Change) -> None:
     chart = charts.picture(change.picture.shown, cells, "", clickable=change.clickable, box=change.box)
     alt = f"{change.picture.name}, as the student gets it"
     if change.clickable:
-        st.altair_chart(
-            chart, key="picture", on_select=perturbation_controls.take_click, selection_mode=charts.CELL, alt=alt
+        st.vega_lite_chart(
+            spec=chart, key="picture", on_select=perturbation_controls.take_click, selection_mode=charts.CELL, alt=alt
         )
     else:
-        st.altair_chart(chart, alt=alt)
+        st.vega_lite_chart(spec=chart, alt=alt)
 
 
 def _heatmap(picture: Picture, prediction: "Prediction", judge: Judge, view: View) -> None:
@@ -109,7 +109,7 @@ def _heatmap(picture: Picture, prediction: "Prediction", judge: Judge, view: Vie
     of_patches = view.method == PATCH or (view.method == EXPLANATION and not shown.words)
     cells = _cells(prediction, judge, view) if of_patches else charts.coarse_cells(shown.heatmap)
     pixels = under(shown, picture, judge, view)
-    st.altair_chart(charts.picture(pixels, cells, shown.unit), alt=shown.in_words(picture))
+    st.vega_lite_chart(spec=charts.picture(pixels, cells, shown.unit), alt=shown.in_words(picture))
     charts.scale_bar(shown.low, shown.high, shown.unit)
     if view.method not in (PATCH, EXPLANATION):
         st.caption(f"{view.method} has no unit of its own: these colours cannot be compared with another image's.")

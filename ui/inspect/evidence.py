@@ -30,7 +30,7 @@ def evidence(picture: Picture, prediction: "Prediction", judge: Judge, view: Vie
     st.markdown("**Why**")
     st.markdown(_reason(parts, judge.is_anomaly(prediction, view.fpr)))
     total = _sum_in_words(parts)
-    st.altair_chart(charts.parts(_bars(parts)), alt=f"What lifts the score above an ordinary normal's: {total}")
+    st.vega_lite_chart(spec=charts.parts(_bars(parts)), alt=f"What lifts the score above an ordinary normal's: {total}")
     st.caption(f"{total}. Band: the middle 90 % of normals. {SCORE_IN_WORDS[judge.detector.config.score]}")
     for part in parts[1:]:
         if part.heatmap is not None:

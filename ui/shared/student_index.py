@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from kdad.networks.registry import teacher_slug
@@ -73,6 +74,21 @@ def below_roots(name: str) -> dict[str, Path]:
 
 
 def _read(key: str, folder: Path) -> Student:
+    """A student, from its files if any of them has changed."""
+    return _remembered(key, folder, tuple(_stamp(folder / name) for name in (CONFIG, LOCAL, EVALUATION)))
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """When a file changed last, and how large it is; None where there is none."""
+    try:
+        about = file.stat()
+    except OSError:
+        return None
+    return about.st_mtime_ns, about.st_size
+
+
+@lru_cache(maxsize=4096)
+def _remembered(key: str, folder: Path, stamps: tuple) -> Student:
     config = read_sealed(folder / CONFIG)
     places = _places(folder / LOCAL)
     names = {name: str(config[name]) for name in ("normal_class", "label_overlap")}

@@ -23,7 +23,7 @@ def test_a_border_moves_the_cells_inwards():
 @pytest.mark.parametrize("clickable", [True, False])
 def test_only_a_clickable_picture_has_the_cell_selection(clickable):
     chart = charts.picture(np.zeros((10, 20, 3), np.uint8), charts.grid_cells(8, 8), "", clickable=clickable)
-    names = {parameter["name"] for parameter in chart.to_dict()["params"]}
+    names = {parameter["name"] for parameter in chart["params"]}
     assert (charts.CELL in names) == clickable
 
 
@@ -31,8 +31,18 @@ def test_a_wide_picture_takes_less_height():
     wide, tall = (
         charts.picture(np.zeros((*shape, 3), np.uint8), charts.grid_cells(1, 1), "") for shape in ((5, 10), (10, 5))
     )
-    assert wide.to_dict()["height"] == charts.PICTURE_HEIGHT / 2
-    assert tall.to_dict()["height"] == charts.PICTURE_HEIGHT
+    assert wide["height"] == charts.PICTURE_HEIGHT / 2
+    assert tall["height"] == charts.PICTURE_HEIGHT
+
+
+def test_a_picture_is_described_once_and_its_data_are_each_ones_own():
+    dark, bright = (
+        charts.picture(np.full((4, 4, 3), level, np.uint8), charts.grid_cells(1, 1), "", box=(0, 1, 0, 1))
+        for level in (0, 255)
+    )
+    assert dark["layer"] == bright["layer"] and dark["layer"] is not bright["layer"]
+    assert dark["datasets"]["picture"]["url"][0] != bright["datasets"]["picture"]["url"][0]
+    assert {layer["data"]["name"] for layer in dark["layer"]} == set(dark["datasets"])
 
 
 def test_the_histogram_counts_every_normal():
