@@ -12,6 +12,7 @@ from ui.inspect.evidence import evidence
 from ui.inspect.judges import Judge
 from ui.inspect.ranking import ranking
 from ui.inspect.view_controls import EXPLANATION, PATCH, View
+from ui.shared import figures
 from ui.shared.page import INSPECT
 from ui.shared.pictures import Picture
 from ui.shared.student_index import evaluate_command, find
@@ -74,7 +75,8 @@ def _over_strength(strength: perturbation_controls.Strength, judges: list[Judge]
             rows.append({"amount": amount, "student": judge.student.key, "share": share})
     called = None if view.fpr is None else 1 - view.fpr
     chart = charts.over_strength(pd.DataFrame(rows), strength.title, strength.amount, called)
-    st.altair_chart(chart, alt="The share of held-out normals that are less unusual, over the strength of the change")
+    alt = "The share of held-out normals that are less unusual, over the strength of the change"
+    figures.chart(chart, "over-strength", alt=alt)
 
 
 def _suggestion(judges: list[Judge]) -> None:
@@ -108,7 +110,7 @@ def _heatmap(picture: Picture, prediction: "Prediction", judge: Judge, view: Vie
     shown = drawn(picture, prediction, judge, view)
     of_patches = view.method == PATCH or (view.method == EXPLANATION and not shown.words)
     cells = _cells(prediction, judge, view) if of_patches else charts.coarse_cells(shown.heatmap)
-    pixels = under(shown, picture, judge, view)
+    pixels = under(shown, picture, view)
     st.vega_lite_chart(spec=charts.picture(pixels, cells, shown.unit), alt=shown.in_words(picture))
     charts.scale_bar(shown.low, shown.high, shown.unit)
     if view.method not in (PATCH, EXPLANATION):

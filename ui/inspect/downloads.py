@@ -9,9 +9,10 @@ import pandas as pd
 import streamlit as st
 
 from ui.inspect.drawing import overlaid
-from ui.inspect.figure import FORMATS, figure
+from ui.inspect.figure import figure
 from ui.inspect.judges import Judge
 from ui.inspect.view_controls import View
+from ui.shared.figures import FORMATS
 from ui.shared.pictures import Picture, png
 
 

@@ -1,10 +1,11 @@
 """How a picture is drawn under its heatmap, and what it is called."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kdad.detection.discrepancy import HIGHEST
 from ui.inspect.judges import Judge
 from ui.inspect.view_controls import EXPLANATION, PATCH, View
 from ui.shared.pictures import DISPLAY_SIDE, Picture, to_display
@@ -19,13 +20,17 @@ FOUND, TRUE = (255, 255, 255), (61, 220, 151)  # the colours of outlines
 
 @dataclass(frozen=True)
 class Drawn:
-    """A heatmap (h, w), what its values are in, the ends of its colours, and what it shows, in words."""
+    """A heatmap (h, w), what its values are in, the ends of its colours, and what it shows, in words.
+
+    What lies above `found` is called anomalous; None where nobody knows what nearly all normal patches stay below.
+    """
 
     heatmap: np.ndarray
     unit: str
     low: float
     high: float
     words: str = ""
+    found: float | None = None
 
     def in_words(self, picture: Picture) -> str:
         """What the heatmap over a picture shows, for those who cannot see it."""
@@ -37,12 +42,13 @@ def drawn(picture: Picture, prediction: "Prediction", judge: Judge, view: View) 
     if view.method == EXPLANATION:
         explaining = [part for part in judge.explain(picture) if part.heatmap is not None]
         if explaining:
-            return of_part(explaining[0], view.own_contrast)
+            shown = of_part(explaining[0], view.own_contrast)
+            return replace(shown, found=judge.mask_threshold) if explaining[0].name == HIGHEST else shown
     if view.method in (EXPLANATION, PATCH):
         heatmap = judge.heatmap(prediction, view.layer, *picture.shown.shape[:2])
         unit = "σ above normal" if judge.normals is not None else "patch error"
         ends = _own_ends(heatmap) if view.own_contrast else judge.detector.colour_range
-        return Drawn(heatmap, unit, *ends)
+        return Drawn(heatmap, unit, *ends, found=judge.mask_threshold)
     heatmap = judge.localise(picture, view.method)
     return Drawn(heatmap, view.method, *_own_ends(heatmap))
 
@@ -69,20 +75,20 @@ def overlaid(
     return overlay(pixels, resized_map(shown.heatmap, *pixels.shape[:2]), shown.low, shown.high, view.opacity)
 
 
-def under(shown: Drawn, picture: Picture, judge: Judge, view: View) -> np.ndarray:
+def under(shown: Drawn, picture: Picture, view: View) -> np.ndarray:
     """The picture under a heatmap of its `display_size`, with outlines if they are asked for."""
     from kdad.detection.rendering import overlay
 
     pixels = overlay(picture.shown, shown.heatmap, shown.low, shown.high, view.opacity)
-    return outlined(pixels, shown.heatmap, picture, judge, view) if view.outlines else pixels
+    return outlined(pixels, shown, picture) if view.outlines else pixels
 
 
-def outlined(pixels: np.ndarray, heatmap: np.ndarray, picture: Picture, judge: Judge, view: View) -> np.ndarray:
+def outlined(pixels: np.ndarray, shown: Drawn, picture: Picture) -> np.ndarray:
     """`pixels` with lines around what is called anomalous, and around what truly is."""
     from kdad.detection.rendering import mask_of, outline
 
-    if view.method == PATCH and judge.mask_threshold is not None:
-        pixels = outline(pixels, mask_of(heatmap, judge.mask_threshold), FOUND)
+    if shown.found is not None:
+        pixels = outline(pixels, mask_of(shown.heatmap, shown.found), FOUND)
     if picture.mask is not None:
         pixels = outline(pixels, to_display(picture.mask.astype(np.uint8)) > 0, TRUE)
     return pixels

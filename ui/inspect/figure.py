@@ -8,12 +8,11 @@ from ui.inspect.view_controls import View
 from ui.shared.pictures import Picture
 from ui.shared.words import percent, percentile
 
-FORMATS = {"PNG": "image/png", "SVG": "image/svg+xml", "PDF": "application/pdf"}
 SIDE, DPI = 3.2, 200  # inches and dots per inch
 
 
 def figure(picture: Picture, judges: list[Judge], view: View, kind: str) -> bytes:
-    """The image, a heatmap under every judge with its colour scale, verdict and p-value, in a format of `FORMATS`."""
+    """The image, a heatmap under every judge with its colour scale, verdict and p-value; `kind` as in `FORMATS`."""
     from matplotlib import rc_context
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -28,7 +27,7 @@ def figure(picture: Picture, judges: list[Judge], view: View, kind: str) -> byte
         axes[0].set_title(picture.name, parse_math=False)
         for place, judge in zip(axes[1:], judges, strict=True):
             shown = drawn(picture, judge(picture), judge, view)
-            place.imshow(under(shown, picture, judge, view), interpolation="nearest")
+            place.imshow(under(shown, picture, view), interpolation="nearest")
             place.set_title(judge.student.key, fontsize="medium", parse_math=False)
             place.set_xlabel(_verdict(picture, judge, view), fontsize="small", parse_math=False)
             colours = ScalarMappable(Normalize(shown.low, shown.high), COLOUR_MAP)

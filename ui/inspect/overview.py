@@ -1,5 +1,6 @@
 """All pictures as cards, with heatmap and verdict under every judge."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -83,8 +84,10 @@ def _card(
     index: int, picture: Picture, said: "list[Prediction]", verdicts: list[bool | None], judges: list[Judge], view: View
 ) -> None:
     words = [_in_words(judge, one, verdict) for judge, one, verdict in zip(judges, said, verdicts, strict=True)]
+    at_any_rate = replace(view, fpr=None)  # which changes verdicts, and no picture
     st.image(
-        _drawn(tuple(judge.stamp for judge in judges), picture.digest, view, judges, picture, said), width="stretch",
+        _drawn(tuple(judge.stamp for judge in judges), picture.digest, at_any_rate, judges, picture, said),
+        width="stretch",
         alt=f"{picture.name} with its heatmap, {'; '.join(spoken for _, spoken in words)}",
     )  # fmt: skip
     picked = st.session_state["picked"] == picture.name

@@ -5,6 +5,7 @@ import streamlit as st
 from ui.inspect import charts
 from ui.inspect.judges import Judge, rank
 from ui.inspect.overview import load_judges
+from ui.shared import figures
 from ui.shared.pictures import Picture
 from ui.shared.student_index import find, same_family, sweep_command
 from ui.shared.words import plain
@@ -32,4 +33,4 @@ def ranking(picture: Picture, judge: Judge) -> None:
     best = plain(rows[0]["normal_class"])
     st.markdown(f"**{plain(picture.name)}** is least unusual as **{best}**. All students share one teacher pass.")
     chart = charts.ranking(rows, judge.student.key)
-    st.altair_chart(chart, alt=f"How unusual the image is to each student; {best} least")
+    figures.chart(chart, "normal-classes", alt=f"How unusual the image is to each student; {best} least")

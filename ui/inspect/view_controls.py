@@ -51,8 +51,8 @@ def choose_view(judges: list[Judge]) -> View:
         )  # fmt: skip
         outlines = st.toggle(
             "Outlines", key="outlines", **KEPT,
-            help="White: what lies above 99 % of the patches of held-out normals, after a 3×3 opening. Green: where "
-            "the defect truly is, if that is known.",
+            help="White, wherever patch errors are shown: what lies above 99 % of the patches of held-out normals, "
+            "after a 3×3 opening. Green: where the defect truly is, if that is known.",
         )  # fmt: skip
     return View(fpr, method, layer - 1 if layer and method == PATCH else None, opacity / 100, own, outlines)
 

@@ -12,6 +12,7 @@ from kdad.evaluation import results_file as results
 from kdad.evaluation.results_file import CHOSEN_ON, DATASET, FAMILIES, SQUARE, Line
 from kdad.networks.registry import available
 from ui.results import charts
+from ui.shared import figures
 from ui.shared.page import ROOT
 from ui.shared.words import overlap_badge, plain
 
@@ -99,7 +100,9 @@ def _table(lines: list[Line], dataset: str, score: str) -> None:
         return
     drawn = [line for line in lines if not line.baseline]
     chart = charts.by_class(_long(drawn), [line.name for line in drawn])
-    st.altair_chart(chart, alt="AUROC of every student on every class; the table below has the same figures")
+    figures.chart(
+        chart, "all-classes", alt="AUROC of every student on every class; the table below has the same figures"
+    )
     rows = [
         {"system": line.name, "mean": str(line.mean)}
         | {name: f"{100 * figure.mean:.1f}" for name, figure in line.classes.items()}

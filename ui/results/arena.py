@@ -11,6 +11,7 @@ from ui.results import charts
 from ui.results.evaluated import DEFAULT, Evidence, auroc, roc
 from ui.results.judged_images import pictures_of
 from ui.results.scores import evidence_or_stop
+from ui.shared import figures
 from ui.shared.links import gallery_link
 from ui.shared.page import INSPECT
 from ui.shared.pictures import data_url, to_display
@@ -111,8 +112,8 @@ def _scatter(table: pd.DataFrame, one: Evidence, other: Evidence, rate: float) -
     frame = shown if pictures is None else shown.assign(image=pictures)
     names = [evidence.student.teacher_name for evidence in (one, other)]
     chart = charts.duel(frame, names, rate)
-    st.altair_chart(
-        chart, key="duel", on_select="rerun", selection_mode=charts.IMAGE,
+    figures.chart(
+        chart, "p-values", key="duel", on_select="rerun", selection_mode=charts.IMAGE,
         alt="p-values of the test images under both students; right of and above the lines, they are called normal",
     )  # fmt: skip
     note = (
@@ -161,5 +162,5 @@ def _rocs(one: Evidence, other: Evidence) -> None:
         for evidence in (one, other)
     ]
     names = [str(curve["student"].iloc[0]) for curve in curves]
-    st.altair_chart(charts.rocs(pd.concat(curves), names), alt=f"ROC curves, AUROC: {'; '.join(names)}")
+    figures.chart(charts.rocs(pd.concat(curves), names), "roc-of-both", alt=f"ROC curves, AUROC: {'; '.join(names)}")
     st.caption("Both on the same test images, by the default score.")

@@ -18,6 +18,7 @@ from ui.results.evaluated import (
     pixel_curves_of,
     roc,
 )
+from ui.shared import figures
 from ui.shared.palette import ACCENT, CALM
 from ui.shared.student_index import Student
 from ui.shared.student_picker import check_link, provenance, students_or_stop
@@ -139,9 +140,9 @@ def _figures(
             false_alarms = shares["normal", "called anomalous"]
             st.metric("False alarms on test", percent(false_alarms), width="content")
             st.metric("Anomalies found", percent(shares["anomalous", "called anomalous"]), width="content")
-    student, figures = evidence.student, evidence.student.evaluation
+    student, evaluation = evidence.student, evidence.student.evaluation
     words = (
-        f"{plain(student.dataset)}, {figures.get('split', 'test')} split, seed {student.seed}, teacher "
+        f"{plain(student.dataset)}, {evaluation.get('split', 'test')} split, seed {student.seed}, teacher "
         f"{plain(student.teacher_name)}; {(~table['anomalous']).sum():,} normal and {table['anomalous'].sum():,} "
         f"anomalous images. {SCORE_IN_WORDS[evidence.score]}"
     )
@@ -155,13 +156,13 @@ def _roc(table: pd.DataFrame, evidence: Evidence, threshold: float | None) -> No
     st.subheader("ROC", anchor=False)
     curve, alt = roc(table), f"ROC curve, area {100 * auroc(table):.2f} %"
     if threshold is None:
-        st.altair_chart(charts.roc(curve, None), alt=alt)
+        figures.chart(charts.roc(curve, None), "roc", alt=alt)
         return
     shares = confusion(table, threshold).set_index(["truth", "verdict"])["share"]
     at = (shares["normal", "called anomalous"], shares["anomalous", "called anomalous"])
     alt += f"; operating point: {percent(at[0])} false alarms, {percent(at[1])} found"
-    st.altair_chart(
-        charts.roc(curve, at), key="roc", on_select=lambda: _take_point(evidence.normals),
+    figures.chart(
+        charts.roc(curve, at), "roc", key="roc", on_select=lambda: _take_point(evidence.normals),
         selection_mode=charts.POINT, alt=alt,
     )  # fmt: skip
 
@@ -178,14 +179,15 @@ def _take_point(normals: np.ndarray) -> None:
 def _histogram(table: pd.DataFrame, threshold: float | None) -> None:
     st.subheader("Normal and anomalous scores", anchor=False)
     alt = "Histogram of the scores of normal and of anomalous test images"
-    st.altair_chart(charts.histogram(table, threshold), alt=alt)
+    figures.chart(charts.histogram(table, threshold), "scores", alt=alt)
 
 
 def _kinds(kinds: pd.DataFrame, against: str) -> None:
     st.subheader("Each other class alone", anchor=False)
     worst = kinds.iloc[0]
-    st.altair_chart(
-        charts.by_kind(kinds, against), key="kinds", on_select=_take_kind, selection_mode=charts.KIND,
+    figures.chart(
+        charts.by_kind(kinds, against), "each-other-class", key="kinds", on_select=_take_kind,
+        selection_mode=charts.KIND,
         alt=f"AUROC against each other class; lowest against {worst['kind']}, {percent(worst['auroc'])}",
     )  # fmt: skip
 
@@ -220,24 +222,24 @@ def _localisation(student: Student) -> None:
     except UserError as error:
         st.error(plain(error), icon=":material/broken_image:")
         return
-    figures = student.evaluation
-    if curves is None or "pixel_auroc" not in figures:
+    measured = student.evaluation
+    if curves is None or "pixel_auroc" not in measured:
         return
     st.subheader("Where: heatmaps against masks", anchor=False)
     with st.container(horizontal=True, gap="large"):
         for name, title in (("pixel_auroc", "Pixel AUROC"), ("pro", "PRO"), ("pixel_ap", "Pixel AP")):
-            without = figures.get(f"{name}_without_good")
+            without = measured.get(f"{name}_without_good")
             delta = None if without is None else f"{100 * without:.2f} % without good images"
             st.metric(
-                title, f"{100 * figures[name]:.2f} %", delta, delta_color="off", delta_arrow="off", width="content"
+                title, f"{100 * measured[name]:.2f} %", delta, delta_color="off", delta_arrow="off", width="content"
             )
     left, right = st.columns(2, gap="large")
     with left:
         chart = charts.pixel_curve(curves, "found", "defect pixels found", 1.0)
-        st.altair_chart(chart, alt=f"Pixel ROC curve, area {100 * figures['pixel_auroc']:.2f} %")
+        figures.chart(chart, "pixel-roc", alt=f"Pixel ROC curve, area {100 * measured['pixel_auroc']:.2f} %")
     with right:
         chart = charts.pixel_curve(curves, "overlap", "defect regions covered", 0.3)
-        st.altair_chart(chart, alt=f"PRO curve up to 30 % false positives, area {100 * figures['pro']:.2f} %")
+        figures.chart(chart, "pro", alt=f"PRO curve up to 30 % false positives, area {100 * measured['pro']:.2f} %")
     st.caption(
         "Left: pixel ROC. Right: the mean covered share of each connected defect region, up to 30 % false positives; "
         "PRO is its area, divided by 30 %. All test images, by the default method, patch."

@@ -7,6 +7,7 @@ import streamlit as st
 
 from ui.results import charts
 from ui.results.evaluated import runs
+from ui.shared import figures
 from ui.shared.student_index import root, train_command
 from ui.shared.words import percent, plain
 
@@ -61,7 +62,11 @@ def _rivals(keys: list[str]) -> list[str]:
 def _loss(history: pd.DataFrame) -> None:
     st.subheader("Training loss", anchor=False)
     train = history[history["split"] == "train"]
-    st.altair_chart(charts.over_epochs(train, "loss", "loss"), alt=f"Training loss per epoch: {_last(train, 'loss')}")
+    figures.chart(
+        charts.over_epochs(train, "loss", "loss"),
+        "training-loss",
+        alt=f"Training loss per epoch: {_last(train, 'loss')}",
+    )
     st.caption("Mean over the normal training images of an epoch.")
 
 
@@ -73,7 +78,7 @@ def _auroc(history: pd.DataFrame, ring: bool) -> None:
         return
     best = validation.loc[validation.groupby("run")["auroc"].idxmax()]
     chart = charts.over_epochs(validation, "auroc", "AUROC", best if ring else None)
-    st.altair_chart(chart, alt=f"Validation AUROC per epoch: {_last(validation, 'auroc')}")
+    figures.chart(chart, "validation-auroc", alt=f"Validation AUROC per epoch: {_last(validation, 'auroc')}")
     st.caption(
         "On the held-out images of all classes, by the last layer's error alone: what else the default score reads "
         "does not change in training. The last epoch is what is kept."

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from kdad.detection.detector import Detector
-from ui.inspect.figure import FORMATS, figure
+from ui.inspect.figure import figure
 from ui.inspect.judges import Judge
 from ui.inspect.view_controls import EXPLANATION, View
 from ui.shared import student_index
+from ui.shared.figures import FORMATS
 from ui.shared.pictures import Picture
 
 VIEW = View(fpr=0.1, method=EXPLANATION, layer=None, opacity=0.5, own_contrast=False, outlines=False)
