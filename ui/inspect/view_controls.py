@@ -1,4 +1,4 @@
-"""The inspect page's sidebar: how scores and heatmaps are read."""
+"""How scores and heatmaps are read: the controls of the inspect page above its images."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,32 +28,36 @@ class View:
 
 
 def choose_view(judges: list[Judge]) -> View:
-    """The controls in the sidebar: false-positive rate, layer, opacity and contrast."""
-    with st.sidebar:
-        st.subheader("Verdict", anchor=False)
+    """The controls above the images, where a narrow screen shows them, too: false-positive rate, and how to draw."""
+    verdict, heatmap = st.columns([3, 1], gap="small", vertical_alignment="center")
+    with verdict:
         fpr = _choose_fpr(judges)
-        st.subheader("Heatmap", anchor=False)
-        method = _choose_method(judges)
-        grids = judges[0].detector.teacher.grids
-        layer = st.segmented_control(
-            "Critical layer", range(len(grids) + 1), default=0, required=True, key="layer", **KEPT,
-            format_func=lambda layer: str(layer or "All"), disabled=method != PATCH,
-            help="All: the layers together, weighed by how well each finds what was pasted into normal images. Values "
-            "are standard deviations above a normal patch. Low numbers see "
-            "texture in fine patches, high ones see shapes in coarse patches.",
-        )  # fmt: skip
-        opacity = st.slider("Opacity, %", 0, 100, 50, 5, key="opacity", **KEPT)
-        own = st.toggle(
-            "Per-image contrast", key="contrast", **KEPT,
-            help="Off: one colour scale for all images, fixed from held-out normals, so that a normal image stays "
-            "dark. On: each image is stretched from its own lowest to its own highest value, so that even a "
-            "normal image glows somewhere; use it to see structure, not to compare.",
-        )  # fmt: skip
-        outlines = st.toggle(
-            "Outlines", key="outlines", **KEPT,
-            help="White, wherever patch errors are shown: what lies above 99 % of the patches of held-out normals, "
-            "after a 3×3 opening. Green: where the defect truly is, if that is known.",
-        )  # fmt: skip
+    with heatmap, st.popover("Heatmap", icon=":material/tune:", width="stretch"):
+        return _drawn_as(judges, fpr)
+
+
+def _drawn_as(judges: list[Judge], fpr: float | None) -> View:
+    method = _choose_method(judges)
+    grids = judges[0].detector.teacher.grids
+    layer = st.segmented_control(
+        "Critical layer", range(len(grids) + 1), default=0, required=True, key="layer", **KEPT,
+        format_func=lambda layer: str(layer or "All"), disabled=method != PATCH,
+        help="All: the layers together, weighed by how well each finds what was pasted into normal images. Values "
+        "are standard deviations above a normal patch. Low numbers see "
+        "texture in fine patches, high ones see shapes in coarse patches.",
+    )  # fmt: skip
+    opacity = st.slider("Opacity, %", 0, 100, 50, 5, key="opacity", **KEPT)
+    own = st.toggle(
+        "Per-image contrast", key="contrast", **KEPT,
+        help="Off: one colour scale for all images, fixed from held-out normals, so that a normal image stays "
+        "dark. On: each image is stretched from its own lowest to its own highest value, so that even a "
+        "normal image glows somewhere; use it to see structure, not to compare.",
+    )  # fmt: skip
+    outlines = st.toggle(
+        "Outlines", key="outlines", **KEPT,
+        help="White, wherever patch errors are shown: what lies above 99 % of the patches of held-out normals, "
+        "after a 3×3 opening. Green: where the defect truly is, if that is known.",
+    )  # fmt: skip
     return View(fpr, method, layer - 1 if layer and method == PATCH else None, opacity / 100, own, outlines)
 
 
