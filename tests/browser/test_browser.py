@@ -129,3 +129,18 @@ def test_only_this_machine_is_listened_to():
     server = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())["server"]
     assert server["address"] == "127.0.0.1"
     assert not {"enableXsrfProtection", "enableCORS"} & server.keys(), "both are on unless they are turned off"
+
+
+def test_back_goes_one_page_back_and_undoes_a_choice_of_an_image(visit):
+    with visit("/") as page:
+        links = page.get_by_test_id("stSidebar")
+        links.get_by_role("link", name="Inspect", exact=True).click()
+        page.get_by_role("button", name="spot", exact=True).click()
+        expect(page.get_by_role("heading", name="spot · defect")).to_be_visible()
+        links.get_by_role("link", name="Train or load", exact=True).click()
+        expect(page.get_by_role("heading", name="Train or load students")).to_be_visible()
+        page.go_back()
+        expect(page.get_by_role("heading", name="spot · defect")).to_be_visible()
+        page.go_back()  # the image was chosen
+        page.go_back()
+        expect(page.get_by_role("link", name="Inspect images")).to_be_visible()

@@ -40,12 +40,7 @@ def overview(pictures: list[Picture], judges: list[Judge], view: View) -> Pictur
     with st.spinner("Judging the images…"):
         said = [[judge(picture) for judge in judges] for picture in pictures]
     verdicts = [[judge.is_anomaly(one, view.fpr) for judge, one in zip(judges, each, strict=True)] for each in said]
-    names = [picture.name for picture in pictures]
-    if st.session_state.get("picked") not in names:
-        linked = st.query_params.get(LINKED)
-        st.session_state["picked"] = linked if linked in names else _most_telling(pictures, said)
-    if st.query_params.get(LINKED) != st.session_state["picked"]:
-        st.query_params[LINKED] = st.session_state["picked"]
+    picked = _picked(pictures, said)
     shown = _filtered(verdicts, len(judges))
     if not shown:
         st.caption("None of them.")
@@ -54,7 +49,16 @@ def overview(pictures: list[Picture], judges: list[Judge], view: View) -> Pictur
         for index in shown:
             with grid.cell():
                 _card(index, pictures[index], said[index], verdicts[index], judges, view)
-    return pictures[names.index(st.session_state["picked"])]
+    return picked
+
+
+def _picked(pictures: list[Picture], said: "list[list[Prediction]]") -> Picture:
+    """The picture to look at closely: the one of the page's link, the one looked at before, or the most telling."""
+    by_name = {picture.name: picture for picture in pictures}
+    # The link is not written here, only by a click: that is a step in the browser's history, where Back would end.
+    wanted = (st.query_params.get(LINKED), st.session_state.get("picked"), _most_telling(pictures, said))
+    st.session_state["picked"] = next(name for name in wanted if name in by_name)
+    return by_name[st.session_state["picked"]]
 
 
 def _filtered(verdicts: list[list[bool | None]], judges: int) -> list[int]:
@@ -109,7 +113,7 @@ def _drawn(
 
 
 def _pick(name: str) -> None:
-    st.session_state["picked"] = name
+    st.session_state["picked"] = st.query_params[LINKED] = name
 
 
 def _in_words(judge: Judge, said: "Prediction", verdict: bool | None) -> tuple[str, str]:
