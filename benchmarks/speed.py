@@ -390,6 +390,25 @@ def home_page(device: str) -> Prepared:
         yield opened(empty, "Empty"), opened(ROOT / "app.py", HOME)
 
 
+def cold_link(device: str) -> Prepared:
+    """From the first request to a new server, for a link that compares two students, until the page is complete."""
+    with chromium() as browser:
+
+        def opened() -> float:
+            page = browser.new_page()
+            with app_server() as server:
+                arrive(page, f"{server.address}/_stcore/health")
+                started = time.perf_counter()
+                page.goto(f"{server.address}/{TWO}")
+                page.get_by_text("Take it with you", exact=True).wait_for()
+                _complete(page)
+                seconds = time.perf_counter() - started
+            page.close()
+            return seconds
+
+        yield wanted(5, 5)(device), opened
+
+
 def page_switch(device: str) -> Prepared:
     """From a click on a page's link until that page is complete, once every page was seen."""
     with chromium() as browser, app_server() as server:
@@ -468,6 +487,7 @@ ROWS |= {
     "an epoch of a job that trains": Row("nobody looks", "two images a second beside it", training_watched, 3),
     "`score` of 8 JPEGs of 12 megapixels": Row("the slower of decoding and scoring", "both at once", pictures),
     "home page, from the server's start": Row("an empty page of Streamlit's", "usable", home_page),
+    "a cold link that compares two students": Row("wanted", "complete", cold_link, 3),
     "a switch of page, to the curves": Row("wanted", "complete", page_switch),
     "a step of noise under two students": Row("wanted", "complete", step_of("Noise", f"{TWO}&change=Noise", 0.5), 8),
     "a step of the false-positive rate, likewise": Row(
