@@ -464,10 +464,10 @@ ROWS: dict[str, Row] = {
         "as published", "`train`", training_step(vit_published, vit_teacher)
     ),
     "a whole student of 300 photographs, `vgg16-imagenet` preset": Row(
-        "as published", "`train` and `evaluate`", whole_student(vgg_published, vgg_teacher), 1
+        "as published", "`train` with calibration, and `evaluate`", whole_student(vgg_published, vgg_teacher), 1
     ),
     "a whole student of 300 photographs, `vit-base-cifar10` preset": Row(
-        "as published", "`train` and `evaluate`", whole_student(vit_published, vit_teacher), 1
+        "as published", "`train` with calibration, and `evaluate`", whole_student(vit_published, vit_teacher), 1
     ),
     "a step of the `vit-base-cifar10` preset, share of the processor's rate": Row(
         "its products alone", "the whole step", vit_products
