@@ -525,6 +525,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what rows have started ends with them
     try:
         device = accelerator(args.device)
         chosen = [name for name in ROWS if not args.rows or any(part in name for part in args.rows)]
