@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from ui.inspect.drawing import overlaid
+from ui.inspect.drawing import drawn, overlaid
 from ui.inspect.figure import figure
 from ui.inspect.judges import Judge
 from ui.inspect.view_controls import View
@@ -63,6 +63,6 @@ def _archive(pictures: list[Picture], judges: list[Judge], view: View) -> bytes:
     with zipfile.ZipFile(file, "w") as archive:
         for judge in judges:
             for index, picture in enumerate(pictures):
-                pixels = overlaid(picture, judge(picture), judge, view)
+                pixels = overlaid(picture, drawn(picture, judge(picture), judge, view), view.opacity)
                 archive.writestr(f"{judge.student.key.replace('/', '-')}/{index:03d}.png", png(pixels))
     return file.getvalue()

@@ -64,15 +64,12 @@ def _own_ends(heatmap: np.ndarray) -> tuple[float, float]:
     return float(heatmap.min()), float(heatmap.max())
 
 
-def overlaid(
-    picture: Picture, prediction: "Prediction", judge: Judge, view: View, side: int = DISPLAY_SIDE
-) -> np.ndarray:
-    """The picture under its heatmap, uint8 (h, w, 3), with no side above `side`."""
+def overlaid(picture: Picture, shown: Drawn, opacity: float, side: int = DISPLAY_SIDE) -> np.ndarray:
+    """The picture under a heatmap, uint8 (h, w, 3), with no side above `side`."""
     from kdad.detection.rendering import overlay, resized_map
 
     pixels = to_display(picture.shown, side)
-    shown = drawn(picture, prediction, judge, view)
-    return overlay(pixels, resized_map(shown.heatmap, *pixels.shape[:2]), shown.low, shown.high, view.opacity)
+    return overlay(pixels, resized_map(shown.heatmap, *pixels.shape[:2]), shown.low, shown.high, opacity)
 
 
 def under(shown: Drawn, picture: Picture, view: View) -> np.ndarray:

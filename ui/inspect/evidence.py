@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from ui.inspect import charts
-from ui.inspect.drawing import Drawn, of_part
+from ui.inspect.drawing import Drawn, of_part, overlaid
 from ui.inspect.judges import Judge
 from ui.inspect.view_controls import View
 from ui.shared.pictures import Picture, png
@@ -46,9 +46,7 @@ def evidence(picture: Picture, prediction: "Prediction", judge: Judge, view: Vie
 
 def _other_part(shown: Drawn, picture: Picture, view: View) -> None:
     """The map of a part that does not lift the score most."""
-    from kdad.detection.rendering import overlay
-
-    pixels = overlay(picture.shown, shown.heatmap, shown.low, shown.high, view.opacity)
+    pixels = overlaid(picture, shown, view.opacity, side=2 * OTHER_WIDTH)  # for screens of two dots to a pixel
     st.image(png(pixels), width=OTHER_WIDTH, alt=shown.in_words(picture))
     charts.scale_bar(shown.low, shown.high, shown.unit)
     st.caption(f"**{shown.words}**")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from kdad.errors import UserError
-from ui.inspect.drawing import overlaid
+from ui.inspect.drawing import drawn, overlaid
 from ui.inspect.judges import Judge, judge_of
 from ui.inspect.view_controls import View
 from ui.shared.links import LINKED
@@ -108,7 +108,8 @@ def _drawn(
 ) -> bytes:
     """A card's picture as PNG; of two judges, one half each."""
     side = CARD_SIDE // len(_judges)
-    halves = [card(overlaid(_picture, one, judge, view, side), side) for judge, one in zip(_judges, _said, strict=True)]
+    shown = [drawn(_picture, one, judge, view) for judge, one in zip(_judges, _said, strict=True)]
+    halves = [card(overlaid(_picture, each, view.opacity, side), side) for each in shown]
     return png(side_by_side(halves))
 
 

@@ -176,5 +176,10 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def data_url(pixels: np.ndarray) -> str:
-    """uint8 (H, W, 3) as an address that holds the picture itself."""
-    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
+    """uint8 (H, W, 3) as an address that holds the picture itself: a JPEG that the eye cannot tell from it.
+
+    It is made and read in a fraction of the time of a PNG, and has a fraction of its length.
+    """
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="JPEG", quality=95, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
