@@ -77,6 +77,17 @@ def full_float32(device: torch.device | str) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside the block torch computes with one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def free_bytes(device: torch.device) -> int:
     """How much of a device's memory is free; of the main memory, for this process and its container."""
     if device.type == "cuda":

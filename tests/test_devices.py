@@ -94,3 +94,11 @@ def test_memory_that_was_freed_is_given_back():
     devices.give_memory_back()
     assert before - process.memory_info().rss > 100 * 2**20
     assert all(bool(block.all()) for block in kept)
+
+
+def test_one_thread_computes_inside_the_block_alone():
+    before = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError), devices.one_thread():
+        assert torch.get_num_threads() == 1
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == before

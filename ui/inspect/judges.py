@@ -1,9 +1,11 @@
 """Judging pictures with students, everything heavy kept once per process and bounded."""
 
+import gc
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 # One student or teacher serves all sessions, and a device does one thing at a time.
 DEVICE_LOCK = Lock()
+SMALL_SIDE = 64  # pixels
 
 
 def fingerprint(folder: Path) -> str:
@@ -52,7 +55,18 @@ def load(student: Student) -> "Detector":
 def _load(folder: str, stamp: str, teacher: str, teacher_stamp: str, side: int, layers: tuple[str, ...]) -> "Detector":
     from kdad.detection.detector import Detector
 
+    _spare_modules()
     return Detector.load(folder, teacher=_load_teacher(teacher, teacher_stamp, side, layers))
+
+
+@cache
+def _spare_modules() -> None:
+    """Leave what is imported out of garbage collection, of which Streamlit does a full one at the end of every run.
+
+    With torch in memory that is a fifth of a second, in which no page hears from the server.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @st.cache_resource(max_entries=3, show_spinner="Loading the teacher…")
@@ -118,6 +132,19 @@ class Judge:
         return self.detector.heatmap(prediction, height, width, layer)[0]
 
 
+@contextmanager
+def _at_work(detector: "Detector", pixels: np.ndarray) -> Iterator[None]:
+    """Nobody else uses the device, and what is small is computed by one thread.
+
+    Several would wait for each other at every layer, and for a long time where a browser or a training has a processor.
+    """
+    from kdad.devices import one_thread
+
+    small = max(*pixels.shape[:2], detector.teacher.preprocessing.resize) <= SMALL_SIDE
+    with DEVICE_LOCK, one_thread() if small else nullcontext():
+        yield
+
+
 def judge_of(student: Student) -> Judge:
     """The judge that goes with a student; see `load` for what can go wrong."""
     return Judge(student, load(student), f"{student.key} {fingerprint(student.folder)}")
@@ -125,7 +152,7 @@ def judge_of(student: Student) -> Judge:
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def _predict(stamp: str, digest: str, _detector: "Detector", _pixels: np.ndarray) -> "Prediction":
-    with DEVICE_LOCK:
+    with _at_work(_detector, _pixels):
         prediction = _detector.predict([_pixels])
     return replace(prediction, heatmap=_detector.heatmap(prediction, *display_size(_pixels)))
 
@@ -136,7 +163,7 @@ def _explain(stamp: str, digest: str, _detector: "Detector", _pixels: np.ndarray
     from kdad.detection.rendering import resized_map
 
     said = _predict(stamp, digest, _detector, _pixels)
-    with DEVICE_LOCK:
+    with _at_work(_detector, _pixels):
         parts = explain(_detector, [_pixels], said)
     size = display_size(_pixels)
     return [part if part.heatmap is None else replace(part, heatmap=resized_map(part.heatmap, *size)) for part in parts]
@@ -148,7 +175,7 @@ def _localise(stamp: str, digest: str, method: str, _detector: "Detector", _pixe
     from kdad.detection.localisation import localise
     from kdad.detection.rendering import resized_map
 
-    with DEVICE_LOCK:
+    with _at_work(_detector, _pixels):
         saliency = localise(_detector, to_batch([_pixels]), method)
     return resized_map(saliency[0], *display_size(_pixels))
 
@@ -168,7 +195,7 @@ def _rank(stamps: tuple[str, ...], digest: str, _judges: list[Judge], _pixels: n
     from kdad.detection.inputs import to_batch
 
     image = to_batch([_pixels])
-    with DEVICE_LOCK:
+    with _at_work(_judges[0].detector, _pixels):
         features = _judges[0].detector.teacher_features(image)
         predictions = [judge.detector.judge(features, image) for judge in _judges]
     rows = [

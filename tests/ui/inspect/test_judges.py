@@ -4,11 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from kdad.detection.detector import Detector
 from ui.inspect import judges
 from ui.shared import student_index
-from ui.shared.pictures import samples
+from ui.shared.pictures import Picture, samples
 
 DOTS, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/stripes"
 
@@ -28,10 +29,31 @@ def test_a_judge_says_what_the_detector_says(root):
     detector = Detector.load(root / DOTS)
     for picture in samples("dots", 0):
         seen, expected = judge()(picture), detector.predict([picture.pixels])
-        assert seen.score == expected.score
+        np.testing.assert_allclose(seen.score, expected.score, rtol=1e-5)
         assert seen.p_value == expected.p_value
         heatmap = judge().heatmap(seen, None, 32, 32)
         np.testing.assert_allclose(heatmap, expected.heatmap[0], rtol=1e-5)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("side", "threads"), [(32, 1), (200, 2)])
+def test_only_what_is_small_is_computed_by_one_thread(root, monkeypatch, two_threads, side, threads):
+    seen, predict = [], Detector.predict
+
+    def watched(*given, **options):
+        seen.append(torch.get_num_threads())
+        return predict(*given, **options)
+
+    monkeypatch.setattr(Detector, "predict", watched)
+    judge()(Picture("noise", np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)))
+    assert seen == [threads]
 
 
 def test_students_of_one_teacher_share_it(root):
