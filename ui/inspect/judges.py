@@ -53,20 +53,25 @@ def load(student: Student) -> "Detector":
 
 @st.cache_resource(max_entries=32, show_spinner="Loading the student…")
 def _load(folder: str, stamp: str, teacher: str, teacher_stamp: str, side: int, layers: tuple[str, ...]) -> "Detector":
+    _import_torch()
     from kdad.detection.detector import Detector
 
-    _spare_modules()
     return Detector.load(folder, teacher=_load_teacher(teacher, teacher_stamp, side, layers))
 
 
 @cache
-def _spare_modules() -> None:
-    """Leave what is imported out of garbage collection, of which Streamlit does a full one at the end of every run.
+def _import_torch() -> None:
+    """Import what judges need without garbage collections on the way, and leave it out of all later ones.
 
-    With torch in memory that is a fifth of a second, in which no page hears from the server.
+    Streamlit does a full one at the end of every run: with torch in memory that is a fifth of a second, in which no
+    page hears from the server.
     """
-    gc.collect()
-    gc.freeze()
+    gc.disable()
+    try:
+        import kdad.detection.explanation  # noqa: F401
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @st.cache_resource(max_entries=3, show_spinner="Loading the teacher…")
