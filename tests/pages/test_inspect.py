@@ -297,8 +297,9 @@ def test_nothing_uploaded_yet_says_what_to_do(inspect):
 def test_a_photo_from_the_camera_is_judged(inspect):
     at = choose(inspect(), "Images from", "Camera")
     assert "Take a photo" in at.info[0].value
-    at.get("camera_input")[0].set_value(("photo.jpg", png(noise(30, 40)), "image/jpeg"))
+    at.get("camera_input")[0].set_value(("camera-input-1.jpg", png(noise(30, 40)), "image/jpeg"))
     assert len(verdicts(rerun(at))) == 1
+    assert cards(at) == ["photo"]
 
 
 def test_the_gallery_shows_test_images_of_any_class(inspect):

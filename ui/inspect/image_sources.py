@@ -1,5 +1,7 @@
 """The controls that choose which images to look at."""
 
+from dataclasses import replace
+
 import streamlit as st
 
 from kdad.data import patterns
@@ -67,7 +69,7 @@ def _camera(student: Student) -> list[Picture]:
     pictures, problems = read_uploads([photo], student.white)
     for problem in problems:
         st.error(plain(problem), icon=":material/broken_image:")
-    return pictures
+    return [replace(picture, name="photo") for picture in pictures]  # not as the browser calls its file
 
 
 def _gallery(student: Student) -> list[Picture]:
