@@ -18,24 +18,23 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import vgg16
 
-from benchmarks.browser import app_server, arrive, chromium
 from benchmarks.growth import photograph
+from benchmarks.pages import TWO, cold_link, home_page, page_switch, step_of
 from benchmarks.published import PIXELS, Contiguous, Published, Work, photographs, published_step, resized
+from benchmarks.timing import Prepared, Row, Seconds, measure, timed, wanted
 from kdad.data.datasets import FOLDER
 from kdad.data.decoding import read_image
 from kdad.data.images import in_advance
 from kdad.data.loading import load_task
 from kdad.detection.detector import Detector
 from kdad.detection.image_files import score_files
-from kdad.devices import accelerator, hardware
+from kdad.devices import accelerator
 from kdad.errors import UserError, one_of
 from kdad.evaluation.evaluate import evaluate
 from kdad.files import write_json
@@ -52,7 +51,6 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "speed.json"
 STUDENTS = ROOT / "trained_students" / "cifar10"
 BRICKS = ROOT / "trained_students" / "patterns-defects" / "lite0-imagenet" / "bricks"
-HOME = "See what does not belong, and where"
 IMAGES = 1000
 PICTURES = 8
 LATENCIES = 60
@@ -60,39 +58,7 @@ MATRIX = 4096
 NORMALS, TESTED = 300, 20
 WATCHED_SECONDS = 30.0
 SECONDS_PER_LOOK = 0.5
-
-
-@dataclass(frozen=True)
-class Row:
-    """`baseline` and `ours` say in words what is compared; `prepare` gives both for a device, while it is entered."""
-
-    baseline: str
-    ours: str
-    prepare: Callable[[str], "Prepared"]
-    rounds: int = 5
-
-
-Seconds = Callable[[], float]  # does a unit of work, and says how long it took
-Prepared = Iterator[tuple[Seconds, Seconds]]
 Networks = Callable[[], tuple[torch.nn.Module, torch.nn.Module]]  # teacher and student
-
-
-def timed(work: Work) -> Seconds:
-    """`work`, returning how long it took."""
-
-    def run() -> float:
-        started = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
-
-    return run
-
-
-def wanted(on_cpu: float, on_gpu: float) -> Callable[[str], Seconds]:
-    """What one may ask for, in seconds, as a baseline that takes no time."""
-    return lambda device: lambda: on_cpu if device == "cpu" else on_gpu
 
 
 def our_step(teacher: Teacher, device: str) -> Work:
@@ -369,101 +335,6 @@ def training(folder: Path) -> Iterator[TrainingJob]:
         manager.stop(job, grace=5)
 
 
-def home_page(device: str) -> Prepared:
-    """From a server's start to a usable home page, against an empty page of Streamlit's."""
-    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
-        empty = Path(folder) / "empty.py"
-        empty.write_text("import streamlit\nstreamlit.title('Empty', anchor=False)\n")
-
-        def opened(app: Path, heading: str) -> Seconds:
-            def run() -> float:
-                page, started = browser.new_page(), time.perf_counter()
-                with app_server(app) as server:
-                    arrive(page, server.address)
-                    page.get_by_role("heading", name=heading).wait_for()
-                    seconds = time.perf_counter() - started
-                page.close()
-                return seconds
-
-            return run
-
-        yield opened(empty, "Empty"), opened(ROOT / "app.py", HOME)
-
-
-def cold_link(device: str) -> Prepared:
-    """From the first request to a new server, for a link that compares two students, until the page is complete."""
-    with chromium() as browser:
-
-        def opened() -> float:
-            page = browser.new_page()
-            with app_server() as server:
-                arrive(page, f"{server.address}/_stcore/health")
-                started = time.perf_counter()
-                page.goto(f"{server.address}/{TWO}")
-                page.get_by_text("Take it with you", exact=True).wait_for()
-                _complete(page)
-                seconds = time.perf_counter() - started
-            page.close()
-            return seconds
-
-        yield wanted(5, 5)(device), opened
-
-
-def page_switch(device: str) -> Prepared:
-    """From a click on a page's link until that page is complete, once every page was seen."""
-    with chromium() as browser, app_server() as server:
-        page = browser.new_page()
-        arrive(page, server.address)
-
-        def go(link: str, heading: str) -> None:
-            page.get_by_test_id("stSidebar").get_by_role("link", name=link, exact=True).click()
-            page.get_by_role("heading", name=heading, exact=True).wait_for()
-            _complete(page)
-
-        def there_and_back() -> float:
-            go("Home", HOME)
-            return timed(lambda: go("Curves and results", "Curves and results"))()
-
-        yield wanted(0.5, 0.5)(device), there_and_back
-
-
-def step_of(slider: str, place: str, limit: float) -> Callable[[str], Prepared]:
-    """From a key on a slider of the inspect page, with two students, until all that follows from it is there."""
-
-    def prepare(device: str) -> Prepared:
-        with chromium() as browser, app_server() as server:
-            page = browser.new_page()
-            arrive(page, f"{server.address}/{place}")
-            thumb = page.get_by_role("slider", name=slider)
-            thumb.wait_for()
-            _complete(page)
-            page.evaluate(COUNT_RUNS)
-
-            def step() -> float:
-                page.wait_for_timeout(500)  # nothing is still drawn of the last one
-                started, runs = time.perf_counter(), page.evaluate("window.runs")
-                thumb.press("ArrowRight")
-                page.wait_for_function(f"window.runs > {runs}")
-                return time.perf_counter() - started
-
-            yield wanted(limit, limit)(device), step
-
-    return prepare
-
-
-def _complete(page: Any) -> None:
-    """Wait until the script of a page has run to its end."""
-    page.wait_for_function(f"{SCRIPT_STATE} == 'notRunning'")
-
-
-COUNT_RUNS = """() => {
-    const app = document.querySelector('[data-testid=stApp]')
-    window.runs = 0
-    new MutationObserver(() => { window.runs += app.dataset.testScriptState == 'notRunning' })
-        .observe(app, { attributeFilter: ['data-test-script-state'] })
-}"""
-SCRIPT_STATE = "document.querySelector('[data-testid=stApp]').dataset.testScriptState"
-TWO = "Inspect?student=patterns-defects/vgg-cifar10/bricks&compare=patterns-defects/vit-cifar10/bricks"
 COMPACT = {"vgg-cifar10": 0.005, "vit-cifar10": 0.010}  # teacher: the seconds that one image may take on a CPU
 ROWS: dict[str, Row] = {
     "training step, `vgg16-imagenet` preset": Row("as published", "`train`", training_step(vgg_published, vgg_teacher)),
@@ -501,27 +372,6 @@ ROWS |= {
         "wanted", "complete", step_of("False-positive", f"{TWO}&fpr=0.5+%25", 0.3), 3
     ),
 }
-
-
-def measure(row: Row, device: str = "cpu", rounds: int | None = None) -> dict:
-    """Baseline and subject in turn, for some rounds, after one to warm up; a single round is long enough without."""
-    prepared = row.prepare(device)
-    baseline, subject = next(prepared)
-    rounds = rounds or row.rounds
-    pairs = [(baseline(), subject()) for _ in range(rounds + (rounds > 1))][-rounds:]
-    next(prepared, None)  # what was started for it ends
-    ratios = [one / other for one, other in pairs]
-    return {
-        "baseline": row.baseline,
-        "ours": row.ours,
-        "baseline_seconds": round(statistics.median(one for one, _ in pairs), 5),
-        "seconds": round(statistics.median(other for _, other in pairs), 5),
-        "ratio": round(statistics.median(ratios), 3),
-        "lowest": round(min(ratios), 3),
-        "highest": round(max(ratios), 3),
-        "rounds": len(pairs),
-        "hardware": hardware(device),
-    }
 
 
 def main(argv: list[str] | None = None) -> None:

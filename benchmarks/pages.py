@@ -1,0 +1,107 @@
+"""How long people wait for the app's pages, in a real browser: rows of `benchmarks/speed.py`."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.browser import ROOT, app_server, arrive, chromium
+from benchmarks.timing import Prepared, Seconds, timed, wanted
+
+COUNT_RUNS = """() => {
+    const app = document.querySelector('[data-testid=stApp]')
+    window.runs = 0
+    new MutationObserver(() => { window.runs += app.dataset.testScriptState == 'notRunning' })
+        .observe(app, { attributeFilter: ['data-test-script-state'] })
+}"""
+SCRIPT_STATE = "document.querySelector('[data-testid=stApp]').dataset.testScriptState"
+HOME = "See what does not belong, and where"
+TWO = "Inspect?student=patterns-defects/vgg-cifar10/bricks&compare=patterns-defects/vit-cifar10/bricks"
+
+
+def home_page(device: str) -> Prepared:
+    """From a server's start to a usable home page, against an empty page of Streamlit's."""
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+        empty = Path(folder) / "empty.py"
+        empty.write_text("import streamlit\nstreamlit.title('Empty', anchor=False)\n")
+
+        def opened(app: Path, heading: str) -> Seconds:
+            def run() -> float:
+                page, started = browser.new_page(), time.perf_counter()
+                with app_server(app) as server:
+                    arrive(page, server.address)
+                    page.get_by_role("heading", name=heading).wait_for()
+                    seconds = time.perf_counter() - started
+                page.close()
+                return seconds
+
+            return run
+
+        yield opened(empty, "Empty"), opened(ROOT / "app.py", HOME)
+
+
+def cold_link(device: str) -> Prepared:
+    """From the first request to a new server, for a link that compares two students, until the page is complete."""
+    with chromium() as browser:
+
+        def opened() -> float:
+            page = browser.new_page()
+            with app_server() as server:
+                arrive(page, f"{server.address}/_stcore/health")
+                started = time.perf_counter()
+                page.goto(f"{server.address}/{TWO}")
+                page.get_by_text("Take it with you", exact=True).wait_for()
+                _complete(page)
+                seconds = time.perf_counter() - started
+            page.close()
+            return seconds
+
+        yield wanted(5, 5)(device), opened
+
+
+def page_switch(device: str) -> Prepared:
+    """From a click on a page's link until that page is complete, once every page was seen."""
+    with chromium() as browser, app_server() as server:
+        page = browser.new_page()
+        arrive(page, server.address)
+
+        def go(link: str, heading: str) -> None:
+            page.get_by_test_id("stSidebar").get_by_role("link", name=link, exact=True).click()
+            page.get_by_role("heading", name=heading, exact=True).wait_for()
+            _complete(page)
+
+        def there_and_back() -> float:
+            go("Home", HOME)
+            return timed(lambda: go("Curves and results", "Curves and results"))()
+
+        yield wanted(0.5, 0.5)(device), there_and_back
+
+
+def step_of(slider: str, place: str, limit: float) -> Callable[[str], Prepared]:
+    """From a key on a slider of the inspect page, with two students, until all that follows from it is there."""
+
+    def prepare(device: str) -> Prepared:
+        with chromium() as browser, app_server() as server:
+            page = browser.new_page()
+            arrive(page, f"{server.address}/{place}")
+            thumb = page.get_by_role("slider", name=slider)
+            thumb.wait_for()
+            _complete(page)
+            page.evaluate(COUNT_RUNS)
+
+            def step() -> float:
+                page.wait_for_timeout(500)  # nothing is still drawn of the last one
+                started, runs = time.perf_counter(), page.evaluate("window.runs")
+                thumb.press("ArrowRight")
+                page.wait_for_function(f"window.runs > {runs}")
+                return time.perf_counter() - started
+
+            yield wanted(limit, limit)(device), step
+
+    return prepare
+
+
+def _complete(page: Any) -> None:
+    """Wait until the script of a page has run to its end."""
+    page.wait_for_function(f"{SCRIPT_STATE} == 'notRunning'")
