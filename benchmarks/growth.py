@@ -85,8 +85,8 @@ def photograph(width: int, height: int, seed: int) -> Image.Image:
 
 
 def folder_of(photographs: int, folder: Path) -> Path:
-    """A folder of so many normals."""
-    folder.mkdir()
+    """A folder of so many photographs."""
+    folder.mkdir(parents=True)
     for index in range(photographs):
         file = folder / f"{index:06d}.jpg"
         if index < DIFFERENT:

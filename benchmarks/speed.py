@@ -24,7 +24,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import vgg16
 
-from benchmarks.growth import photograph
+from benchmarks.growth import folder_of, photograph
 from benchmarks.pages import TWO, cold_link, home_page, page_switch, step_of
 from benchmarks.published import PIXELS, Contiguous, Published, Work, photographs, published_step, resized
 from benchmarks.timing import Prepared, Row, Seconds, measure, timed, wanted
@@ -122,7 +122,9 @@ def whole_student(published: Networks, teacher: Callable[[], Teacher]) -> Callab
 
     def prepare(device: str) -> Prepared:
         with tempfile.TemporaryDirectory() as work:
-            root = photograph_folder(Path(work) / "photographs")
+            root = Path(work) / "photographs"
+            for kind, count in {"train/good": NORMALS, "test/good": TESTED, "test/odd": TESTED}.items():
+                folder_of(count, root / kind)
             recipe = preset(teacher())[1]
             good, tested = sorted(root.glob("train/*/*")), sorted(root.glob("test/*/*"))
 
@@ -138,16 +140,6 @@ def whole_student(published: Networks, teacher: Callable[[], Teacher]) -> Callab
             yield timed(as_published), timed(ours)
 
     return prepare
-
-
-def photograph_folder(root: Path) -> Path:
-    """Photographs in MVTec layout: `NORMALS` to train on, and `TESTED` of each of two kinds."""
-    for kind, count in {"train/good": NORMALS, "test/good": TESTED, "test/odd": TESTED}.items():
-        folder = root / kind
-        folder.mkdir(parents=True)
-        for index in range(count):
-            photograph(320, 240, index).save(folder / f"{index}.jpg", quality=90)
-    return root
 
 
 def vit_products(device: str) -> Prepared:
