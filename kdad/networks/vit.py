@@ -91,7 +91,7 @@ class ViTFeatures(AttendingFeatures):
 class Block(nn.TransformerEncoderLayer):
     """torch's own pre-norm block without the tests and copies by which that one serves every case.
 
-    They take a third of the time of a single small image, and more beside other work.
+    They are much of what a single small image takes.
     """
 
     def forward(self, tokens: Tensor) -> Tensor:  # type: ignore[override]  # no masks

@@ -63,8 +63,8 @@ def _load(folder: str, stamp: str, teacher: str, teacher_stamp: str, side: int, 
 def _import_torch() -> None:
     """Import what judges need without garbage collections on the way, and leave it out of all later ones.
 
-    Streamlit does a full one at the end of every run: with torch in memory that is a fifth of a second, in which no
-    page hears from the server.
+    Streamlit does a full one at the end of every run: with torch in memory that takes long, and no page hears from the
+    server meanwhile.
     """
     gc.disable()
     try:
