@@ -161,14 +161,16 @@ def localisation(measured: dict) -> str:
 def large_images(measured: dict) -> str:
     """How a small defect in large images is found, in whole images and in tiles."""
     names = ("auroc", "pixel_auroc", "pro", "pixel_ap")
-    rows = [["looked at", "image AUROC", "pixel AUROC", "PRO", "pixel AP", "training s", "ms an image"]]
+    heads = ("image AUROC", "pixel AUROC", "PRO", "pixel AP", "training s", "ms an image")
+    rows = [["students of", "looked at", *heads]]
     for row in measured["rows"]:
-        looked_at = f"tiles of {row['tile']} px" if row["tile"] else "whole images"
-        rows.append([looked_at, *_percents(row, names), f"{row['train_s']:.0f}", f"{row['ms_an_image']:.0f}"])
+        looked_at = f"tiles of {row['tile']} px" if row["tile"] else f"whole images, read at {row['side']} px"
+        seconds = f"{row['train_s']:.0f}", f"{row['ms_an_image']:.0f}"
+        rows.append([row["teacher"], looked_at, *_percents(row, names), *seconds])
     words = (
         f"Defects of {measured['defect']} px in images of {measured['side']} px, {measured['train_images']} normal "
-        f"images to train on, {measured['test_images']} to test, half of them good, students of {measured['teacher']}, "
-        f"seed {measured['seed']}, {measured['hardware']}, {measured['memory_gb']:.1f} GB at most; per cent."
+        f"images to train on, {measured['test_images']} to test, half of them good, seed {measured['seed']}, "
+        f"{measured['hardware']}, {measured['memory_gb']:.1f} GB at most; per cent."
     )
     return f"{_table(rows)}\n\n{words}"
 

@@ -8,14 +8,13 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from kdad.data.decoding import read_image
@@ -23,6 +22,7 @@ from kdad.data.images import SUFFIXES, batches_of_one_size, find_images, in_adva
 from kdad.detection.detector import Detector
 from kdad.errors import UserError, one_line
 from kdad.files import shown, write_atomically
+from kdad.locks import alone
 
 PART = 1_000  # images
 PREFIX, ENDING, STAMP = "part-", ".parquet", b"kdad"  # of names of files, and where a file says what it is of
@@ -128,20 +128,13 @@ def judge_here(order: Order, parts: Sequence[Part], detector: Detector) -> Itera
         yield judge_part(detector, order, part)
 
 
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> AbstractContextManager[None]:
     """Nobody else writes to `folder` for the length of the block; it is made if it is not there.
 
     Raises:
         UserError: somebody does.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        with lock.acquire(blocking=False):
-            yield
-    except Timeout:
-        raise UserError(f"another run writes to {folder}; wait for it, or use another folder") from None
+    return alone(folder / ".lock", f"another run writes to {folder}; wait for it, or use another folder")
 
 
 def _found_at(url: str) -> list[str]:

@@ -2,15 +2,14 @@
 
 import gc
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -20,6 +19,7 @@ from kdad.detection.discrepancy import distillation_loss, last_layer_score, laye
 from kdad.devices import accelerator, give_memory_back, hardware, kept_on
 from kdad.errors import UserError
 from kdad.evaluation import metrics
+from kdad.locks import alone
 from kdad.networks.features import in_parts
 from kdad.networks.recipes import Recipe
 from kdad.networks.students import OPTIMIZERS, SCHEDULES, build_student, preset, recipe_for
@@ -144,20 +144,10 @@ def _check_shares(spread: Spread, batch: int) -> None:
         )
 
 
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Nobody else trains in `folder` for the length of the block; the kernel ends that with the process."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))  # beside it, for an overwritten folder is removed
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise UserError(f"another run trains in {folder}; wait for it, or use another --out") from None
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+def _alone_in(folder: Path) -> AbstractContextManager[None]:
+    """Nobody else trains in `folder` for the length of the block."""
+    lock = folder.with_name(f".{folder.name}.lock")  # beside it, for an overwritten folder is removed
+    return alone(lock, f"another run trains in {folder}; wait for it, or use another --out")
 
 
 def planned(task: Task, teacher: Teacher, recipe: Recipe, seed: int, device: str) -> StudentConfig:

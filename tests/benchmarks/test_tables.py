@@ -57,11 +57,12 @@ def test_localisation_has_a_place_of_its_own(files, tmp_path):
 
 
 def test_large_images_too(files, tmp_path):
-    row = {"tile": 128, "auroc": 1.0, "pixel_auroc": 0.9998, "pro": 0.999, "pixel_ap": 0.9, "train_s": 68.4}
+    row = {"auroc": 1.0, "pixel_auroc": 0.9998, "pro": 0.999, "pixel_ap": 0.9, "train_s": 68.4, "ms_an_image": 1100.0}
+    looked_at = [("vgg-cifar10", 32, 128), ("lite0-imagenet", 256, 0)]
     counts = {"side": 1024, "defect": 20, "train_images": 24, "test_images": 20, "memory_gb": 3.21}
     measured = {
-        "teacher": "vgg-cifar10", "seed": 0, "hardware": "a CPU", **counts,
-        "rows": [{**row, "ms_an_image": 1100.0}],
+        "seed": 0, "hardware": "a CPU", **counts,
+        "rows": [{"teacher": teacher, "side": side, "tile": tile, **row} for teacher, side, tile in looked_at],
     }  # fmt: skip
     (tmp_path / "large_images.json").write_text(json.dumps(measured))
     begin, end = markers("large_images")
@@ -69,7 +70,8 @@ def test_large_images_too(files, tmp_path):
         readme.write(f"{begin}\n{end}\n")
     main(files)
     text = (tmp_path / "README.md").read_text()
-    assert "| tiles of 128 px | 100.0 | 100.0 | 99.9 | 90.0 | 68 | 1100 |" in text
+    assert "| vgg-cifar10 | tiles of 128 px | 100.0 | 100.0 | 99.9 | 90.0 | 68 | 1100 |" in text
+    assert "| lite0-imagenet | whole images, read at 256 px | 100.0 | 100.0 | 99.9 | 90.0 | 68 | 1100 |" in text
     assert "Defects of 20 px in images of 1024 px, 24 normal images to train on, 20 to test" in text
 
 

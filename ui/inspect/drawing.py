@@ -74,9 +74,7 @@ def overlaid(picture: Picture, shown: Drawn, opacity: float, side: int = DISPLAY
 
 def under(shown: Drawn, picture: Picture, view: View) -> np.ndarray:
     """The picture under a heatmap of its `display_size`, with outlines if they are asked for."""
-    from kdad.detection.rendering import overlay
-
-    pixels = overlay(picture.shown, shown.heatmap, shown.low, shown.high, view.opacity)
+    pixels = overlaid(picture, shown, view.opacity)
     return outlined(pixels, shown, picture) if view.outlines else pixels
 
 

@@ -1,0 +1,24 @@
+import pytest
+from filelock import FileLock
+
+from kdad.errors import UserError
+from kdad.locks import alone
+
+
+def test_one_works_the_next_is_refused_and_nothing_is_left(tmp_path):
+    lock = tmp_path / "deep" / ".lock"
+    with alone(lock, "somebody works here"):
+        with pytest.raises(UserError, match="somebody works here"), alone(lock, "somebody works here"):
+            pytest.fail("two at once")
+        assert lock.exists()
+    assert not lock.exists()
+    with alone(lock, "somebody works here"):
+        pass
+
+
+def test_an_end_by_an_error_lets_the_next_one_in(tmp_path):
+    lock = tmp_path / ".lock"
+    with pytest.raises(ZeroDivisionError), alone(lock, "never"):
+        raise ZeroDivisionError
+    with FileLock(lock, timeout=0):
+        pass
