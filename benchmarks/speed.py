@@ -57,7 +57,10 @@ PICTURES = 8
 LATENCIES = 60
 MATRIX = 4096
 NORMALS, TESTED = 300, 20
-EPOCHS = {"cpu": 5, "cuda": 1000}  # at most, of the presets' 10 and 200: as published, 200 take a CPU half a day
+CUT = {  # on a CPU 200 epochs would take half a day as published, and batches of 128 more than 24 GB
+    "cpu": {"epochs": 5, "batch_size": 64},
+    "cuda": {},
+}
 WATCHED_SECONDS = 30.0
 SECONDS_PER_LOOK = 0.5
 Networks = Callable[[], tuple[torch.nn.Module, torch.nn.Module]]  # teacher and student
@@ -122,7 +125,7 @@ def training_step(published: Networks, teacher: Callable[[], Teacher]) -> Callab
 def whole_student(published: Networks, teacher: Callable[[], Teacher]) -> Callable[[str], Prepared]:
     """A student of photographs with the preset's schedule, from files to the scores of test images.
 
-    Where it is cut to `EPOCHS`, what comes once weighs more, so that the ratio is too low rather than too high.
+    Where it is `CUT`, what comes once weighs more, so that the ratio is too low rather than too high.
     """
 
     def prepare(device: str) -> Prepared:
@@ -131,7 +134,7 @@ def whole_student(published: Networks, teacher: Callable[[], Teacher]) -> Callab
             for kind, count in {"train/good": NORMALS, "test/good": TESTED, "test/odd": TESTED}.items():
                 folder_of(count, root / kind)
             recipe = preset(teacher())[1]
-            recipe = replace(recipe, epochs=min(recipe.epochs, EPOCHS[device]))
+            recipe = replace(recipe, **{name: min(most, getattr(recipe, name)) for name, most in CUT[device].items()})
             good, tested = sorted(root.glob("train/*/*")), sorted(root.glob("test/*/*"))
 
             def as_published() -> None:

@@ -22,6 +22,7 @@ DISTANT_ERROR, DISTANT_PEAK, LAST_LAYER, MKD, PEAK = SCORE_NAMES = (
     "mkd",
     "peak",
 )
+LARGEST_TILE = 65_535  # pixels: no format that is read here holds a wider image
 DISTANT = (DISTANT_ERROR, DISTANT_PEAK)  # those that read the teacher's own distance from normals
 
 

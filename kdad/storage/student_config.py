@@ -21,6 +21,7 @@ from kdad.storage.layout import (
     DISTANT_ERROR,
     DISTANT_PEAK,
     HELD_OUT,
+    LARGEST_TILE,
     SCORE_NAMES,
     UNKNOWN,
     calibration_kind,
@@ -38,7 +39,6 @@ RESULTS = (
     SEAL,
 )  # what a configuration says beside what was asked for
 MOST_DIFFERENCES = 3
-LARGEST_TILE = 65_535  # pixels: no format that is read here holds a wider image
 
 
 @dataclass(frozen=True)

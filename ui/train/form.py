@@ -11,6 +11,7 @@ from kdad.jobs import manager
 from kdad.networks.provenance import UNKNOWN, label_overlap
 from kdad.networks.recipes import LARGEST_SEED, Recipe
 from kdad.networks.registry import TeacherFacts, available, default_teacher, teacher_facts
+from kdad.storage.layout import LARGEST_TILE
 from ui.shared.student_index import jobs_root
 from ui.shared.words import overlap_badge, plain
 from ui.train import own_folder
@@ -38,7 +39,7 @@ def new_student() -> DeltaGenerator:
         names = class_names(dataset)
         normal_class = st.selectbox("Normal class", names, key=f"class-{dataset}", persist_state="session")
     teacher, preset = _choose_teacher(dataset or FOLDER)
-    request = Request(dataset, normal_class, teacher, preset, **_choose_knobs(preset))
+    request = Request(dataset, normal_class, teacher, preset, **_choose_knobs(preset, is_folder(dataset or FOLDER)))
     problem, request = _choose_overwrite(request)
     if problem:
         st.info(plain(problem), icon=":material/info:")
@@ -81,7 +82,7 @@ def _choose_teacher(dataset: str) -> tuple[str, Recipe | None]:
     return teacher, facts.recipe
 
 
-def _choose_knobs(preset: Recipe | None) -> dict:
+def _choose_knobs(preset: Recipe | None, photographs: bool) -> dict:
     epochs = _number("Epochs", preset, "epochs", min_value=1, max_value=100_000)
     with st.expander("More settings", key="more-settings"):
         left, right = st.columns(2)
@@ -94,12 +95,23 @@ def _choose_knobs(preset: Recipe | None) -> dict:
             "Device", DEVICES, key="device", persist_state="session",
             help="auto takes CUDA, then MPS, then the CPU: the first that is here. Another is refused at the start.",
         )  # fmt: skip
+        tile = _choose_tile(left) if photographs else None
         st.caption(
             f"The teacher's preset: {preset.epochs} epochs of batches of {preset.batch_size}, {preset.optimizer} at "
             f"{preset.learning_rate:g}, {preset.schedule}; {preset.fewest_steps} steps at least, of few images."
             if preset else "What is empty follows the preset."
         )  # fmt: skip
-    return {"epochs": epochs, "batch_size": batch_size, "learning_rate": rate, "seed": seed, "device": device}
+    of_recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": rate}
+    return of_recipe | {"seed": seed, "device": device, "tile": tile}
+
+
+def _choose_tile(place: DeltaGenerator) -> int | None:
+    return place.number_input(
+        "Tile side", 0, LARGEST_TILE, None, key="tile", persist_state="session", placeholder="by size",
+        help="In pixels. A defect that is small in a large image is lost when that is shrunk to what the teacher sees; "
+        "in overlapping tiles it is not, but they take longer. 0 looks at whole images. If left empty, images that are "
+        "much larger than what the teacher sees are tiled.",
+    )  # fmt: skip
 
 
 def _number(label: str, preset: Recipe | None, name: str, **limits) -> float | None:

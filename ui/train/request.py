@@ -21,7 +21,10 @@ HUB_SECONDS = 4
 
 @dataclass(frozen=True)
 class Request:
-    """What to train; a knob is None where it follows the teacher's preset, and so is `preset` where it is unknown."""
+    """What to train; a knob is None where it follows the teacher's preset, and so is `preset` where it is unknown.
+
+    `tile` is the side in pixels of the tiles to look at, 0 for whole images; None goes by the images' size.
+    """
 
     dataset: str
     normal_class: str
@@ -32,6 +35,7 @@ class Request:
     learning_rate: float | None = None
     seed: int = 0
     device: str = "auto"
+    tile: int | None = None
     overwrite: bool = False
 
     @property
@@ -49,7 +53,7 @@ class Request:
     def arguments(self) -> list[str]:
         """What follows `python -m kdad`."""
         places = {"dataset": self.dataset, "normal-class": self.normal_class, "teacher": self.teacher}
-        rest = {"seed": self.seed, "device": self.device, "out": root().resolve()}
+        rest = {"seed": self.seed, "device": self.device, "tile": self.tile, "out": root().resolve()}
         values = {**places, **self.knobs, **rest}
         given = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not None]
         return ["train", *given, *(["--overwrite"] if self.overwrite else [])]
@@ -89,13 +93,15 @@ def obstacle(request: Request) -> str | None:
     if (request.folder / WEIGHTS).is_file():
         return "finished student"
     try:
-        recipe = read_sealed(request.folder / CONFIG)["recipe"]
+        config = read_sealed(request.folder / CONFIG)
+        recipe, tile = config["recipe"], config["tile"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, RecursionError):
         return "damaged run"
     wanted = request.preset and with_overrides(request.preset, **request.knobs).as_dict()
-    return None if wanted in (None, recipe) else "unfinished run of other settings"
+    same = wanted in (None, recipe) and request.tile in (None, tile)
+    return None if same else "unfinished run of other settings"
 
 
 def unmet(request: Request) -> str | None:
