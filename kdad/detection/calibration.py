@@ -180,14 +180,16 @@ def calibrate(
             for batch in in_batches(images):
                 yield taught.gaussian, observe(taught.student, teacher, batch.to(device), tile)
 
-    mean, std = _moments(observation.maps for _, observation in observed())
+    # What was seen of whole images is kept for a second look; of tiles, maps are as large as the images.
+    kept = [] if tile else list(observed())
+    mean, std = _moments(observation.maps for _, observation in kept or observed())
     # Only units come from the held-out normals: what is read, up to a factor and a constant that all images share, does
     # not depend on them, or the p-values of few of them would be too low.
     pairs = Pairs.of(student, teacher, train)
     weights = pairs.layer_weights()
     reading = PatchReading(mean, std, std * weights.to(device))
     errors, distances, peaks, levels = [], [], [], []
-    for measure, observation in observed():
+    for measure, observation in kept or observed():
         combined = geometry.combine(reading.standardise(observation.maps), reading.weights)
         errors.append(observation.errors)
         distances += [] if measure is None else [farthest(measure, observation)]
