@@ -12,6 +12,7 @@ from kdad.networks.recipes import Recipe
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(large_images, "SIDE", 160)
+    monkeypatch.setattr("kdad.data.folders.TRAINING_TILES", 20)
     monkeypatch.setattr(large_images, "COUNTS", {"train/good": 10, "test/good": 2, "test/spot": 2})
     quick = partial(large_images.train_student, recipe=Recipe(epochs=1, batch_size=8))
     monkeypatch.setattr(large_images, "train_student", quick)

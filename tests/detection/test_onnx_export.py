@@ -1,7 +1,6 @@
 """Detectors as ONNX files: onnxruntime judges as torch does."""
 
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +17,6 @@ from kdad.detection.detector import Detector
 from kdad.detection.onnx_export import export
 from kdad.errors import WorkFailed
 from kdad.networks.recipes import Recipe
-from kdad.storage import layout
 from kdad.training.distillation import train_student
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -73,22 +71,17 @@ def test_the_file_says_what_it_is_and_what_decides(exported, detector):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["vit", "timm", "tiles", "uncalibrated"])
+@pytest.mark.parametrize("kind", ["vit", "timm", "uncalibrated-tiles"])
 def test_every_kind_of_student_is_judged_as_torch_does(
     kind, student_folder, vgg_teacher, vit_teacher, timm_teacher, tmp_path
 ):
-    teacher = {"vit": vit_teacher, "timm": timm_teacher}.get(kind, vgg_teacher)
+    teacher, folder = {"vit": vit_teacher, "timm": timm_teacher}.get(kind, vgg_teacher), student_folder
     if kind in ("vit", "timm"):
         recipe = Recipe(epochs=1, batch_size=8)
         folder = train_student(TinyTask(), teacher, tmp_path / "out", recipe=recipe, device="cpu")
-    else:
-        folder = Path(shutil.copytree(student_folder, tmp_path / "copy"))
-    if kind == "uncalibrated":
-        (folder / layout.CALIBRATION).unlink()
     detector = Detector.load(folder, teacher=teacher, device="cpu")
-    if kind == "tiles":
-        config = replace(detector.config, tile=32)
-        detector = Detector(config, detector.student, detector.teacher, detector.calibration)
+    if kind == "uncalibrated-tiles":
+        detector = Detector(replace(detector.config, tile=32), detector.student, detector.teacher, calibration=None)
     export(detector, tmp_path / "student.onnx", size=(40, 32))
     images = torch.nn.functional.interpolate(TinyTask().test.images[:3].float(), (40, 32)).byte()
     assert_judged_alike(tmp_path / "student.onnx", detector, images)

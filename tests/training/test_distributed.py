@@ -1,6 +1,7 @@
 """One student trained by several processes: the same student, whole files, and no process left behind."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,15 @@ import psutil
 import pytest
 import torch
 from helpers import tiny_train
+from helpers.miniatures import TinyTask
 from safetensors.torch import load_file
 
 from benchmarks.browser import free_port
+from kdad.cli import main
 from kdad.storage import layout
 from kdad.storage import student_folder as store
 from kdad.storage.history import read_history
-from kdad.training.distributed import PATIENCE, Spread, join
+from kdad.training.distributed import MEETING, PATIENCE, Spread, join
 from kdad.training.loop import CHECKPOINT, EpochBatches
 
 PROGRAM = Path(tiny_train.__file__)
@@ -35,12 +38,31 @@ def environment():
     return kept | brief | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
 
 
-@pytest.fixture
-def command(vit_folder, tmp_path):
+@pytest.fixture(scope="session")
+def request_of_one(vit_folder):
     """A training without batch statistics or mirror images: how images are shared out makes no difference."""
     recipe = ("--epochs", "2", "--batch-size", "8", "--device", "cpu")
-    request = ("train", "--dataset", "patterns", "--normal-class", "dots", "--teacher", str(vit_folder))
-    return [str(PROGRAM), *request, *recipe, "--out", str(tmp_path / "several")]
+    return ["train", "--dataset", "patterns", "--normal-class", "dots", "--teacher", str(vit_folder), *recipe]
+
+
+@pytest.fixture
+def command(request_of_one, tmp_path):
+    return [str(PROGRAM), *request_of_one, "--out", str(tmp_path / "several")]
+
+
+@pytest.fixture
+def train_here(request_of_one, tmp_path, monkeypatch, capsys):
+    """The same in this process, up to where it would meet others; returns its exit status and what it said."""
+    monkeypatch.setattr("kdad.data.loading.load_task", lambda _, normal_class, *sizes: TinyTask(normal_class))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    for name in MEETING[1:]:
+        monkeypatch.delenv(name, raising=False)
+
+    def train(*options: str) -> tuple[int, str]:
+        status = main([*request_of_one, "--out", str(tmp_path / "several"), *options])
+        return status, capsys.readouterr().err
+
+    return train
 
 
 def run(command, environment, seconds: float = 120, **more: str) -> subprocess.CompletedProcess:
@@ -66,15 +88,18 @@ def figures(out: Path) -> tuple[list[dict], dict, dict[str, torch.Tensor]]:
     return losses, store.load_evaluation(folder) or {}, load_file(folder / layout.CALIBRATION)
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    return tmp_path_factory.mktemp("alone")
+@pytest.fixture(scope="session")
+def alone(request_of_one, tmp_path_factory):
+    """Where one process has trained."""
+    out = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdad.data.loading.load_task", lambda _, normal_class, *sizes: TinyTask(normal_class))
+        assert main([*request_of_one, "--out", str(out)]) == 0
+    return out
 
 
 @pytest.mark.parametrize("started_by", ["devices", "torchrun", "slurm"])
 def test_several_processes_train_the_student_that_one_trains(command, environment, alone, tmp_path, started_by):
-    if not store.find_students(alone):
-        assert run([*command, "--out", str(alone)], environment).returncode == 0
     if started_by == "devices":
         ended = run([*command, "--devices", "2"], environment)
     elif started_by == "torchrun":
@@ -132,26 +157,24 @@ def test_a_process_that_cannot_reach_the_others_says_so(command, environment):
     assert ended.stderr.startswith(f"kdad: the 2 processes of this run did not meet at 127.0.0.1:{port} within 1 s (")
 
 
-def test_several_machines_need_a_place_to_meet(command, environment):
-    ended = run([*command, "--num-nodes", "2"], environment, MASTER_ADDR="127.0.0.1")
-    assert (ended.returncode, ended.stderr) == (
+def test_several_machines_need_a_place_to_meet(train_here):
+    assert train_here("--num-nodes", "2") == (
         2,
         "kdad: several machines meet by MASTER_ADDR, MASTER_PORT, NODE_RANK; not set: MASTER_PORT, NODE_RANK. Set "
         "them on each, or start the command with torchrun or srun\n",
     )
 
 
-def test_what_one_refuses_all_do_and_one_says(command, environment):
-    for _ in range(2):
-        ended = run([*command, "--devices", "2", "--epochs", "1"], environment)
+def test_what_one_refuses_all_do_and_one_says(command, environment, alone, tmp_path):
+    shutil.copytree(alone, tmp_path / "several")
+    ended = run([*command, "--devices", "2"], environment)
     assert ended.returncode == 2
     assert "holds a complete student; use --overwrite" in last_line(ended)
     assert ended.stderr.count("kdad: ") == 1
 
 
-def test_more_processes_than_a_batch_can_be_shared_by_are_refused(command, environment):
-    ended = run([*command, "--devices", "5"], environment)
-    assert (ended.returncode, ended.stderr) == (2, "kdad: 5 processes need batches of 10 images or more, not of 8\n")
+def test_more_processes_than_a_batch_can_be_shared_by_are_refused(train_here):
+    assert train_here("--devices", "5") == (2, "kdad: 5 processes need batches of 10 images or more, not of 8\n")
 
 
 def test_a_device_that_several_processes_cannot_use_is_refused(refusal):
