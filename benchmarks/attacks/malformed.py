@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import pillow_heif
 import pyarrow
 import pyarrow.parquet
 import torch
@@ -24,7 +25,7 @@ from kdad.data.sources import ParquetSource
 from kdad.detection.detector import Detector
 
 SIDE = 48  # of a picture, in pixels
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "HEIF", "AVIF")
 LITTER = ("__MACOSX/._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", "._b.png", ".ipynb_checkpoints/a.png")
 LEADING_OUT = ("../a.png", "/a.png", "a/../../b.png", "C:\\a.png", "..\\a.png", "//host/share/a.png")
 ODD_NAMES = (
@@ -43,8 +44,11 @@ def picture(rng: np.random.Generator) -> Image.Image:
 def encoded(rng: np.random.Generator, kind: str) -> bytes:
     """A picture as a file of one of `FORMATS`, now and then of another mode."""
     mode = str(rng.choice(["RGB", "L", "RGBA" if kind in ("PNG", "WEBP", "TIFF") else "L"]))
-    file = io.BytesIO()
-    picture(rng).convert(mode).save(file, kind)
+    file, drawn = io.BytesIO(), picture(rng).convert(mode)
+    if kind == "HEIF":
+        pillow_heif.from_pillow(drawn).save(file)  # what reads it in kdad cannot write
+    else:
+        drawn.save(file, kind)
     return file.getvalue()
 
 
@@ -91,6 +95,10 @@ def bombs() -> Iterator[tuple[str, bytes]]:
         file = io.BytesIO()
         Image.new("1", (20_000, 20_000)).save(file, kind, **({"compression": "group4"} if kind == "TIFF" else {}))
         yield f"a black {kind} of 20,000 × 20,000", file.getvalue()
+    heif = encoded(np.random.default_rng(0), "HEIF")
+    size = struct.Struct(">4xII")  # of a box that says how large an image is, after its name
+    at = heif.index(b"ispe") + len(b"ispe")
+    yield "a HEIC of 60,000 × 60,000", heif[:at] + size.pack(60_000, 60_000) + heif[at + size.size :]
     frames, file = [Image.new("L", (64, 64), i % 256) for i in range(3000)], io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     yield "a GIF of 3,000 frames", file.getvalue()

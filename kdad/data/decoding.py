@@ -8,6 +8,7 @@ from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
+import pi_heif
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
@@ -16,15 +17,14 @@ from kdad.errors import UserError
 from kdad.files import shown
 
 # Pillow would also start Ghostscript on an EPS: nothing but plain pictures is decoded.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "HEIF", "AVIF")
+pi_heif.register_heif_opener()  # what phones and cameras of today write, and Pillow does not read by itself
 MOST_PIXELS = 64_000_000
 # What is white in images of more than 8 bits: of 8, 10, 12, 14 and 16 bits, or of fractions.
 WHITES = (1, 255, 1023, 4095, 16383, 65535)
 UNCLEAR_BELOW = 64  # a highest value above 1 and below this one is of a dark image, or of no image
 SIGNATURES = (
-    ("an AVIF file", 4, b"ftypavif"),
-    ("a HEIC file", 4, b"ftyphe"),
-    ("a HEIF file", 4, b"ftypmif1"),
+    ("a film, or a HEIC or AVIF file that is damaged,", 4, b"ftyp"),
     ("a JPEG XL file", 0, b"\xff\x0a"),
     ("a JPEG XL file", 0, b"\0\0\0\x0cJXL "),
     ("a JPEG 2000 file", 0, b"\0\0\0\x0cjP  "),

@@ -13,7 +13,10 @@ from torch import Tensor
 from kdad.errors import UserError
 from kdad.files import shown
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm", ".pnm"}
+SUFFIXES = {
+    ".png", ".jpg", ".jpeg", ".jfif", ".heic", ".heif", ".hif", ".avif", ".webp", ".bmp", ".tif", ".tiff", ".gif",
+    ".pgm", ".ppm", ".pnm",
+}  # fmt: skip
 HIDDEN = (".", "__")  # how names begin that no user has given: .ipynb_checkpoints, ._0001.png, __MACOSX
 BATCH_IMAGES, BATCH_PIXELS = 64, 2**20
 DECODERS = min(4, os.cpu_count() or 1)  # threads; each holds an image that may be large

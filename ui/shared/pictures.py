@@ -16,7 +16,7 @@ from kdad.errors import UserError
 SAMPLE_SEED = 100  # no data set of `kdad.data.sources` is drawn from this seed or a higher one
 DISPLAY_SIDE = 448
 LARGEST_UPLOAD = 20  # MB; the server's own limit in .streamlit/config.toml is higher, so that the page can say why
-TYPES = ["png", "jpg", "jpeg", "jfif", "webp", "bmp", "tif", "tiff", "pgm"]
+TYPES = ["png", "jpg", "jpeg", "jfif", "heic", "heif", "hif", "avif", "webp", "bmp", "tif", "tiff", "pgm"]
 
 
 @dataclass(frozen=True, eq=False)
