@@ -200,8 +200,9 @@ class FolderTask:
         images: Iterable[Tensor] = ImageFiles((self.layout.normals[i] for i in indices), self.white)
         count = len(indices)
         if self.tile:
-            each, rng = _tiles_each(len(self._split[0])), np.random.default_rng(0)
-            images = (tile for image in images for tile in _random_tiles(image, self.tile, each, rng))
+            each = _tiles_each(len(self._split[0]))
+            numbered = zip(indices.tolist(), images, strict=True)
+            images = (tile for index, image in numbered for tile in _random_tiles(image, self.tile, each, index))
             count *= each
         resized = (_resized(image, self.side, self.side, self.pixels.kernel) for image in images)
         return roomy_stack(resized, (count, 3, self.side, self.side))
@@ -223,8 +224,12 @@ def _resized(image: Tensor, height: int, width: int, kernel: str) -> Tensor:
     return resample(image[None], height, width, kernel)[0].clamp(0, 255).round().byte()
 
 
-def _random_tiles(image: Tensor, tile: int, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
-    """`count` squares of `tile` pixels from anywhere in an image, which is enlarged if it is smaller."""
+def _random_tiles(image: Tensor, tile: int, count: int, seed: int) -> Iterator[Tensor]:
+    """`count` squares of `tile` pixels from anywhere in an image, which is enlarged if it is smaller.
+
+    They are the same whenever the image is asked for, so that a teacher that remembers has seen those of every fold.
+    """
+    rng = np.random.default_rng(seed)
     height, width = (max(side, tile) for side in image.shape[1:])
     if (height, width) != tuple(image.shape[1:]):
         image = _resized(image, height, width, "lanczos")

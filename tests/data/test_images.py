@@ -133,6 +133,14 @@ def test_first_frame_of_an_animation(tmp_path):
     assert halves(read_image(tmp_path / "image.gif")) == (RED, GREEN)
 
 
+def test_first_picture_of_a_photograph_that_holds_several(tmp_path):
+    """Cameras put a preview, a depth map or a gain map behind it, in a file that ends in .jpg."""
+    first, second = two_colours("red", "lime"), two_colours("blue", "blue")
+    first.save(tmp_path / "image.jpg", "MPO", save_all=True, append_images=[second], quality=95)
+    left, right = halves(read_image(tmp_path / "image.jpg"))
+    assert (left, right) == (pytest.approx(RED, abs=40), pytest.approx(GREEN, abs=40))
+
+
 @pytest.mark.parametrize("suffix", [".png", ".heic"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path, orientation, suffix):

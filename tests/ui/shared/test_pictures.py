@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from kdad.data import patterns
+from kdad.data.images import SUFFIXES
 from ui.shared import pictures
-from ui.shared.pictures import DISPLAY_SIDE, Picture, card, display_size, samples, to_display
+from ui.shared.pictures import DISPLAY_SIDE, TYPES, Picture, card, display_size, samples, to_display
 
 
 def test_samples_hold_normals_every_defect_and_other_textures():
@@ -20,6 +21,10 @@ def test_samples_are_the_same_for_the_same_draw_and_differ_between_draws():
     first, again, other = samples("dots", 0), samples("dots", 0), samples("dots", 1)
     assert [picture.digest for picture in first] == [picture.digest for picture in again]
     assert not {picture.digest for picture in first[:3]} & {picture.digest for picture in other[:3]}
+
+
+def test_what_may_be_uploaded_can_be_read():
+    assert {f".{kind}" for kind in TYPES} <= SUFFIXES
 
 
 @pytest.mark.parametrize(
