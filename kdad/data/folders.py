@@ -108,8 +108,7 @@ class FolderTask:
     @property
     def train_size(self) -> int:
         """How many those are."""
-        kept = len(self._split[0])
-        return kept * _tiles_each(kept) if self.tile else kept
+        return len(self._split[0]) * self._each
 
     def fingerprint(self, part: str) -> str:
         """As of `Task`: of the files of normals, or of test images and their masks, by path and content."""
@@ -196,16 +195,33 @@ class FolderTask:
         shorter = [min(image_size(file)) for file in self.layout.normals]
         return TILE_SIDES * self.side if np.median(shorter) > TILED_ABOVE * self.side else 0
 
+    @cached_property
+    def _each(self) -> int:
+        """How many images to train on a normal gives."""
+        return _tiles_each(len(self._split[0])) if self.tile else 1
+
     def _training_images(self, indices: Tensor) -> Tensor:
-        images: Iterable[Tensor] = ImageFiles((self.layout.normals[i] for i in indices), self.white)
-        count = len(indices)
-        if self.tile:
-            each = _tiles_each(len(self._split[0]))
-            numbered = zip(indices.tolist(), images, strict=True)
-            images = (tile for index, image in numbered for tile in _random_tiles(image, self.tile, each, index))
-            count *= each
-        resized = (_resized(image, self.side, self.side, self.pixels.kernel) for image in images)
-        return roomy_stack(resized, (count, 3, self.side, self.side))
+        """Normals as they are trained on, or their tiles: uint8 (N, 3, side, side)."""
+        if not self.cross_fitted:
+            return self._stacked(self._made(indices), len(indices))
+        rows = (indices[:, None] * self._each + torch.arange(self._each)).flatten()
+        return self._stacked((self._of_all_normals[row] for row in rows), len(indices))
+
+    @cached_property
+    def _of_all_normals(self) -> Tensor:
+        """What folds share, so that they read no file again."""
+        every = torch.arange(len(self.layout.normals))
+        return self._stacked(self._made(every), len(every))
+
+    def _stacked(self, images: Iterable[Tensor], normals: int) -> Tensor:
+        return roomy_stack(images, (normals * self._each, 3, self.side, self.side))
+
+    def _made(self, indices: Tensor) -> Iterator[Tensor]:
+        """Normals at the teacher's side, or tiles of them, which go by the normal, not by the others beside it."""
+        images = ImageFiles((self.layout.normals[i] for i in indices), self.white)
+        for index, image in zip(indices.tolist(), images, strict=True):
+            for piece in _random_tiles(image, self.tile, self._each, index) if self.tile else [image]:
+                yield _resized(piece, self.side, self.side, self.pixels.kernel)
 
 
 def _held_out(normals: int) -> int:
@@ -225,10 +241,7 @@ def _resized(image: Tensor, height: int, width: int, kernel: str) -> Tensor:
 
 
 def _random_tiles(image: Tensor, tile: int, count: int, seed: int) -> Iterator[Tensor]:
-    """`count` squares of `tile` pixels from anywhere in an image, which is enlarged if it is smaller.
-
-    They are the same whenever the image is asked for, so that a teacher that remembers has seen those of every fold.
-    """
+    """`count` squares of `tile` pixels from anywhere in an image, which is enlarged if it is smaller."""
     rng = np.random.default_rng(seed)
     height, width = (max(side, tile) for side in image.shape[1:])
     if (height, width) != tuple(image.shape[1:]):
