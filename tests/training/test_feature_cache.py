@@ -87,6 +87,22 @@ def test_one_grey_level_changes_the_fingerprint(vgg_teacher):
     assert fingerprint(vgg_teacher.preprocessing(image)) != fingerprint(vgg_teacher.preprocessing(changed))
 
 
+@pytest.mark.parametrize("side", [1, 4, 7])
+def test_any_one_value_changes_the_fingerprint_if_only_in_sign(side):
+    pixels = torch.randn(1, 3, side, side)
+    before, keys = fingerprint(pixels), set()
+    for index in range(pixels.numel()):
+        changed = pixels.clone()
+        changed.view(-1)[index] *= -1
+        keys.add(int(fingerprint(changed)))
+    assert len(keys) == pixels.numel() and int(before) not in keys
+
+
+def test_alike_images_have_fingerprints_of_their_own(vgg_teacher):
+    images = 100 + torch.arange(2)[torch.randint(2, (5000, 3, 32, 32), generator=torch.Generator().manual_seed(0))]
+    assert len(fingerprint(vgg_teacher.preprocessing(images.byte())).unique()) == len(images.unique(dim=0))
+
+
 def test_too_little_memory_leaves_the_teacher_as_it_is(vgg_teacher, monkeypatch):
     images = [some_images(4)]
     assert isinstance(remember(vgg_teacher, images), RememberingTeacher)
