@@ -38,6 +38,11 @@ def environment():
     return kept | brief | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
 
 
+def tiny(_, normal_class: str, *sizes) -> TinyTask:
+    """Instead of `load_task`."""
+    return TinyTask(normal_class)
+
+
 @pytest.fixture(scope="session")
 def request_of_one(vit_folder):
     """A training without batch statistics or mirror images: how images are shared out makes no difference."""
@@ -53,7 +58,7 @@ def command(request_of_one, tmp_path):
 @pytest.fixture
 def train_here(request_of_one, tmp_path, monkeypatch, capsys):
     """The same in this process, up to where it would meet others; returns its exit status and what it said."""
-    monkeypatch.setattr("kdad.data.loading.load_task", lambda _, normal_class, *sizes: TinyTask(normal_class))
+    monkeypatch.setattr("kdad.data.loading.load_task", tiny)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     for name in MEETING[1:]:
         monkeypatch.delenv(name, raising=False)
@@ -93,7 +98,7 @@ def alone(request_of_one, tmp_path_factory):
     """Where one process has trained."""
     out = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdad.data.loading.load_task", lambda _, normal_class, *sizes: TinyTask(normal_class))
+        patch.setattr("kdad.data.loading.load_task", tiny)
         assert main([*request_of_one, "--out", str(out)]) == 0
     return out
 
