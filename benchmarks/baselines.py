@@ -25,8 +25,8 @@ from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.evaluation.results_file import RESULTS, load_results, merge_entry
 from kdad.networks.compact_vit import CompactViT
-from kdad.networks.registry import CARD_FILE, WEIGHTS_FOLDER
-from kdad.networks.teachers import Teacher, teacher_for
+from kdad.networks.teachers.loading import Teacher, load_teacher
+from kdad.networks.teachers.registry import CARD_FILE, WEIGHTS_FOLDER, default_image_size
 from kdad.networks.vgg import CompactVGG
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / RESULTS)
     args = parser.parse_args()
     try:
-        teacher = teacher_for(args.teacher, args.dataset)
+        teacher = load_teacher(args.teacher, image_size=default_image_size(args.teacher, args.dataset))
         entry = load_results(args.results).get(f"{args.dataset}/{teacher.name}")
         if entry is None or entry["teacher_sha256"] != teacher.sha256:
             raise UserError(f"{args.results} has no students of this teacher yet: run its sweep first")

@@ -40,7 +40,7 @@ detectors = [Detector.load(folder, teacher=first.teacher, device="cpu") for fold
 for batch in images.byte().split(100):
     features = first.teacher_features(batch)
     for detector in detectors:
-        detector.judge(features, batch)
+        detector.predict_with_features(batch, features)
 """
 
 
@@ -60,11 +60,11 @@ def measured(arguments: Sequence[str]) -> dict:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    _, said = process.communicate()
+    _, stderr = process.communicate()
     ended.set()
     watcher.join()
     if process.returncode:
-        raise UserError(f"{' '.join(arguments)}: {said.decode(errors='replace')[-500:]}")
+        raise UserError(f"{' '.join(arguments)}: {stderr.decode(errors='replace')[-500:]}")
     return {"seconds": round(time.perf_counter() - started, 1), "mib": round(most / 2**20)}
 
 

@@ -20,7 +20,8 @@ from kdad.devices import hardware
 from kdad.errors import UserError
 from kdad.evaluation.evaluate import evaluate
 from kdad.files import write_json
-from kdad.networks.teachers import Teacher, teacher_for
+from kdad.networks.teachers.loading import Teacher, load_teacher
+from kdad.networks.teachers.registry import default_image_size
 from kdad.training.distillation import train_student
 
 TEACHERS = ("vgg-cifar10", "lite0-imagenet")
@@ -58,9 +59,9 @@ def _save(pixels: np.ndarray, file: Path) -> None:
     Image.fromarray(pixels).save(file)
 
 
-def measure(dataset: str, teacher: Teacher, tile: int, out: Path) -> dict:
+def measure(dataset: str, teacher: Teacher, tile_size: int, out: Path) -> dict:
     """Train, evaluate, and time."""
-    task = load_task(dataset, "good", teacher.preprocessing, tile)
+    task = load_task(dataset, "good", teacher.preprocessing, tile_size)
     started = time.perf_counter()
     folder = train_student(task, teacher, out, device="cpu")
     trained = time.perf_counter()
@@ -70,7 +71,7 @@ def measure(dataset: str, teacher: Teacher, tile: int, out: Path) -> dict:
         "ms_an_image": 1000 * (time.perf_counter() - trained) / len(task.test.labels),
     }
     chosen = {name: figures[name] for name in ("auroc", "pixel_auroc", "pro", "pixel_ap")}
-    return {"teacher": teacher.name, "side": teacher.preprocessing.resize, "tile": task.tile, **chosen, **spent}
+    return {"teacher": teacher.name, "side": teacher.preprocessing.resize, "tile": task.tile_size, **chosen, **spent}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -85,9 +86,11 @@ def main(argv: list[str] | None = None) -> None:
         make_folder(root)
         dataset = f"{FOLDER}{root}"
         try:
-            for teacher in [teacher_for(name, dataset) for name in args.teacher or TEACHERS]:
-                for tile in (0, max(TILE, teacher.preprocessing.resize)):
-                    rows.append(measure(dataset, teacher, tile, Path(temporary) / f"tile-{tile}"))
+            for teacher in [
+                load_teacher(name, image_size=default_image_size(name, dataset)) for name in args.teacher or TEACHERS
+            ]:
+                for tile_size in (0, max(TILE, teacher.preprocessing.resize)):
+                    rows.append(measure(dataset, teacher, tile_size, Path(temporary) / f"tile-{tile_size}"))
                     print(rows[-1], flush=True)
         except UserError as error:
             parser.error(str(error))

@@ -19,8 +19,8 @@ from kdad.devices import hardware
 from kdad.evaluation import metrics
 from kdad.evaluation.evaluate import evaluate, pixel_figures
 from kdad.files import write_json
-from kdad.networks.registry import LITE0
-from kdad.networks.teachers import teacher_for
+from kdad.networks.teachers.loading import load_teacher
+from kdad.networks.teachers.registry import LITE0, default_image_size
 from kdad.storage import layout, student_folder
 from kdad.training.distillation import train_student
 
@@ -32,7 +32,10 @@ SLOW = ("smoothgrad",)
 
 def student_of(teacher_name: str, texture: str, out: Path) -> Detector:
     """The seed-0 student of a texture below `out`, trained and evaluated if need be."""
-    teacher, task = teacher_for(teacher_name, DATASET), load_task(DATASET, texture)
+    teacher, task = (
+        load_teacher(teacher_name, image_size=default_image_size(teacher_name, DATASET)),
+        load_task(DATASET, texture),
+    )
     folder = layout.student_folder(out, DATASET, teacher_name, texture, 0)
     if not student_folder.is_complete(folder):
         train_student(task, teacher, out)

@@ -18,8 +18,8 @@ from kdad.devices import accelerator, hardware
 from kdad.errors import UserError
 from kdad.evaluation.evaluate import evaluate
 from kdad.files import write_json
-from kdad.networks.registry import LITE0
-from kdad.networks.teachers import teacher_for
+from kdad.networks.teachers.loading import load_teacher
+from kdad.networks.teachers.registry import LITE0, default_image_size
 from kdad.training.distillation import train_student
 
 RESULTS = Path(__file__).resolve().parent / "results" / "photographs.json"
@@ -30,7 +30,7 @@ FIGURES = ("auroc", "pixel_auroc", "pro", "pixel_ap")
 def measure(dataset: str, teacher_name: str, out: Path, device: str) -> dict:
     """Figures in 0…1 and seconds of one student of `folder:PATH`, seed 0."""
     started = time.perf_counter()
-    teacher = teacher_for(teacher_name, dataset)
+    teacher = load_teacher(teacher_name, image_size=default_image_size(teacher_name, dataset))
     task = load_task(dataset, "good", teacher.preprocessing)
     folder = train_student(task, teacher, out, device=device)
     figures = evaluate(task, Detector.load(folder, teacher=teacher, device=device)).figures

@@ -14,7 +14,7 @@ from torch.nn.functional import cosine_similarity, mse_loss
 from torch.utils.data import DataLoader, Dataset
 
 from kdad.data.preprocessing import Preprocessing
-from kdad.networks.registry import IMAGENET_MEAN, IMAGENET_STD
+from kdad.networks.teachers.registry import IMAGENET_MEAN, IMAGENET_STD
 
 PIXELS = Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD)
 BATCH = {"cpu": 8, "cuda": 64}  # images of a training step

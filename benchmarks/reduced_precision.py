@@ -19,7 +19,8 @@ from kdad.devices import hardware
 from kdad.errors import UserError
 from kdad.evaluation.metrics import auroc
 from kdad.files import write_json
-from kdad.networks.teachers import Teacher, teacher_for
+from kdad.networks.teachers.loading import Teacher, load_teacher
+from kdad.networks.teachers.registry import default_image_size
 from kdad.training.distillation import train_student
 
 RESULTS = Path(__file__).resolve().parent / "results" / "reduced_precision.json"
@@ -50,7 +51,7 @@ def figure(task: Task, teacher: Teacher, seed: int, way: str) -> float:
 
 def measure(task: Task, name: str, seeds: int) -> dict:
     """Every way's AUROCs, and how far each is from float32 on the mean of the seeds."""
-    teacher = teacher_for(name, task.dataset)
+    teacher = load_teacher(name, image_size=default_image_size(name, task.dataset))
     aurocs = {way: [round(figure(task, teacher, seed, way), 3) for seed in range(seeds)] for way in WAYS}
     means = {way: statistics.mean(values) for way, values in aurocs.items()}
     return {

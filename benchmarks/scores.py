@@ -20,16 +20,16 @@ from torch.nn.functional import normalize
 from kdad.data.images import in_batches
 from kdad.data.loading import load_task
 from kdad.detection.detector import Detector
-from kdad.detection.discrepancy import distant_error, last_layer_score, layer_errors, mkd_score
+from kdad.detection.discrepancy import layer_errors
 from kdad.detection.mahalanobis import Gaussian
 from kdad.devices import hardware
 from kdad.errors import UserError
 from kdad.evaluation import metrics
-from kdad.evaluation.results_file import CHOSEN_ON
 from kdad.files import write_json
-from kdad.networks.registry import LITE0, shipped
-from kdad.networks.teachers import Teacher, teacher_for
-from kdad.networks.timm_backbones import TimmFeatures
+from kdad.networks.teachers.loading import Teacher, load_teacher
+from kdad.networks.teachers.registry import LITE0, default_image_size, shipped
+from kdad.networks.teachers.timm_backbones import TimmFeatures
+from kdad.scores import SELECTION_CLASSES, last_layer_error, logarithm, published_score
 from kdad.storage.layout import DEFAULT_OUT, student_folder
 
 RESULTS = Path(__file__).resolve().parent / "results" / "scores.json"
@@ -84,13 +84,16 @@ def measure(normal_class: str, detector: Detector) -> dict[str, float]:
     validation, teacher = task.validation, detector.teacher
     anomalous, table = validation.anomalous.numpy(), errors(detector, validation.images)
     found = {
-        "last layer": last_layer_score(table),
-        "published": mkd_score(table, detector.config.recipe.mse_weight),
+        "last layer": last_layer_error(table),
+        "published": published_score(table, detector.config.recipe.mse_weight),
     }
     train, held_out = summaries(teacher, task.train), summaries(teacher, validation.images)
     for name in candidates(teacher):
         distance = Gaussian.fit([train[name]]).distance(held_out[name]).numpy()
-        found |= {f"distance, {name}": distance, f"last layer × distance, {name}": distant_error(table, distance)}
+        found |= {
+            f"distance, {name}": distance,
+            f"last layer × distance, {name}": logarithm(last_layer_error(table)) + logarithm(distance),
+        }
     return {name: round(metrics.auroc(values, anomalous), 6) for name, values in found.items()}
 
 
@@ -104,8 +107,8 @@ def main(argv: list[str] | None = None) -> None:
     known = json.loads(args.results.read_text())["rows"] if args.results.is_file() else []
     rows: list[dict] = []
     try:
-        for teacher in (teacher_for(name, DATASET) for name in args.teachers):
-            for name in CHOSEN_ON:
+        for teacher in (load_teacher(name, image_size=default_image_size(name, DATASET)) for name in args.teachers):
+            for name in SELECTION_CLASSES:
                 folder = student_folder(args.students, DATASET, teacher.name, name, 0)
                 figures = measure(name, Detector.load(folder, teacher=teacher, device="cpu"))
                 rows.append({"teacher": teacher.name, "normal_class": name, "figures": figures})

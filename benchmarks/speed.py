@@ -40,9 +40,9 @@ from kdad.errors import UserError, one_of
 from kdad.evaluation.evaluate import evaluate
 from kdad.files import write_json
 from kdad.jobs import manager
-from kdad.networks.provenance import UNKNOWN
 from kdad.networks.students import OPTIMIZERS, build_student, preset
-from kdad.networks.teachers import Teacher
+from kdad.networks.teachers.loading import Teacher
+from kdad.networks.teachers.provenance import UNKNOWN
 from kdad.networks.vgg import imagenet_vgg16, paper_student
 from kdad.networks.vit import ViTFeatures
 from kdad.training.distillation import Distillation, train_student
@@ -221,7 +221,7 @@ def ten_students(name: str) -> Callable[[str], Prepared]:
             for batch in images.split(100):
                 features = first.teacher_features(batch)
                 for detector in detectors:
-                    detector.judge(features, batch)
+                    detector.predict_with_features(batch, features)
 
         yield timed(separately), timed(together)
 

@@ -21,16 +21,17 @@ from kdad.data.datasets import FOLDER, dataset_slug
 from kdad.data.loading import load_task
 from kdad.data.preprocessing import resample
 from kdad.data.pseudo_anomalies import blend_in
-from kdad.detection.discrepancy import all_errors, distant_peak, distillation_loss, layer_errors
+from kdad.detection.discrepancy import all_errors, distillation_loss, layer_errors
 from kdad.detection.mahalanobis import Gaussian
 from kdad.devices import hardware
 from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.files import write_json
 from kdad.networks.conv_student import ConvStudent
-from kdad.networks.registry import LITE0
-from kdad.networks.teachers import Teacher, teacher_for
+from kdad.networks.teachers.loading import Teacher, load_teacher
+from kdad.networks.teachers.registry import LITE0, default_image_size
 from kdad.networks.vgg import tokens
+from kdad.scores import logarithm
 
 RESULTS = Path(__file__).resolve().parent / "results" / "student_designs.json"
 STEPS, BATCH, RATE = 200, 16, 3e-3
@@ -160,18 +161,18 @@ def whole_distances(target: list[Tensor], train_target: list[Tensor], teacher: T
     return Gaussian.fit([summary(train_target)]).distance(summary(target)).numpy()
 
 
-def figures(normal: list[Tensor], odd: list[Tensor], masks: np.ndarray, whole: np.ndarray) -> dict[str, float]:
+def figures(normal: list[Tensor], pseudo: list[Tensor], masks: np.ndarray, whole: np.ndarray) -> dict[str, float]:
     """Image AUROC by each way to one number of a map, and pixel AUROC, of every reading.
 
     Args:
-        normal, odd: the patch errors (N, h, w) of every layer, of held-out normals and of pseudo-anomalies.
+        normal, pseudo: the patch errors (N, h, w) of every layer, of held-out normals and of pseudo-anomalies.
         masks: where the latter are anomalous, bool (N, H, W).
         whole: the distances (N,) of all of these images.
     """
     units = [(layer.mean(), layer.std()) for layer in normal]
     found = {}
     for name, weights in READINGS.items():
-        combined = [_combined(maps, units, weights, masks.shape[1:]) for maps in (normal, odd)]
+        combined = [_combined(maps, units, weights, masks.shape[1:]) for maps in (normal, pseudo)]
         anomalous = np.repeat([False, True], [len(maps) for maps in combined])
         flat = torch.cat(combined).flatten(1)
         highest = flat.topk(round(TOP * flat.shape[1]), 1).values
@@ -180,7 +181,7 @@ def figures(normal: list[Tensor], odd: list[Tensor], masks: np.ndarray, whole: n
         found |= {
             f"{name}, peak": metrics.auroc(peaks, anomalous),
             f"{name}, highest hundredth": metrics.auroc(highest.mean(1).numpy(), anomalous),
-            f"{name}, peak + distance": metrics.auroc(distant_peak(peaks, whole, weight), anomalous),
+            f"{name}, peak + distance": metrics.auroc(peaks + weight * logarithm(whole), anomalous),
             f"{name}, pixels": metrics.pixel_auroc(combined[1].numpy(), masks),
         }
     found["distance alone"] = metrics.auroc(whole, anomalous)
@@ -197,23 +198,23 @@ def _combined(maps: list[Tensor], units: list, weights: tuple[int, ...], size: t
 def run(folder: Path, source: str) -> dict:
     """Every design's figures on one folder's held-out normals."""
     dataset = f"{FOLDER}{folder}"
-    teacher = teacher_for(LITE0, dataset)
+    teacher = load_teacher(LITE0, image_size=default_image_size(LITE0, dataset))
     task = load_task(dataset, "good", teacher.preprocessing)
     held_out = task.validation.images
     drawn = [blend_in(held_out.permute(0, 2, 3, 1).contiguous().numpy(), seed) for seed in range(DRAWS)]
-    odd, masks = (np.concatenate(part) for part in zip(*drawn, strict=True))
-    odd = torch.from_numpy(odd).permute(0, 3, 1, 2)
+    anomalous, masks = (np.concatenate(part) for part in zip(*drawn, strict=True))
+    anomalous = torch.from_numpy(anomalous).permute(0, 3, 1, 2)
     shown = torch.cat([task.train, task.train.flip(-1)])
-    known, known_good, known_odd = (features(teacher, images) for images in (shown, held_out, odd))
-    whole = np.concatenate([whole_distances(layers, known, teacher) for layers in (known_good, known_odd)])
+    known, known_good, known_anomalous = (features(teacher, images) for images in (shown, held_out, anomalous))
+    whole = np.concatenate([whole_distances(layers, known, teacher) for layers in (known_good, known_anomalous)])
     rows = []
     for name, make in designs(teacher).items():
         torch.manual_seed(0)
         student = train(make(), teacher, shown, known)
-        maps = [errors(student, teacher, *pair) for pair in ((held_out, known_good), (odd, known_odd))]
+        maps = [errors(student, teacher, *pair) for pair in ((held_out, known_good), (anomalous, known_anomalous))]
         rows.append({"design": name, **figures(*maps, masks, whole)})
         print(rows[-1], flush=True)
-    maps = [distances(layers, known, teacher) for layers in (known_good, known_odd)]
+    maps = [distances(layers, known, teacher) for layers in (known_good, known_anomalous)]
     rows.append({"design": "no student: Mahalanobis distance", **figures(*maps, masks, whole)})
     print(rows[-1], flush=True)
     return {

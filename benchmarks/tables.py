@@ -9,8 +9,8 @@ from kdad.errors import UserError
 from kdad.evaluation import results_file
 from kdad.evaluation.results_file import AUROCS, DATASET, FAMILIES, LABELS_SEEN, SQUARE, Line, load_results
 from kdad.files import write_text
-from kdad.networks.registry import CARD_FILE, LITE0, WEIGHTS_FOLDER, shipped
-from kdad.networks.teacher_cards import origin
+from kdad.networks.teachers.cards import origin
+from kdad.networks.teachers.registry import CARD_FILE, LITE0, WEIGHTS_FOLDER, shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEN = {True: "seen", False: "not seen", None: "unknown"}

@@ -6,7 +6,6 @@ One defect of `patterns-defects`, judged by every shipped student of its texture
 from pathlib import Path
 
 from kdad.data import patterns
-from kdad.detection import conformal
 from kdad.detection.detector import Detector
 from kdad.detection.rendering import overlay, save_png
 from kdad.files import write_json
@@ -30,17 +29,16 @@ def _judged(folder: Path, pixels) -> dict:
     """Save the heatmap under one student and return what goes with it."""
     detector = Detector.load(folder, device="cpu")
     prediction = detector.predict(pixels)
-    heatmap = detector.heatmap(prediction, SIDE, SIDE)[0]
+    heatmap = prediction.heatmap_at(SIDE, SIDE)[0]
     teacher = folder.parent.name
     save_png(ASSETS / f"example-{teacher}.png", overlay(to_display(pixels, SIDE), heatmap, *detector.colour_range))
-    normals = detector.calibration_scores
     return {
         "student": folder.relative_to(root()).as_posix(),
         "teacher": teacher,
         "heatmap": f"example-{teacher}.png",
         "score": float(prediction.score[0]),
-        "share_below": float(conformal.share_below(prediction.score, normals)[0]),
-        "normals": len(normals),
+        "share_below": float(detector.share_below(prediction)[0]),
+        "normals": len(detector.calibration),
     }
 
 

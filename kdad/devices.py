@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from kdad.errors import UserError, WorkFailed
 
+Result = TypeVar("Result")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of <malloc.h>
 KEPT_BYTES = 2**30
 SHARE_OF_FREE_MEMORY = 0.5  # how much of it what is kept for speed may take
@@ -35,9 +37,6 @@ def keep_freed_memory() -> bool:
     settings = ((M_MMAP_THRESHOLD, KEPT_BYTES), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_ARENA_MAX, 1))
     done = [mallopt(name, value) for name, value in settings]
     return all(done)
-
-
-keep_freed_memory()
 
 
 def give_memory_back() -> None:
@@ -127,18 +126,18 @@ def kept_on(device: torch.device, tensor: Tensor) -> Tensor:
     return tensor.to(device) if fits else tensor
 
 
-def in_halves(work: Callable[[Tensor], tuple[Tensor, ...]], batch: Tensor) -> tuple[Tensor, ...]:
-    """What `work` returns for a batch (B, …), put together from its halves where memory runs out.
+def in_halves(work: Callable[[Tensor], Result], batch: Tensor) -> list[Result]:
+    """What `work` returns for a batch (B, …); for each of its halves, and so on, where memory runs out.
 
     Raises:
         WorkFailed: memory does not even suffice for one image.
     """
     try:
-        return work(batch)
+        return [work(batch)]
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             raise WorkFailed("the device ran out of memory on a single image; use --device cpu") from None
-    return joined([in_halves(work, half) for half in batch.chunk(2)])
+    return [result for half in batch.chunk(2) for result in in_halves(work, half)]
 
 
 def joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

@@ -17,9 +17,9 @@ import torch
 from helpers.miniatures import ROOT, TinyTask, reseal, save_timm_weights, save_vgg_teacher
 
 from kdad.data.datasets import CIFAR10_CLASSES
-from kdad.detection.discrepancy import DISTANT_ERROR
 from kdad.errors import UserError
-from kdad.networks.teachers import load_teacher
+from kdad.networks.teachers.loading import load_teacher
+from kdad.scores import DISTANT_ERROR, score_named
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +41,7 @@ def timm_file(tmp_path_factory):
 @pytest.fixture(scope="session")
 def timm_teacher(timm_file):
     """A tiny CNN whose layers differ in width and stride."""
-    return load_teacher(f"timm:test_resnet@{timm_file}", side=96)
+    return load_teacher(f"timm:test_resnet@{timm_file}", image_size=96)
 
 
 @pytest.fixture(scope="session")
@@ -124,7 +124,7 @@ def save_made_up_scores(folder, normal_class: str, seed: int) -> None:
     classes = class_names("patterns")
     labels, rng = np.arange(len(classes)).repeat(200), np.random.default_rng(seed)
     anomalous = labels != classes.index(normal_class)
-    normals = load_calibration(folder, load_config(folder)).scores(DISTANT_ERROR, 0.01)
+    normals = score_named(DISTANT_ERROR)(load_calibration(folder, load_config(folder)).measurement(0.01))
     score = normals.mean() + normals.std() * rng.normal(0.5 * labels * anomalous)
     table = {"index": np.arange(len(labels)), "label": labels, "anomalous": anomalous, "score": score}
     pandas.DataFrame(table | {"score_mkd": score + normals.std() * rng.normal(size=len(labels))}).to_parquet(

@@ -93,8 +93,8 @@ def _command(
             process.wait(wait)
         except subprocess.TimeoutExpired:
             process.send_signal(sent)
-            _, said = process.communicate()
-            assert sent == signal.SIGKILL or _ended_well(process, said), said.decode(errors="replace")[-300:]
+            _, stderr = process.communicate()
+            assert sent == signal.SIGKILL or _ended_well(process, stderr), stderr.decode(errors="replace")[-300:]
             check_whole(out)
             _finish(arguments, out)
         assert not _left(out), "a process is left"
@@ -126,13 +126,13 @@ def _at_random_moments(
     return tally
 
 
-def _ended_well(process: subprocess.Popen, said: bytes) -> bool:
+def _ended_well(process: subprocess.Popen, stderr: bytes) -> bool:
     """Whether a process that was to stop said so in one line, unless it was at its end already."""
-    last = said.decode(errors="replace").strip().splitlines()[-1:]
+    last = stderr.decode(errors="replace").strip().splitlines()[-1:]
     stopped = process.returncode == INTERRUPTED and last == [
         "kdad: interrupted; the same command continues where it stopped"
     ]
-    return b"Traceback" not in said and (stopped or process.returncode == 0)
+    return b"Traceback" not in stderr and (stopped or process.returncode == 0)
 
 
 def _unbroken(work: Path, arguments: Sequence[str]) -> tuple[dict[str, str], float]:
@@ -152,9 +152,9 @@ def _started(arguments: Sequence[str], out: Path) -> subprocess.Popen:
 def _finish(arguments: Sequence[str], out: Path) -> None:
     """Run a command to its end. A finished student is refused by `train`, which is as good."""
     process = _started(arguments, out)
-    _, said = process.communicate()
-    if process.returncode and b"complete student" not in said:
-        raise AssertionError(f"status {process.returncode}: {said.decode(errors='replace')[-300:]}")
+    _, stderr = process.communicate()
+    if process.returncode and b"complete student" not in stderr:
+        raise AssertionError(f"status {process.returncode}: {stderr.decode(errors='replace')[-300:]}")
 
 
 def check_whole(out: Path) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks.attacks.tally import Tally
 from kdad.data.archives import unpack_images
-from kdad.data.decoding import MOST_PIXELS, read_image
+from kdad.data.decoding import MAX_PIXELS, read_image
 from kdad.data.images import images_below
 from kdad.data.sources import ParquetSource
 from kdad.detection.detector import Detector
@@ -130,7 +130,7 @@ def _judged(detector: Detector, file: Path) -> bool:
     """Whether a file is an image with scores."""
     image = read_image(file)
     height, width = image.shape[1:]
-    assert image.dtype == torch.uint8 and image.shape[0] == 3 and 0 < height * width <= MOST_PIXELS
+    assert image.dtype == torch.uint8 and image.shape[0] == 3 and 0 < height * width <= MAX_PIXELS
     prediction = detector.predict(image[None, :, :256, :256])
     return all(np.isfinite(values).all() for values in (prediction.score, prediction.p_value, prediction.heatmap))
 
@@ -201,8 +201,8 @@ def _odd_parquet(rng: np.random.Generator, content: bytes, column: str, attempt:
         case 0:
             return _parquet_of([mutated(rng, encoded(rng, "PNG")), None], column)
         case 1:
-            odd = ([0, int(rng.integers(10, 2**31))], [-1, 0], [0.5, 1.0], [None, 1], ["cat", "dog"], [[0], [1]])
-            return _parquet_of([encoded(rng, "PNG")] * 2, column, labels=odd[rng.integers(len(odd))])
+            labels = ([0, int(rng.integers(10, 2**31))], [-1, 0], [0.5, 1.0], [None, 1], ["cat", "dog"], [[0], [1]])
+            return _parquet_of([encoded(rng, "PNG")] * 2, column, labels=labels[rng.integers(len(labels))])
         case 2:
             return _parquet_of([encoded(rng, "PNG"), png_of(7, 5)], column)
         case _:

@@ -83,7 +83,7 @@ def with_another_number(rng: np.random.Generator, content: bytes) -> bytes:
     """A number that scores depend on is another, and nothing else."""
     values = json.loads(content)
     values["recipe"]["mse_weight"] += float(rng.uniform(0.1, 2))
-    values["tile"] += int(rng.integers(1, 99))
+    values["tile_size"] += int(rng.integers(1, 99))
     return json.dumps(values).encode()
 
 

@@ -58,9 +58,9 @@ def _add_teacher(parser: Parser) -> None:
 
 
 def _load(args: argparse.Namespace, folder: str | Path) -> "Detector":
-    from kdad.detection.detector import load_with
+    from kdad.detection.detector import Detector
 
-    return load_with(folder, args.teacher, args.device)
+    return Detector.load(folder, teacher=args.teacher, device=args.device)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -74,8 +74,8 @@ def evaluate(args: argparse.Namespace) -> None:
     detector = _load(args, folder)
     config = detector.config
     dataset = args.dataset or _own_dataset(folder, config.dataset)
-    tile = config.tile if is_folder(dataset) else None
-    task = load_task(dataset, config.normal_class, config.preprocessing, tile)
+    tile_size = config.tile_size if is_folder(dataset) else None
+    task = load_task(dataset, config.normal_class, config.preprocessing, tile_size)
     evaluation = evaluate_student(task, detector)
     if evaluation.own and Path(args.folder).is_dir():
         evaluation.save(folder)
@@ -153,13 +153,13 @@ def _score_into_parts(args: argparse.Namespace) -> None:
     """Judge what has no row yet, here or on a cluster, with one progress bar."""
     from tqdm import tqdm
 
-    from kdad.detection.bulk import Order, alone_in, find, judge_here, remaining
+    from kdad.detection.bulk import ScoringJob, alone_in, find, judge_here, remaining
 
     if args.heatmaps:
         raise UserError("--parquet is for scores alone; leave --heatmaps out")
     detector = _load(args, args.folder)
     config = detector.config
-    order = Order(
+    job = ScoringJob(
         student=_from_anywhere(args.folder),
         teacher=args.teacher,
         out=Path(args.parquet),
@@ -168,16 +168,16 @@ def _score_into_parts(args: argparse.Namespace) -> None:
         fpr=args.fpr,
         device=args.device,
     )
-    with alone_in(order.out):
+    with alone_in(job.out):
         images = find(args.images)
-        parts = remaining(images, order)
+        parts = remaining(images, job)
         left = sum(len(part.images) for part in parts)
         if args.engine == RAY:
             from kdad.cluster.scoring import judge_with_ray
 
-            outcomes = judge_with_ray(order, parts)
+            outcomes = judge_with_ray(job, parts)
         else:
-            outcomes = judge_here(order, parts, detector)
+            outcomes = judge_here(job, parts, detector)
         unreadable = 0
         with tqdm(total=len(images), initial=len(images) - left, unit="image", dynamic_ncols=True) as bar:
             for outcome in outcomes:
@@ -185,7 +185,7 @@ def _score_into_parts(args: argparse.Namespace) -> None:
                     tqdm.write(f"unreadable: {reason}", file=sys.stderr)
                 unreadable += len(outcome.unreadable)
                 bar.update(outcome.judged + len(outcome.unreadable))
-    print(f"{left - unreadable} judged now, {unreadable} unreadable, {len(images) - left} known before: {order.out}")
+    print(f"{left - unreadable} judged now, {unreadable} unreadable, {len(images) - left} known before: {job.out}")
 
 
 def _from_anywhere(student: str) -> str:

@@ -1,12 +1,12 @@
 """What the commands' parsers share: one-line errors, types of values, and groups of options."""
 
 import argparse
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from kdad.data.datasets import DATASETS
 from kdad.errors import UserError
-from kdad.networks.recipes import LARGEST_SEED
-from kdad.networks.registry import LITE0, available, default_teacher
+from kdad.networks.teachers.registry import LITE0, available, default_image_size, default_teacher
 from kdad.storage.layout import DEFAULT_OUT
 
 HERE, RAY = "here", "ray"  # engines
@@ -20,36 +20,19 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see `{self.prog} --help`)")
 
 
-def positive(text: str) -> int:
-    """An integer of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
-    return value
+def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
+    """A type of arguments: whole numbers from `low` to `high`, or of at least `low`."""
+    wanted = f"of at least {low}" if high is None else f"from {low} to {high}"
+
+    def parsed(text: str) -> int:
+        if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
+            raise argparse.ArgumentTypeError(f"must be a whole number {wanted}, not {text!r}")
+        return int(text)
+
+    return parsed
 
 
-def natural(text: str) -> int:
-    """An integer of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not {text!r}")
-    return int(text)
-
-
-def seed(text: str) -> int:
-    """An integer from 0 to `LARGEST_SEED`."""
-    if not text.isdecimal() or int(text) > LARGEST_SEED:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {LARGEST_SEED}, not {text!r}")
-    return int(text)
-
-
-def port(text: str) -> int:
-    """A port of this machine that one may listen at."""
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65_535:
-        raise argparse.ArgumentTypeError(f"must be 1 to 65535, not {text!r}")
-    return int(text)
+positive = whole_number(1)
 
 
 def add_task(parser: Parser) -> None:
@@ -60,16 +43,16 @@ def add_task(parser: Parser) -> None:
         "--teacher", help=f"a teacher's name, Hub id or folder, or timm:NAME[@FILE] (default of a folder: {LITE0})"
     )
     parser.add_argument(
-        "--side", type=positive, metavar="PIXELS",
-        help=f"the side at which {LITE0} or a timm teacher reads images (default: by data set)",
+        "--image-size", type=positive, metavar="PIXELS",
+        help=f"the side of the images that {LITE0} or a timm teacher reads (default: by data set)",
     )  # fmt: skip
     parser.add_argument(
         "--layers", nargs="+", default=[], metavar="NAME", help="the critical layers of such a teacher, fine to coarse"
     )
     parser.add_argument("--normal-class", help="which class is normal; a folder needs none")
     parser.add_argument(
-        "--tile", type=natural, metavar="PIXELS",
-        help="of a folder's images: the side of the tiles to look at one by one, 0 for whole images (default: by size)",
+        "--tile-size", type=whole_number(0), metavar="PIXELS",
+        help="the side of the tiles that a folder's images are cut into, 0 for whole images (default: by size)",
     )  # fmt: skip
     add_out(parser)
 
@@ -86,6 +69,11 @@ def teacher_name(args: argparse.Namespace) -> str:
     if name is None:
         raise UserError(f"--teacher is needed; there are: {', '.join(available())}")
     return name
+
+
+def image_size(args: argparse.Namespace) -> int | None:
+    """The image size that was asked for, or the one at which the teacher reads the data set; None for its own."""
+    return args.image_size or default_image_size(teacher_name(args), args.dataset)
 
 
 def add_out(parser: Parser) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kdad
-from kdad.cli.options import add_device, port, positive
+from kdad.cli.options import add_device, positive, whole_number
 from kdad.errors import UserError
 
 if TYPE_CHECKING:
     from kdad.cli import Command
     from kdad.detection.detector import Detector
-    from kdad.networks.teachers import Teacher
+    from kdad.networks.teachers.loading import Teacher
 
 PACKAGE = Path(kdad.__file__).parent
 PATHS = ("KDAD_DATA", "KDAD_FOLDERS", "KDAD_RESULTS", "KDAD_STUDENTS")
@@ -24,13 +24,13 @@ PATHS = ("KDAD_DATA", "KDAD_FOLDERS", "KDAD_RESULTS", "KDAD_STUDENTS")
 def add_commands(command: "Command") -> None:
     """Declare the commands of this file."""
     sub = command("app", app, "open the app in a browser")
-    sub.add_argument("--port", type=port, default=8501, help="default %(default)s")
+    sub.add_argument("--port", type=whole_number(1, 65_535), default=8501, help="default %(default)s")
     sub.add_argument("--address", default="127.0.0.1", help="who may reach it; see SECURITY.md (default %(default)s)")
     sub.add_argument("--headless", action="store_true", help="open no browser")
 
     sub = command("serve", serve, "judge images for other programs, over HTTP")
     sub.add_argument("students", nargs="+", metavar="STUDENT", help="a folder, or a Hub id")
-    sub.add_argument("--port", type=port, default=8000, help="default %(default)s")
+    sub.add_argument("--port", type=whole_number(1, 65_535), default=8000, help="default %(default)s")
     sub.add_argument("--address", default="127.0.0.1", help="who may reach it; see SECURITY.md (default %(default)s)")
     sub.add_argument("--max-bytes", type=positive, default=20_000_000, help="of one image file (default %(default)s)")
     sub.add_argument("--max-pixels", type=positive, default=25_000_000, help="of one image (default %(default)s)")

@@ -45,7 +45,7 @@ def import_cloner(args: argparse.Namespace) -> None:
 
 def list_students(args: argparse.Namespace) -> None:
     """Print what is here."""
-    from kdad.networks.registry import available
+    from kdad.networks.teachers.registry import available
     from kdad.storage import hub, student_folder
 
     print(f"teachers: {', '.join(available())}")

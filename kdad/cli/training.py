@@ -13,12 +13,14 @@ from kdad.cli.options import (
     add_engine,
     add_recipe,
     add_task,
+    image_size,
     positive,
     recipe_overrides,
-    seed,
     teacher_name,
+    whole_number,
 )
 from kdad.errors import UserError
+from kdad.networks.recipes import MAX_SEED
 
 if TYPE_CHECKING:
     from kdad.cli import Command
@@ -30,7 +32,7 @@ def add_commands(command: "Command") -> None:
     sub = command("train", train, "train, calibrate and evaluate a student")
     add_task(sub)
     add_recipe(sub)
-    sub.add_argument("--seed", type=seed, default=0)
+    sub.add_argument("--seed", type=whole_number(0, MAX_SEED), default=0)
     sub.add_argument("--overwrite", action="store_true", help="replace the student that is there")
     sub.add_argument("--logger", choices=["tensorboard", "wandb"], help="also log there (history.csv is always kept)")
     sub.add_argument("--devices", type=positive, help="how many GPUs, or processes, of each machine train together")
@@ -61,9 +63,9 @@ def add_commands(command: "Command") -> None:
     sub.add_argument("--out", required=True)
     sub.add_argument("--epochs", type=positive)
     sub.add_argument("--batch-size", type=positive)
-    sides = "sides of the training images in pixels, each for an equal share of the epochs; small ones are cheap"
-    sub.add_argument("--sides", type=positive, nargs="+", metavar="PIXELS", help=sides)
-    sub.add_argument("--seed", type=seed, default=0)
+    sizes = "sides of the training images, each for an equal share of the epochs; small ones are cheap"
+    sub.add_argument("--image-sizes", type=positive, nargs="+", metavar="PIXELS", help=sizes)
+    sub.add_argument("--seed", type=whole_number(0, MAX_SEED), default=0)
     sub.add_argument("--overwrite", action="store_true")
     add_device(sub)
 
@@ -87,19 +89,19 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
     from kdad.detection.detector import Detector
     from kdad.evaluation.evaluate import evaluate
     from kdad.networks.students import recipe_for
-    from kdad.networks.teachers import teacher_for
+    from kdad.networks.teachers.loading import load_teacher
     from kdad.training.distillation import train_student
-    from kdad.training.distributed import Spread, rank
+    from kdad.training.distributed import DistributedConfig, rank
     from kdad.training.loop import Progress
 
-    spread = Spread.asked(args.devices, args.num_nodes, args.timeout)
-    teacher = teacher_for(teacher_name(args), args.dataset, args.side, args.layers)
-    task = load_task(args.dataset, _normal_class(args), teacher.preprocessing, args.tile)
+    processes = DistributedConfig.detect(args.devices, args.num_nodes, args.timeout)
+    teacher = load_teacher(teacher_name(args), image_size=image_size(args), layers=args.layers)
+    task = load_task(args.dataset, _normal_class(args), teacher.preprocessing, args.tile_size)
     recipe = recipe_for(teacher, task.train_size, **recipe_overrides(args))
     if is_folder(args.dataset) and task.test is None:
         print("no test images of both kinds in test/good and test/<kind>: to be calibrated, and not evaluated")
     folder = train_student(
-        task, teacher, Path(args.out), recipe=recipe, seed=args.seed, device=args.device, spread=spread,
+        task, teacher, Path(args.out), recipe=recipe, seed=args.seed, device=args.device, processes=processes,
         overwrite=args.overwrite, logger=args.logger, callbacks=[Progress(report)] if report else [],
     )  # fmt: skip
     if rank():
@@ -132,8 +134,8 @@ def sweep(args: argparse.Namespace) -> None:
             raise UserError("--results keeps whole data sets: use it with --normal-class all")
         load_results(Path(args.results))  # a damaged file is refused before the work, not after it
     plan = Plan(
-        teacher_name(args), args.dataset, Path(args.out), args.device, recipe_overrides(args), tile=args.tile,
-        side=args.side, layers=tuple(args.layers),
+        teacher_name(args), args.dataset, Path(args.out), args.device, recipe_overrides(args), tile_size=args.tile_size,
+        image_size=image_size(args), layers=tuple(args.layers),
     )  # fmt: skip
     results = run_sweep(plan, args.normal_class, seeds=args.seeds, complete=_completing(args.engine))
     if args.results:
@@ -158,8 +160,8 @@ def pretrain(args: argparse.Namespace) -> None:
 
     card = train_teacher(
         args.backbone, args.dataset, Path(args.out), start_from=args.start_from, distil_from=args.distil_from,
-        epochs=args.epochs, batch_size=args.batch_size, sides=args.sides, seed=args.seed, device=args.device,
-        overwrite=args.overwrite,
+        epochs=args.epochs, batch_size=args.batch_size, image_sizes=args.image_sizes, seed=args.seed,
+        device=args.device, overwrite=args.overwrite,
     )  # fmt: skip
     accuracies = ", ".join(f"{split} accuracy {value:.4f}" for split, value in card["accuracy"].items())
     print(f"{args.backbone} on {args.dataset}: {accuracies}\nteacher folder: {args.out}")

@@ -5,23 +5,23 @@ from dataclasses import replace
 from typing import Any
 
 from kdad.cluster.joining import check_shared, joined, workers
-from kdad.detection.bulk import Order, Outcome, Part, judge_part
-from kdad.detection.detector import load_with
+from kdad.detection.bulk import Outcome, Part, ScoringJob, judge_part
+from kdad.detection.detector import Detector
 
 
 class Worker:
     """A loaded student that judges part after part; Ray makes one on each processor or GPU."""
 
-    def __init__(self, order: Order):
-        self.order = order
-        self.detector = load_with(order.student, order.teacher, order.device)
+    def __init__(self, job: ScoringJob):
+        self.job = job
+        self.detector = Detector.load(job.student, teacher=job.teacher, device=job.device)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        outcome = judge_part(self.detector, self.order, Part(tuple(row["images"])))
+        outcome = judge_part(self.detector, self.job, Part(tuple(row["images"])))
         return {"judged": outcome.judged, "unreadable": list(outcome.unreadable)}
 
 
-def judge_with_ray(order: Order, parts: Sequence[Part]) -> Iterator[Outcome]:
+def judge_with_ray(job: ScoringJob, parts: Sequence[Part]) -> Iterator[Outcome]:
     """Judge the parts on all workers of a cluster; what a lost worker was at is done again by another.
 
     Raises:
@@ -30,15 +30,15 @@ def judge_with_ray(order: Order, parts: Sequence[Part]) -> Iterator[Outcome]:
     if not parts:
         return
     with joined() as ray:
-        check_shared(ray, order.out)
+        check_shared(ray, job.out)
         import ray.data
 
         count, each = workers(ray)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        order = replace(order, out=order.out.resolve())
+        job = replace(job, out=job.out.resolve())
         work = ray.data.from_items([{"images": list(part.images)} for part in parts], override_num_blocks=len(parts))
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=min(count, len(parts)))
-        done = work.map(Worker, fn_constructor_args=(order,), compute=pool, **each)
+        done = work.map(Worker, fn_constructor_args=(job,), compute=pool, **each)
         for row in done.iter_rows():
             yield Outcome(int(row["judged"]), tuple(row["unreadable"]))

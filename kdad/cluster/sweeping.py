@@ -6,13 +6,13 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from kdad.cluster.joining import check_shared, joined, workers
-from kdad.networks.teachers import Teacher
-from kdad.training.sweep import Completion, Missing, Plan
+from kdad.networks.teachers.loading import Teacher
+from kdad.training.sweep import Completion, PendingRun, Plan
 
 RETRIES = 3  # of work whose worker was lost; a student goes on from its last finished epoch
 
 
-def complete_with_ray(plan: Plan, _: Teacher, missing: Sequence[Missing]) -> None:
+def complete_with_ray(plan: Plan, _: Teacher, pending: Sequence[PendingRun]) -> None:
     """Train and evaluate the students on all workers of a cluster, with one progress bar.
 
     Raises:
@@ -25,8 +25,8 @@ def complete_with_ray(plan: Plan, _: Teacher, missing: Sequence[Missing]) -> Non
         count, each = workers(ray)
         plan = replace(plan, out=plan.out.resolve())
         worker = ray.remote(**each, max_restarts=-1, max_task_retries=RETRIES)(Worker)
-        pool = ActorPool([worker.remote(plan) for _ in range(min(count, len(missing)))])
-        wanted = [replace(each, folder=each.folder.resolve()) for each in missing]
+        pool = ActorPool([worker.remote(plan) for _ in range(min(count, len(pending)))])
+        wanted = [replace(each, folder=each.folder.resolve()) for each in pending]
         done = pool.map_unordered(lambda actor, each: actor.complete.remote(each), wanted)
         for _ in tqdm(done, total=len(wanted), unit="student", dynamic_ncols=True):
             pass
@@ -38,6 +38,6 @@ class Worker:
     def __init__(self, plan: Plan):
         self._completion = Completion(plan, plan.load_teacher())
 
-    def complete(self, missing: Missing) -> None:
+    def complete(self, pending: PendingRun) -> None:
         """Train and evaluate one student."""
-        self._completion.complete(missing)
+        self._completion.complete(pending)

@@ -8,8 +8,8 @@ from typing import BinaryIO
 from kdad.data.images import SUFFIXES, is_hidden
 from kdad.errors import UserError, one_line
 
-MOST_FILES = 20_000
-MOST_BYTES = 2 * 2**30
+MAX_FILES = 20_000
+MAX_BYTES = 2 * 2**30
 BLOCK = 1 << 20
 
 
@@ -19,8 +19,8 @@ def unpack_images(archive: BinaryIO | Path, folder: Path) -> int:
     Names keep their folders, less one that holds everything. Whatever is no image, or hidden, is left out.
 
     Raises:
-        UserError: it is no zip file, is damaged or encrypted, holds no image, more than `MOST_FILES` or
-            more than `MOST_BYTES` of them, or a name that leads out of the folder or that the disk does not take; or
+        UserError: it is no zip file, is damaged or encrypted, holds no image, more than `MAX_FILES` or
+            more than `MAX_BYTES` of them, or a name that leads out of the folder or that the disk does not take; or
             the folder exists, or the disk is full.
     """
     if folder.exists():
@@ -57,8 +57,8 @@ def _images(opened: zipfile.ZipFile) -> dict[str, PurePosixPath]:
     }
     if not shown:
         raise UserError(f"the zip file holds no image; the known endings are {', '.join(sorted(SUFFIXES))}")
-    if len(shown) > MOST_FILES:
-        raise UserError(f"the zip file holds {len(shown)} images; {MOST_FILES} are the most")
+    if len(shown) > MAX_FILES:
+        raise UserError(f"the zip file holds {len(shown)} images; {MAX_FILES} are the most")
     tops = {place.parts[0] for place in shown.values()}
     if len(tops) == 1 and all(len(place.parts) > 1 for place in shown.values()) and tops != {"train"}:
         return {name: PurePosixPath(*place.parts[1:]) for name, place in shown.items()}
@@ -67,7 +67,7 @@ def _images(opened: zipfile.ZipFile) -> dict[str, PurePosixPath]:
 
 def _write(opened: zipfile.ZipFile, members: dict[str, PurePosixPath], folder: Path) -> None:
     """Unpack, counting the bytes written, because the sizes in the headers cannot be trusted."""
-    left = MOST_BYTES
+    left = MAX_BYTES
     for name, place in members.items():
         target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -75,5 +75,5 @@ def _write(opened: zipfile.ZipFile, members: dict[str, PurePosixPath], folder: P
             while block := source.read(BLOCK):
                 left -= len(block)
                 if left < 0:
-                    raise UserError(f"the zip file unpacks to more than {MOST_BYTES / 2**30:g} GB")
+                    raise UserError(f"the zip file unpacks to more than {MAX_BYTES / 2**30:g} GB")
                 file.write(block)

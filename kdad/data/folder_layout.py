@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from kdad.data.decoding import highest_value, read_image, white_of
+from kdad.data.decoding import highest_value, max_value_of, read_image
 from kdad.data.images import images_below, in_advance, is_hidden
-from kdad.data.protocol import FEWEST_NORMALS
+from kdad.data.protocol import MIN_NORMALS
 from kdad.errors import UserError
 from kdad.files import shown
 
@@ -48,25 +48,25 @@ class FolderLayout:
             UserError: there are too few.
         """
         found = list(self._looked_at_normals)
-        if len(found) < FEWEST_NORMALS:
+        if len(found) < MIN_NORMALS:
             place = shown(self.normal_folder)
-            raise UserError(f"{place} holds {len(found)} readable images; {FEWEST_NORMALS} are the least")
+            raise UserError(f"{place} holds {len(found)} readable images; {MIN_NORMALS} are the least")
         return found
 
     @cached_property
-    def white(self) -> int:
+    def max_value(self) -> int:
         """What is white in images of more than 8 bits, by those of the normals; 0 if they have none.
 
         Raises:
             UserError: their values are higher than any white that is known.
         """
         highest = max(self._looked_at_normals.values(), default=0.0)
-        white = white_of(highest) if highest else 0
-        if highest and not white:
+        max_value = max_value_of(highest) if highest else 0
+        if highest and not max_value:
             raise UserError(
                 f"{shown(self.normal_folder)} holds grey values up to {highest:g}; scale them to 0…65535 or 0…1"
             )
-        return white
+        return max_value
 
     @cached_property
     def tests(self) -> dict[str, list[Path]]:
@@ -74,15 +74,15 @@ class FolderLayout:
         return {kind: list(files) for kind, files in self._looked_at_tests.items() if files}
 
     def check_tests(self) -> None:
-        """Look at the test images that `white` may not fit.
+        """Look at the test images that `max_value` may not fit.
 
         Raises:
             UserError: the values of one cannot be scaled.
         """
         for files in self._looked_at_tests.values():
             for file, highest in files.items():
-                if highest > self.white:
-                    read_image(file, white=self.white)
+                if highest > self.max_value:
+                    read_image(file, max_value=self.max_value)
 
     def masks_of(self, image: Path) -> list[Path]:
         """The masks of a test image: files, or all files of a folder, called like it or with `_mask` behind."""

@@ -25,9 +25,9 @@ from kdad.data.decoding import read_image
 from kdad.data.folder_layout import GOOD, FolderLayout
 from kdad.data.images import in_advance
 from kdad.data.masks import MaskFiles, image_size
+from kdad.data.memmap import memmap_stack
 from kdad.data.preprocessing import Preprocessing, resample
-from kdad.data.protocol import ENOUGH_TO_CALIBRATE, FOLDS, HELD_OUT, MOST_HELD_OUT
-from kdad.data.roomy import roomy_stack
+from kdad.data.protocol import ENOUGH_TO_CALIBRATE, FOLDS, HELD_OUT, MAX_HELD_OUT
 from kdad.data.task import Labelled, all_normal, holdout_split
 from kdad.errors import UserError
 from kdad.files import sha256_of
@@ -41,11 +41,11 @@ class ImageFiles(Sequence[Tensor]):
     """The images of some files, uint8 (3, H, W), each read when it is asked for, or in order a few ahead.
 
     Args:
-        white: as of `kdad.data.decoding.read_image`.
+        max_value: as of `kdad.data.decoding.read_image`.
     """
 
-    def __init__(self, files: Iterable[Path], white: int = 0):
-        self.files, self.white = list(files), white
+    def __init__(self, files: Iterable[Path], max_value: int = 0):
+        self.files, self.max_value = list(files), max_value
 
     def __len__(self) -> int:
         return len(self.files)
@@ -60,7 +60,7 @@ class ImageFiles(Sequence[Tensor]):
             yield image
 
     def _read(self, file: Path) -> Tensor:
-        return read_image(file, white=self.white)
+        return read_image(file, max_value=self.max_value)
 
 
 class FolderFold(NamedTuple):
@@ -77,7 +77,7 @@ class FolderTask:
     Args:
         root: the folder.
         pixels: how the teacher prepares images; they are resized to its side, by its kernel.
-        tile: the side of the tiles to look at one by one, 0 for whole images; None to choose by size.
+        tile_size: the side of the tiles to look at one by one, 0 for whole images; None to choose by size.
 
     Raises:
         UserError: there is no such folder, or it holds too few readable images.
@@ -87,18 +87,18 @@ class FolderTask:
     same_images = False
     local_anomalies = True
 
-    def __init__(self, root: Path, pixels: Preprocessing, tile: int | None = None):
+    def __init__(self, root: Path, pixels: Preprocessing, tile_size: int | None = None):
         self.layout = FolderLayout(root.resolve())
-        self.root, self.pixels, self.side = self.layout.root, pixels, pixels.resize
+        self.root, self.pixels, self.image_size = self.layout.root, pixels, pixels.resize
         self.dataset = f"{FOLDER}{self.root}"
-        self._asked_tile = tile
+        self._asked_tile_size = tile_size
         self._fingerprints: dict[str, str] = {}
         self._checked = False
 
     @cached_property
-    def tile(self) -> int:
+    def tile_size(self) -> int:
         """The side in pixels of the tiles to look at one by one, 0 for whole images."""
-        return self._fitting_tile() if self._asked_tile is None else self._asked_tile
+        return self._default_tile_size() if self._asked_tile_size is None else self._asked_tile_size
 
     @cached_property
     def train(self) -> Tensor:
@@ -127,7 +127,7 @@ class FolderTask:
     @cached_property
     def calibration(self) -> ImageFiles:
         """Held-out normals in their own sizes."""
-        return ImageFiles((self.layout.normals[i] for i in self._split[1]), self.white)
+        return ImageFiles((self.layout.normals[i] for i in self._split[1]), self.max_value)
 
     @cached_property
     def validation(self) -> Labelled:
@@ -149,12 +149,12 @@ class FolderTask:
         files, anomalous = [file for file, _ in found], labels > 0
         masks = [self.layout.masks_of(file) for file in files]
         pixels = MaskFiles(files, masks, anomalous.tolist()) if any(masks) else None
-        return Labelled(ImageFiles(files, self.white), labels, anomalous, pixels)
+        return Labelled(ImageFiles(files, self.max_value), labels, anomalous, pixels)
 
     @property
-    def white(self) -> int:
+    def max_value(self) -> int:
         """What is white in images of more than 8 bits; 0 where normals have 8."""
-        return self.layout.white
+        return self.layout.max_value
 
     def check(self) -> None:
         """Look at what is read last before any work is done, and say what is not used.
@@ -184,21 +184,21 @@ class FolderTask:
 
     def _without(self, order: Tensor, part: Tensor) -> FolderFold:
         kept = order[~torch.isin(order, part)]
-        left_out = ImageFiles((self.layout.normals[i] for i in part), self.white)
+        left_out = ImageFiles((self.layout.normals[i] for i in part), self.max_value)
         return FolderFold(self._training_images(kept), all_normal(self._training_images(part)), left_out)
 
     @cached_property
     def _split(self) -> tuple[Tensor, Tensor]:
         return holdout_split(len(self.layout.normals), _held_out(len(self.layout.normals)))
 
-    def _fitting_tile(self) -> int:
+    def _default_tile_size(self) -> int:
         shorter = [min(image_size(file)) for file in self.layout.normals]
-        return TILE_SIDES * self.side if np.median(shorter) > TILED_ABOVE * self.side else 0
+        return TILE_SIDES * self.image_size if np.median(shorter) > TILED_ABOVE * self.image_size else 0
 
     @cached_property
     def _each(self) -> int:
         """How many images to train on a normal gives."""
-        return _tiles_each(len(self._split[0])) if self.tile else 1
+        return _tiles_each(len(self._split[0])) if self.tile_size else 1
 
     def _training_images(self, indices: Tensor) -> Tensor:
         """Normals as they are trained on, or their tiles: uint8 (N, 3, side, side)."""
@@ -214,20 +214,20 @@ class FolderTask:
         return self._stacked(self._made(every), len(every))
 
     def _stacked(self, images: Iterable[Tensor], normals: int) -> Tensor:
-        return roomy_stack(images, (normals * self._each, 3, self.side, self.side))
+        return memmap_stack(images, (normals * self._each, 3, self.image_size, self.image_size))
 
     def _made(self, indices: Tensor) -> Iterator[Tensor]:
         """Normals at the teacher's side, or tiles of them, which go by the normal, not by the others beside it."""
-        images = ImageFiles((self.layout.normals[i] for i in indices), self.white)
+        images = ImageFiles((self.layout.normals[i] for i in indices), self.max_value)
         for index, image in zip(indices.tolist(), images, strict=True):
-            for piece in _random_tiles(image, self.tile, self._each, index) if self.tile else [image]:
-                yield _resized(piece, self.side, self.side, self.pixels.kernel)
+            for piece in _random_tiles(image, self.tile_size, self._each, index) if self.tile_size else [image]:
+                yield _resized(piece, self.image_size, self.image_size, self.pixels.interpolation)
 
 
 def _held_out(normals: int) -> int:
     """How many of so many normals to hold out: a tenth, or as many as calibrate well if those can be spared."""
     tenth = round(normals * HELD_OUT)
-    return tenth if normals * MOST_HELD_OUT < ENOUGH_TO_CALIBRATE else max(tenth, ENOUGH_TO_CALIBRATE)
+    return tenth if normals * MAX_HELD_OUT < ENOUGH_TO_CALIBRATE else max(tenth, ENOUGH_TO_CALIBRATE)
 
 
 def _tiles_each(images: int) -> int:
@@ -235,17 +235,17 @@ def _tiles_each(images: int) -> int:
     return -(-TRAINING_TILES // max(1, images))
 
 
-def _resized(image: Tensor, height: int, width: int, kernel: str) -> Tensor:
+def _resized(image: Tensor, height: int, width: int, interpolation: str) -> Tensor:
     """uint8 (3, H, W) to uint8 (3, height, width)."""
-    return resample(image[None], height, width, kernel)[0].clamp(0, 255).round().byte()
+    return resample(image[None], height, width, interpolation)[0].clamp(0, 255).round().byte()
 
 
-def _random_tiles(image: Tensor, tile: int, count: int, seed: int) -> Iterator[Tensor]:
-    """`count` squares of `tile` pixels from anywhere in an image, which is enlarged if it is smaller."""
+def _random_tiles(image: Tensor, tile_size: int, count: int, seed: int) -> Iterator[Tensor]:
+    """`count` squares of `tile_size` pixels from anywhere in an image, which is enlarged if it is smaller."""
     rng = np.random.default_rng(seed)
-    height, width = (max(side, tile) for side in image.shape[1:])
+    height, width = (max(side, tile_size) for side in image.shape[1:])
     if (height, width) != tuple(image.shape[1:]):
         image = _resized(image, height, width, "lanczos")
     for _ in range(count):
-        row, column = rng.integers(0, [height - tile + 1, width - tile + 1])
-        yield image[:, row : row + tile, column : column + tile]
+        row, column = rng.integers(0, [height - tile_size + 1, width - tile_size + 1])
+        yield image[:, row : row + tile_size, column : column + tile_size]

@@ -12,18 +12,20 @@ from kdad.errors import UserError, one_of
 PHOTOGRAPHS = Preprocessing(256, 256, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
-def load_task(dataset: str, normal_class: str, pixels: Preprocessing = PHOTOGRAPHS, tile: int | None = None) -> Task:
+def load_task(
+    dataset: str, normal_class: str, pixels: Preprocessing = PHOTOGRAPHS, tile_size: int | None = None
+) -> Task:
     """The task in which `normal_class` of `dataset` is normal and everything else anomalous; see `DATASETS`.
 
     Args:
         dataset: a name in `DATASETS`, or `folder:PATH`.
-        pixels, tile: for a folder, see `kdad.data.folders.FolderTask`.
+        pixels, tile_size: for a folder, see `kdad.data.folders.FolderTask`.
     """
     if is_folder(dataset):
         one_of(f"class of {dataset}", normal_class, FolderTask.classes)
-        return FolderTask(folder_path(dataset), pixels, tile)
+        return FolderTask(folder_path(dataset), pixels, tile_size)
     one_of("data set", dataset, (*DATASETS, "folder:PATH"))
-    if tile:
+    if tile_size:
         raise UserError(f"tiles are for folders of large images; the images of {dataset} are small")
     if dataset == "patterns-defects":
         return PatternDefectsTask(normal_class)

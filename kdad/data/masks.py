@@ -37,8 +37,8 @@ class MaskFiles(Sequence[np.ndarray | None]):
         Raises:
             UserError: one cannot be read, marks nothing, or is of another size than its image.
         """
-        for index, odd in enumerate(self.anomalous):
-            mask = self[index] if odd else None
+        for index, anomalous in enumerate(self.anomalous):
+            mask = self[index] if anomalous else None
             if mask is not None and not mask.any():
                 defect = f"{shown(self.images[index])} is among the defects"
                 file = shown(self.masks[index][0])

@@ -17,7 +17,7 @@ class OneVsRestTask:
     part: they set thresholds, and are never trained on.
     """
 
-    tile = white = 0
+    tile_size = max_value = 0
     folds: tuple[Fold, ...] = ()
     cross_fitted = False
     same_images = True

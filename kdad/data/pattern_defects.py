@@ -17,7 +17,7 @@ class PatternDefectsTask:
     dataset = "patterns-defects"
     classes = patterns.CLASSES
     kinds = ("good", *patterns.DEFECTS)
-    tile = white = 0
+    tile_size = max_value = 0
     folds: tuple[Fold, ...] = ()
     cross_fitted = False
     same_images = False

@@ -1,7 +1,6 @@
 """From uint8 images to the pixels a network sees, batched and on the device of the images."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -23,7 +22,7 @@ class Preprocessing:
     crop: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    kernel: str = "lanczos"
+    interpolation: str = "lanczos"
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop <= self.resize:
@@ -31,7 +30,7 @@ class Preprocessing:
         colours = len(self.mean) == len(self.std) == 3 and all(map(math.isfinite, (*self.mean, *self.std)))
         if not colours or min(self.std) <= 0:
             raise UserError(f"mean and std must be three numbers each, not {self.mean} and {self.std}")
-        one_of("resize kernel", self.kernel, KERNELS)
+        one_of("interpolation", self.interpolation, INTERPOLATIONS)
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) to normalised float32 (B, 3, crop, crop)."""
@@ -45,7 +44,7 @@ class Preprocessing:
         offset += 0 if random_crop else (self.resize - self.crop) // 2
         if flip:
             images = random_mirror(images)
-        return self._normalise(_crop(self._resize(images), offset, self.crop))
+        return self._normalise(crop_at(self._resize(images), offset, self.crop))
 
     def to_input(self, heatmap: Tensor, height: int, width: int) -> Tensor:
         """Upsample a map over the crop (B, h, w) to the whole input (B, height, width); 0 outside the crop."""
@@ -60,6 +59,8 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Preprocessing":
+        """The inverse of `as_dict`; `interpolation` may have its earlier name, `kernel`."""
+        fields = {{"kernel": "interpolation"}.get(name, name): value for name, value in fields.items()}
         return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
 
     def _resize(self, images: Tensor) -> Tensor:
@@ -68,8 +69,8 @@ class Preprocessing:
         # In training, autocast would round pixels to bfloat16: another image than is judged and remembered.
         with torch.autocast(images.device.type, enabled=False):
             # Like PIL: first the width, then the height, each clipped where a kernel overshoots a hard edge.
-            across = _resize_rows(images, self.resize, self.kernel).clamp(0, 255)
-            return _resize_rows(across.mT, self.resize, self.kernel).clamp(0, 255).mT.contiguous()
+            across = _resize_rows(images, self.resize, self.interpolation).clamp(0, 255)
+            return _resize_rows(across.mT, self.resize, self.interpolation).clamp(0, 255).mT.contiguous()
 
     def _normalise(self, pixels: Tensor) -> Tensor:
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
@@ -83,29 +84,7 @@ def random_mirror(images: Tensor) -> Tensor:
     return torch.where(mirrored, images.flip(-1), images)
 
 
-def random_shift(images: Tensor, most: int) -> Tensor:
-    """Move each image by up to `most` pixels each way, filling the border by reflection."""
-    size = images.shape[-1]
-    padded = torch.nn.functional.pad(images.float(), (most,) * 4, mode="reflect").to(images.dtype)
-    return _crop(padded, torch.randint(0, 2 * most + 1, (len(images), 2), device=images.device), size)
-
-
-def patches_of(squares: Tensor) -> Tensor:
-    """The patches (B, 4·k), of 8×8 in rows, that make up squares of 2×2 patches (B, k), of 4×4 in rows."""
-    corners = 16 * (squares // 4) + 2 * (squares % 4)
-    return (corners[:, :, None] + torch.tensor([0, 1, 8, 9], device=squares.device)).flatten(1)
-
-
-def in_squares(maps: Sequence[Tensor], squares: Tensor) -> list[Tensor]:
-    """The tokens of an 8×8 and of a 4×4 map (B, T, D) that lie in `squares` (B, k): (B, 4·k, D) and (B, k, D)."""
-    places = (patches_of(squares), squares)
-    return [
-        tokens.gather(1, place[:, :, None].expand(-1, -1, tokens.shape[2]))
-        for tokens, place in zip(maps, places, strict=True)
-    ]
-
-
-def _crop(images: Tensor, offset: Tensor, size: int) -> Tensor:
+def crop_at(images: Tensor, offset: Tensor, size: int) -> Tensor:
     """Cut size×size windows at (row, column) offsets (B, 2) out of images (B, C, H, W)."""
     if images.shape[-2:] == (size, size):
         return images
@@ -116,27 +95,27 @@ def _crop(images: Tensor, offset: Tensor, size: int) -> Tensor:
     return images[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def resample(images: Tensor, height: int, width: int, kernel: str) -> Tensor:
+def resample(images: Tensor, height: int, width: int, interpolation: str) -> Tensor:
     """Antialiased resize of images (B, C, H, W) to float32, as PIL defines it."""
-    return _resize_rows(_resize_rows(images, width, kernel).mT, height, kernel).mT
+    return _resize_rows(_resize_rows(images, width, interpolation).mT, height, interpolation).mT
 
 
-def _resize_rows(images: Tensor, width: int, kernel: str) -> Tensor:
+def _resize_rows(images: Tensor, width: int, interpolation: str) -> Tensor:
     """Resize the last axis of images (…, W) by matrix products, to float32 (…, width)."""
     resized = [
         images[..., read].to(torch.float32, memory_format=torch.contiguous_format) @ weights.to(images.device).T
-        for read, weights in _resize_bands(images.shape[-1], width, kernel)
+        for read, weights in _resize_bands(images.shape[-1], width, interpolation)
     ]
     return torch.cat(resized, -1) if len(resized) > 1 else resized[0]
 
 
 @cache
-def _resize_bands(size_in: int, size_out: int, kernel: str) -> list[tuple[slice, Tensor]]:
+def _resize_bands(size_in: int, size_out: int, interpolation: str) -> list[tuple[slice, Tensor]]:
     """`resize_matrix` in bands of rows, each without the zeros around it, and what it reads.
 
     One band is enough unless a resize shrinks a lot: then nearly all of the matrix is zeros.
     """
-    matrix, bands = resize_matrix(size_in, size_out, kernel), []
+    matrix, bands = resize_matrix(size_in, size_out, interpolation), []
     for rows in matrix.split(BAND if size_in > 2 * size_out else size_out):
         used = rows.any(0).nonzero()
         read = slice(int(used[0]), int(used[-1]) + 1)
@@ -145,7 +124,7 @@ def _resize_bands(size_in: int, size_out: int, kernel: str) -> list[tuple[slice,
 
 
 BAND = 16  # rows
-KERNELS = {
+INTERPOLATIONS = {
     "bilinear": (1.0, lambda x: (1 - x.abs()).clamp(min=0)),
     "bicubic": (2.0, lambda x: _cubic(x.abs())),
     "lanczos": (3.0, lambda x: torch.sinc(x) * torch.sinc(x / 3) * (x.abs() < 3)),
@@ -159,9 +138,9 @@ def _cubic(x: Tensor, a: float = -0.5) -> Tensor:
 
 
 @cache
-def resize_matrix(size_in: int, size_out: int, kernel: str) -> Tensor:
+def resize_matrix(size_in: int, size_out: int, interpolation: str) -> Tensor:
     """The (size_out, size_in) matrix of a one-dimensional resize; every row sums to one."""
-    support, weight = KERNELS[kernel]
+    support, weight = INTERPOLATIONS[interpolation]
     scale = size_in / size_out
     spread = max(scale, 1.0)
     centre = (torch.arange(size_out, dtype=torch.float64)[:, None] + 0.5) * scale

@@ -59,11 +59,11 @@ class Task(Protocol):
         """What the labels of test images mean."""
 
     @property
-    def tile(self) -> int:
+    def tile_size(self) -> int:
         """The side in pixels of the tiles to look at one by one; 0 for whole images."""
 
     @property
-    def white(self) -> int:
+    def max_value(self) -> int:
         """What is white in images of more than 8 bits, see `kdad.data.decoding`; 0 where normals have 8."""
 
     def check(self) -> None:

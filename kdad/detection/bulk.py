@@ -30,7 +30,7 @@ URL = "://"
 
 
 @dataclass(frozen=True)
-class Order:
+class ScoringJob:
     """What is asked of every image.
 
     Args:
@@ -89,43 +89,43 @@ def find(places: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
-def remaining(images: Sequence[str], order: Order, part: int = PART) -> list[Part]:
-    """The parts that `order.out` does not hold yet.
+def remaining(images: Sequence[str], job: ScoringJob, part: int = PART) -> list[Part]:
+    """The parts that `job.out` does not hold yet.
 
     Raises:
         UserError: it holds something else: rows of another student or false-positive rate, or a damaged file.
     """
     done: set[str] = set()
-    for file in sorted(order.out.glob(f"{PREFIX}*{ENDING}")):
-        done.update(_images_of(file, order.stamp))
+    for file in sorted(job.out.glob(f"{PREFIX}*{ENDING}")):
+        done.update(_images_of(file, job.stamp))
     left = [image for image in images if image not in done]
     return [Part(tuple(left[first : first + part])) for first in range(0, len(left), part)]
 
 
-def judge_part(detector: Detector, order: Order, part: Part) -> Outcome:
+def judge_part(detector: Detector, job: ScoringJob, part: Part) -> Outcome:
     """Write the rows of a part.
 
     Columns: image, score, p_value, is_anomaly, and error, which is null unless the image could not be read.
     """
     rows: dict[str, dict[str, Any]] = {}
-    for names, images in batches_of_one_size(_readable(part, detector.config.white, rows)):
-        said = detector.predict(images, fpr=order.fpr)
+    for names, images in batches_of_one_size(_readable(part, detector.config.max_value, rows)):
+        prediction = detector.predict(images, fpr=job.fpr)
         for index, name in enumerate(names):
-            p_value = said.p_value[index]
+            p_value = prediction.p_value[index]
             rows[name] = {
-                "score": float(said.score[index]),
+                "score": float(prediction.score[index]),
                 "p_value": None if np.isnan(p_value) else float(p_value),
-                "is_anomaly": bool(said.is_anomaly[index]),
+                "is_anomaly": bool(prediction.is_anomaly[index]),
             }
-    _write(order.out / part.file_name, [{"image": image, **rows[image]} for image in part.images], order.stamp)
+    _write(job.out / part.file_name, [{"image": image, **rows[image]} for image in part.images], job.stamp)
     unreadable = tuple(row["error"] for row in rows.values() if "error" in row)
     return Outcome(len(rows) - len(unreadable), unreadable)
 
 
-def judge_here(order: Order, parts: Sequence[Part], detector: Detector) -> Iterator[Outcome]:
+def judge_here(job: ScoringJob, parts: Sequence[Part], detector: Detector) -> Iterator[Outcome]:
     """Judge the parts one after another, in this process."""
     for part in parts:
-        yield judge_part(detector, order, part)
+        yield judge_part(detector, job, part)
 
 
 def alone_in(folder: Path) -> AbstractContextManager[None]:
@@ -157,18 +157,18 @@ def _is_litter(name: str, root: str) -> bool:
     return any(map(is_hidden, name.removeprefix(root).strip("/").split("/")))
 
 
-def _readable(part: Part, white: int, rows: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Tensor]]:
+def _readable(part: Part, max_value: int, rows: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Tensor]]:
     """The images that can be read, with their names; the rows of the others are filled in."""
-    for name, image in zip(part.images, in_advance(partial(_read, white=white), part.images), strict=True):
+    for name, image in zip(part.images, in_advance(partial(_read, max_value=max_value), part.images), strict=True):
         if isinstance(image, UserError):
             rows[name] = {"error": str(image)}
         else:
             yield name, image
 
 
-def _read(place: str, white: int) -> Tensor:
+def _read(place: str, max_value: int) -> Tensor:
     if URL not in place:
-        return read_image(Path(place), white=white)
+        return read_image(Path(place), max_value=max_value)
     import fsspec
 
     try:
@@ -176,7 +176,7 @@ def _read(place: str, white: int) -> Tensor:
             content = file.read()
     except OSError as error:
         raise UserError(f"{place}: cannot be read ({one_line(error)})") from None
-    return read_image(io.BytesIO(content), place, white)
+    return read_image(io.BytesIO(content), place, max_value)
 
 
 def _write(file: Path, rows: list[dict[str, Any]], stamp: dict[str, Any]) -> None:

@@ -13,28 +13,29 @@ from torch import Tensor, nn
 
 from kdad.data.images import batch_size, in_batches
 from kdad.data.task import Images
-from kdad.detection.discrepancy import SCORES, layer_scores
-from kdad.detection.heatmaps import MapGeometry, PatchReading, sampled
+from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization, sampled
 from kdad.detection.mahalanobis import Gaussian
 from kdad.detection.observation import Observation, observe
-from kdad.detection.weighting import Pairs
+from kdad.detection.tiles import Tiler, WholeImages, tiler_for
+from kdad.detection.weighting import SyntheticPairs
 from kdad.errors import UserError, one_line
 from kdad.files import write_bytes
-from kdad.networks.teachers import Teacher
-from kdad.storage.layout import CALIBRATION, CROSS_FITTED, DISTANT, DISTANT_PEAK, HELD_OUT
+from kdad.networks.teachers.loading import Teacher
+from kdad.scores import DISTANCE, DISTANCE_WEIGHT, Measurement, score_named
+from kdad.storage.layout import CALIBRATION, CROSS_FITTED, HELD_OUT
 from kdad.storage.sealing import read_verified
 from kdad.storage.student_config import StudentConfig
 
 
-class Learned(NamedTuple):
-    """What training normals taught: a student, and the Gaussian of the teacher's summaries, or None if unscored."""
+class FittedStudent(NamedTuple):
+    """A trained student beside the Gaussian of its training images' summaries; None where no score reads it."""
 
     student: nn.Module
     gaussian: Gaussian | None
 
 
-MOST_SUMMARISED = 10_000  # images; a covariance has few enough numbers to be known from so many
-HeldOut = Sequence[tuple[Learned, Images]]
+MAX_GAUSSIAN_IMAGES = 10_000  # images; a covariance has few enough numbers to be known from so many
+HeldOut = Sequence[tuple[FittedStudent, Images]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Calibration:
     Args:
         layer_errors: their error tables, (N, L, 2).
         peaks: the highest values of their heatmaps, (N,).
-        reading: how patch errors become heatmaps.
+        normalization: how patch errors become heatmaps.
         heatmap_quantiles: the percentiles of their heatmaps, (101,), for colour scales.
         distances: how far the teacher itself sees them from training normals, (N,); None where that is not scored.
         gaussian: what distances are measured by, or None.
@@ -54,7 +55,7 @@ class Calibration:
 
     layer_errors: Tensor
     peaks: Tensor
-    reading: PatchReading
+    normalization: MapNormalization
     heatmap_quantiles: Tensor
     distances: Tensor | None = None
     gaussian: Gaussian | None = None
@@ -65,22 +66,18 @@ class Calibration:
         """How many normals were held out."""
         return len(self.layer_errors)
 
-    def scores(self, score: str, mse_weight: float) -> np.ndarray:
-        """The score of every held-out normal, (N,)."""
-        return SCORES[score]({name: tensor.numpy() for name, tensor in self.tensors().items()}, mse_weight)
-
-    def layer_scores(self, mse_weight: float) -> np.ndarray:
-        """Each layer's part of the published score of every held-out normal, (N, L)."""
-        return layer_scores(self.layer_errors, mse_weight).numpy()
+    def measurement(self, mse_weight: float) -> Measurement:
+        """What scores of the held-out normals are read from, without maps."""
+        return Measurement.of_normals({name: tensor.numpy() for name, tensor in self.tensors().items()}, mse_weight)
 
     def tensors(self) -> dict[str, Tensor]:
         """As calibration.safetensors holds it."""
         tensors = {
             "layer_errors": self.layer_errors,
             "peaks": self.peaks,
-            "patch_mean": self.reading.mean,
-            "patch_std": self.reading.std,
-            "layer_weights": self.reading.weights,
+            "patch_mean": self.normalization.mean,
+            "patch_std": self.normalization.std,
+            "layer_weights": self.normalization.weights,
             "heatmap_quantiles": self.heatmap_quantiles,
         }
         if self.distances is not None and self.gaussian is not None:
@@ -118,7 +115,7 @@ class Calibration:
         return cls(
             tensors["layer_errors"],
             tensors["peaks"],
-            PatchReading(tensors["patch_mean"], tensors["patch_std"], tensors["layer_weights"]),
+            MapNormalization(tensors["patch_mean"], tensors["patch_std"], tensors["layer_weights"]),
             tensors["heatmap_quantiles"],
             tensors.get("distances"),
             Gaussian.unpacked(tensors) if "distances" in tensors else None,
@@ -144,8 +141,8 @@ def load_calibration(folder: Path, config: StudentConfig) -> Calibration | None:
         return None
     try:
         calibration = Calibration.from_tensors(load(read_verified(file, config.calibration_sha256)), config.calibration)
-        known = (calibration.distances is not None, calibration.distance_weight is not None)
-        if known != (config.score in DISTANT, config.score == DISTANT_PEAK):
+        known = calibration.tensors().keys() & {DISTANCE, DISTANCE_WEIGHT}
+        if known != score_named(config.score).needs:
             raise ValueError(f"it was not made for the score {config.score!r}")
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
@@ -156,7 +153,7 @@ def load_calibration(folder: Path, config: StudentConfig) -> Calibration | None:
 
 @torch.inference_mode()
 def calibrate(
-    learned: Learned, teacher: Teacher, held_out: HeldOut, train: Tensor, score: str, tile: int
+    fitted: FittedStudent, teacher: Teacher, held_out: HeldOut, train: Tensor, score: str, tile_size: int
 ) -> Calibration:
     """Calibrate a student on normals that it was not trained on.
 
@@ -164,64 +161,77 @@ def calibrate(
     learned from them.
 
     Args:
-        learned: the student, and what its distances are measured by; see `learn`.
-        held_out: normals that had no part in training: pairs of what others taught and the images that it never
-            saw. One pair of `learned` itself, or several where folds of the data were left out in turn.
+        fitted: the student, and the Gaussian of its distances; see `fit_statistics`.
+        held_out: normals that had no part in training: pairs of a fitted student and the images that it never
+            saw. One pair of `fitted` itself, or several where folds of the data were left out in turn.
         train: training images (N, 3, H, W), some of which become pseudo-anomalies to weigh the layers by.
-        score: the name in `kdad.storage.layout.SCORE_NAMES` of what will be read.
-        tile: see `observe`.
+        score: the name in `kdad.scores.SCORES` of what will be read.
+        tile_size: the side in pixels of the tiles to look at one by one; 0 for whole images.
     """
-    student, gaussian = learned
-    device = next(student.parameters()).device
-    geometry = MapGeometry(teacher.preprocessing, tile)
-
-    def observed() -> Iterator[tuple[Gaussian | None, Observation]]:
-        for taught, images in held_out:
-            for batch in in_batches(images):
-                yield taught.gaussian, observe(taught.student, teacher, batch.to(device), tile)
-
-    # What was seen of whole images is kept for a second look; of tiles, maps are as large as the images.
-    kept = [] if tile else list(observed())
-    mean, std = _moments(observation.maps for _, observation in kept or observed())
+    tiler = tiler_for(teacher.preprocessing, tile_size)
+    observations = Observations(teacher, held_out, tiler)
+    mean, std = _moments(observation.maps for _, observation in observations)
     # Only units come from the held-out normals: what is read, up to a factor and a constant that all images share, does
     # not depend on them, or the p-values of few of them would be too low.
-    pairs = Pairs.of(student, teacher, train)
+    pairs = SyntheticPairs.of(fitted.student, teacher, train)
     weights = pairs.layer_weights()
-    reading = PatchReading(mean, std, std * weights.to(device))
+    normalization = MapNormalization(mean, std, std * weights.to(std.device))
+    renderer = HeatmapRenderer(tiler, normalization.weights)
     errors, distances, peaks, levels = [], [], [], []
-    for measure, observation in kept or observed():
-        combined = geometry.combine(reading.standardise(observation.maps), reading.weights)
+    for gaussian, observation in observations:
+        combined = renderer.combine(normalization.standardise(observation.maps))
         errors.append(observation.errors)
-        distances += [] if measure is None else [farthest(measure, observation)]
+        distances += [] if gaussian is None else [farthest(gaussian, observation)]
         peaks.append(combined.amax((1, 2)))
         levels.append(sampled(combined))
     level = torch.cat(levels).cpu()
     unit = level.std().clamp(min=1e-12)  # so that the heatmap, too, is in standard deviations
+    weighted = DISTANCE_WEIGHT in score_named(score).needs
     return Calibration(
         layer_errors=torch.cat(errors).cpu(),
         peaks=torch.cat(peaks).cpu() / unit,
-        reading=PatchReading(mean.cpu(), std.cpu(), reading.weights.cpu() / unit),
+        normalization=MapNormalization(mean.cpu(), std.cpu(), normalization.weights.cpu() / unit),
         heatmap_quantiles=torch.from_numpy(np.quantile(level / unit, np.linspace(0, 1, 101))).float(),
         distances=torch.cat(distances).cpu() if distances else None,
-        gaussian=gaussian,
-        distance_weight=pairs.distance_weight(weights)[None] / unit if score == DISTANT_PEAK else None,
+        gaussian=fitted.gaussian,
+        distance_weight=pairs.distance_weight(weights)[None] / unit if weighted else None,
         kind=CROSS_FITTED if len(held_out) > 1 else HELD_OUT,
     )
 
 
-@torch.inference_mode()
-def learn(student: nn.Module, teacher: Teacher, train: Tensor, score: str) -> Learned:
-    """A student beside what else `score`, one of `kdad.storage.layout.SCORE_NAMES`, reads of its training images.
+class Observations:
+    """The observations of held-out normals, batch by batch, beside the Gaussian that measures each; iterable twice.
 
-    Of more than `MOST_SUMMARISED` of these, so many are chosen evenly.
+    Those of whole images are kept for the second time; of tiles, maps are as large as the images.
     """
-    if score not in DISTANT:
-        return Learned(student, None)
-    chosen = torch.linspace(0, len(train) - 1, min(len(train), MOST_SUMMARISED), dtype=torch.float64).round().long()
+
+    def __init__(self, teacher: Teacher, held_out: HeldOut, tiler: Tiler):
+        self.teacher, self.held_out, self.tiler = teacher, held_out, tiler
+        self._kept = list(self._observed()) if isinstance(tiler, WholeImages) else None
+
+    def __iter__(self) -> Iterator[tuple[Gaussian | None, Observation]]:
+        return self._observed() if self._kept is None else iter(self._kept)
+
+    def _observed(self) -> Iterator[tuple[Gaussian | None, Observation]]:
+        for fitted, images in self.held_out:
+            device = next(fitted.student.parameters()).device
+            for batch in in_batches(images):
+                yield fitted.gaussian, observe(fitted.student, self.teacher, batch.to(device), self.tiler)
+
+
+@torch.inference_mode()
+def fit_statistics(student: nn.Module, teacher: Teacher, train: Tensor, score: str) -> FittedStudent:
+    """Fit what `score`, a name in `kdad.scores.SCORES`, reads of the training images beside the student.
+
+    Of more than `MAX_GAUSSIAN_IMAGES` images, so many are chosen evenly.
+    """
+    if DISTANCE not in score_named(score).needs:
+        return FittedStudent(student, None)
+    chosen = torch.linspace(0, len(train) - 1, min(len(train), MAX_GAUSSIAN_IMAGES), dtype=torch.float64).round().long()
     parts = chosen.split(batch_size(*train.shape[2:]))  # all at once would be in memory, which `train` need not be
     batches = (train[part].to(next(student.parameters()).device) for part in parts)
     summaries = (teacher.network.summary(teacher(teacher.preprocessing(batch))) for batch in batches)
-    return Learned(student, Gaussian.fit(summaries))
+    return FittedStudent(student, Gaussian.fit(summaries))
 
 
 def farthest(gaussian: Gaussian, observation: Observation) -> Tensor:

@@ -1,7 +1,7 @@
 """A trained student ready to judge images: scores, p-values and heatmaps, by one path for all callers."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from kdad.data.images import in_batches
 from kdad.detection import conformal
 from kdad.detection.calibration import Calibration, farthest, load_calibration
-from kdad.detection.discrepancy import SCORES, layer_scores
-from kdad.detection.heatmaps import MapGeometry, PatchReading
+from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization
 from kdad.detection.inputs import to_batch
-from kdad.detection.observation import Observation, observe
+from kdad.detection.observation import observe
 from kdad.detection.rendering import colour_range
-from kdad.detection.tiles import Tiling
-from kdad.devices import accelerator, in_halves, joined
+from kdad.detection.tiles import tiler_for
+from kdad.devices import accelerator, in_halves
 from kdad.errors import UserError
-from kdad.networks.teachers import Teacher, teacher_copied, teacher_of_student
+from kdad.networks.teachers.loading import Teacher, load_teacher
+from kdad.scores import Measurement, score_named
 from kdad.storage import hub, student_folder
 from kdad.storage.student_config import StudentConfig
 
@@ -30,34 +30,72 @@ DEFAULT_FPR = 0.05
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector says of B images of H×W pixels; numpy arrays.
+    """The scores, verdicts and heatmaps of B images of H×W pixels; numpy arrays.
 
-    `heatmap` is in standard deviations above a normal patch (of a student without calibration: the
-    mean patch error, 0…2). p-value and verdict are NaN and False for a student without calibration.
+    p-values and verdicts are NaN and False for a student without calibration.
+
+    Args:
+        score: the default score, (B,) float32; higher is more anomalous.
+        p_value: conformal p-values, (B,) float32.
+        is_anomaly: the verdicts at the false-positive rate that was asked for, (B,) bool.
+        measurement: what the score and the heatmap are read from.
+        size: (H, W).
+        renderer: how heatmaps are drawn from patch maps.
     """
 
-    score: np.ndarray  # (B,) float32, the default score
-    p_value: np.ndarray  # (B,) float32
-    is_anomaly: np.ndarray  # (B,) bool, at the false-positive rate that was asked for
-    heatmap: np.ndarray  # (B, H, W) float32
-    layer_scores: np.ndarray  # (B, L) float32, each layer's part of the published score
-    layer_errors: np.ndarray  # (B, L, 2) float32, the error table
-    peak: np.ndarray  # (B,) float32, the highest value of the heatmap
-    distance: np.ndarray  # (B,) float32, how far the teacher sees the image from normals; 1 where that is not scored
-    patch_maps: tuple[np.ndarray, ...]  # one (B, h, w) float32 per critical layer, standardised patch errors
+    score: np.ndarray
+    p_value: np.ndarray
+    is_anomaly: np.ndarray
+    measurement: Measurement
+    size: tuple[int, int]
+    renderer: HeatmapRenderer
 
     def __len__(self) -> int:
         return len(self.score)
+
+    @cached_property
+    def heatmap(self) -> np.ndarray:
+        """The heatmaps (B, H, W), float32, in standard deviations above a normal patch.
+
+        Without calibration, they are mean patch errors, 0…2.
+        """
+        return self.heatmap_at(*self.size)
+
+    def heatmap_at(self, height: int, width: int, layer: int | None = None) -> np.ndarray:
+        """The heatmaps (B, height, width) at any size, of one critical layer (from 0) or of all."""
+        maps, renderer = [torch.from_numpy(layer_map) for layer_map in self.measurement.patch_maps], self.renderer
+        if layer is not None:
+            maps, renderer = [maps[layer]], replace(renderer, weights=torch.ones(1))
+        return renderer.render(maps, height, width).numpy()
+
+    def only(self, index: int) -> "Prediction":
+        """The prediction of one image, B = 1."""
+        kept = slice(index, index + 1)
+        one = {name: getattr(self, name)[kept] for name in ("score", "p_value", "is_anomaly")}
+        return replace(self, **one, measurement=self.measurement[kept])
+
+    def to_records(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """One row per image, ready for JSON or a table: `image` (its name), `score`, `p_value` and `is_anomaly`."""
+        columns = (names, self.score, self.p_value, self.is_anomaly)
+        return [
+            {
+                "image": name,
+                "score": float(score),
+                "p_value": None if np.isnan(p_value) else float(p_value),
+                "is_anomaly": bool(is_anomaly),
+            }
+            for name, score, p_value, is_anomaly in zip(*columns, strict=True)
+        ]
 
 
 class Detector:
     """A student, its calibration, and a reference to its teacher.
 
     Args:
-        config: what the student is.
+        config: the student's configuration.
         student: its network, in eval mode.
         teacher: the teacher it was trained on; its hash is checked.
-        calibration: what held-out normals show, or None for a student that was never calibrated.
+        calibration: the statistics of held-out normals, or None for a student that was never calibrated.
 
     Raises:
         UserError: the teacher or the calibration is not the one that belongs to the student.
@@ -73,27 +111,31 @@ class Detector:
         self.config, self.student, self.teacher, self.calibration = config, student, teacher, calibration
         self.device = next(student.parameters()).device
         self.folder: Path | None = None
-        self._geometry = MapGeometry(teacher.preprocessing, config.tile)
-        reading = PatchReading.plain(layers) if calibration is None else calibration.reading
-        self._reading = reading.to(self.device)
-        self._gaussian, self.distance_weight = None, 0.0
+        self.score = score_named(config.score)
+        self.tiler = tiler_for(teacher.preprocessing, config.tile_size)
+        normalization = MapNormalization.identity(layers) if calibration is None else calibration.normalization
+        self._normalization = normalization.to(self.device)
+        self.renderer = HeatmapRenderer(self.tiler, self._normalization.weights)
+        self._gaussian, self._distance_weight = None, torch.zeros(1, device=self.device)
         if calibration is not None and calibration.gaussian is not None:
             self._gaussian = calibration.gaussian.to(self.device)
         if calibration is not None and calibration.distance_weight is not None:
-            self.distance_weight = float(calibration.distance_weight)
+            self._distance_weight = calibration.distance_weight.to(self.device)
 
     @classmethod
     def load(
         cls,
         folder_or_repo: str | Path,
         *,
-        teacher: Teacher | None = None,
+        teacher: Teacher | str | None = None,
         device: str = "auto",
         revision: str | None = None,
     ) -> "Detector":
-        """Load a student folder or Hub id, with its teacher unless one is given to share.
+        """Load a student folder or Hub id.
 
         Args:
+            teacher: the teacher, to share one that is loaded, or its name, folder or Hub id; by default, the one that
+                the student names, which is not fetched unless it is known by name.
             revision: the branch, tag or commit of a Hub id; by default main.
 
         Raises:
@@ -103,8 +145,9 @@ class Detector:
         config = student_folder.load_config(folder)
         device = accelerator(device)
         student = student_folder.load_student(folder, config).to(device)
-        teacher = (teacher or _teacher_of(folder, config)).to(device)
-        detector = cls(config, student, teacher, load_calibration(folder, config))
+        if not isinstance(teacher, Teacher):
+            teacher = _load_teacher(teacher, folder, config)
+        detector = cls(config, student, teacher.to(device), load_calibration(folder, config))
         detector.folder = folder
         return detector
 
@@ -123,28 +166,6 @@ class Detector:
             raise UserError("a detector that was not loaded has no folder to share; use Detector.load")
         return hub.push(self.folder, repo_id, public=not private, message=commit_message)
 
-    @property
-    def tile(self) -> int:
-        """The side in pixels of the tiles that it looks at one by one; 0 for whole images."""
-        return self.config.tile
-
-    @cached_property
-    def calibration_scores(self) -> np.ndarray | None:
-        """The default score of every held-out normal (N,), or None without calibration."""
-        if self.calibration is None:
-            return None
-        return self.calibration.scores(self.config.score, self.config.recipe.mse_weight)
-
-    @cached_property
-    def calibration_layer_scores(self) -> np.ndarray | None:
-        """Each layer's part of the published score of every held-out normal (N, L), or None without calibration."""
-        return None if self.calibration is None else self.calibration.layer_scores(self.config.recipe.mse_weight)
-
-    @property
-    def colour_range(self) -> tuple[float, float]:
-        """The fixed ends of the heatmap's colour scale, from held-out normals."""
-        return colour_range(None if self.calibration is None else self.calibration.heatmap_quantiles.numpy())
-
     def predict(self, images: Any, *, fpr: float | None = None) -> Prediction:
         """Judge images of one size.
 
@@ -156,92 +177,118 @@ class Detector:
 
         Raises:
             UserError: they are no images or differ in size, or `fpr` cannot be held with so few calibration images.
-            WorkFailed: the device has not memory enough for a single image.
+            WorkFailed: the device does not have memory enough for a single image.
         """
-        parts = [in_halves(self.measured, batch) for batch in in_batches(to_batch(images, self.config.white))]
-        return self._prediction(*(tensor.cpu() for tensor in joined(parts)), fpr=fpr)
+        images = to_batch(images, self.config.max_value)
+        parts = [part.numpy() for batch in in_batches(images) for part in in_halves(self.measure, batch)]
+        return self._prediction(Measurement.concatenated(parts), images, fpr)
 
     def predict_each(self, images: Tensor | Iterable[Tensor], *, fpr: float | None = None) -> Iterator[Prediction]:
         """As `predict` for uint8 images (3, H, W) of any sizes, a few at a time and in their order."""
         for batch in in_batches(images):
             yield self.predict(batch, fpr=fpr)
 
-    def judge(self, features: Sequence[Tensor], images: Tensor, *, fpr: float | None = None) -> Prediction:
-        """As `predict` for one batch whose teacher features are already known, so that students can share them."""
-        observation = observe(self.student, self.teacher, images.to(self.device), self.tile, features)
-        return self._prediction(*(tensor.cpu() for tensor in self._read(images, observation)), fpr=fpr)
+    def predict_with_features(
+        self, images: Tensor, features: Sequence[Tensor], *, fpr: float | None = None
+    ) -> Prediction:
+        """As `predict` for one batch whose `teacher_features` are known, so that students can share them."""
+        return self._prediction(self.measure(images, features).numpy(), images, fpr)
 
     @torch.inference_mode()
     def teacher_features(self, images: Tensor) -> list[Tensor]:
-        """The teacher's features of one batch of uint8 images, or of all their tiles, for `judge`."""
-        preprocessing = self.teacher.preprocessing
-        if self.tile:
-            images = Tiling.over(images, self.tile, preprocessing).cut(images)
-        return self.teacher(preprocessing(images.to(self.device)))
+        """The teacher's features of one batch of uint8 images, or of all their tiles."""
+        return self.teacher(self.teacher.preprocessing(self.tiler.split(images.to(self.device))))
 
     @torch.inference_mode()
-    def heatmap(self, prediction: Prediction, height: int, width: int, layer: int | None = None) -> np.ndarray:
-        """The heatmap (B, height, width) of a prediction at any size, of one critical layer (from 0) or of all."""
-        maps, weights = [torch.from_numpy(patches) for patches in prediction.patch_maps], self._reading.weights.cpu()
-        if layer is not None:
-            maps, weights = [maps[layer]], torch.ones(1)
-        return self._geometry.to_image(self._geometry.combine(maps, weights), height, width).numpy()
+    def measure(self, images: Tensor, features: Sequence[Tensor] | None = None) -> Measurement:
+        """Measure one batch of uint8 images (B, 3, H, W) on the device: everything that is said of them follows.
 
-    def measured(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What scores and heatmaps are read from, of one batch of uint8 images (B, 3, H, W), on the device.
-
-        The error table (B, L, 2), distances (B,), peaks (B,), heatmaps (B, H, W) and one patch map (B, h, w) per layer.
+        Args:
+            features: the `teacher_features` of the images, if they are known.
         """
-        return self._read(images, observe(self.student, self.teacher, images.to(self.device), self.tile))
-
-    @torch.inference_mode()
-    def _read(self, images: Tensor, observation: Observation) -> tuple[Tensor, ...]:
-        """Error table (B, L, 2), distance and peak (B,), heatmap (B, H, W) and one patch map (B, h, w) per layer."""
-        maps = self._reading.standardise(observation.maps)
-        combined = self._geometry.combine(maps, self._reading.weights)
-        heatmap = self._geometry.to_image(combined, *images.shape[-2:])
-        distance = combined.new_ones(combined.shape[0])
-        if self._gaussian is not None:
-            distance = farthest(self._gaussian, observation)
-        return observation.errors, distance, combined.amax((1, 2)), heatmap, *maps
-
-    def _prediction(
-        self, errors: Tensor, distances: Tensor, peaks: Tensor, heatmap: Tensor, *patch_maps: Tensor, fpr: float | None
-    ) -> Prediction:
+        observation = observe(self.student, self.teacher, images.to(self.device), self.tiler, features)
+        maps = self._normalization.standardise(observation.maps)
+        peak = self.renderer.combine(maps).amax((1, 2))
+        distance = torch.ones_like(peak) if self._gaussian is None else farthest(self._gaussian, observation)
         mse_weight = self.config.recipe.mse_weight
-        measured = {
-            "layer_errors": errors.numpy(),
-            "distances": distances.numpy(),
-            "distance_weight": np.array([self.distance_weight], np.float32),
-            "peaks": peaks.numpy(),
-        }
-        score = SCORES[self.config.score](measured, mse_weight)
-        p_value, verdict = self._significance(score, fpr)
-        return Prediction(
-            score=score,
-            p_value=p_value,
-            is_anomaly=verdict,
-            heatmap=heatmap.numpy(),
-            layer_scores=layer_scores(errors, mse_weight).numpy(),
-            layer_errors=measured["layer_errors"],
-            peak=measured["peaks"],
-            distance=measured["distances"],
-            patch_maps=tuple(patch_map.numpy() for patch_map in patch_maps),
+        return Measurement(observation.errors, distance, peak, mse_weight, self._distance_weight, tuple(maps))
+
+    @cached_property
+    def normals(self) -> Measurement | None:
+        """The measurement of the held-out normals, without maps; None without calibration."""
+        return None if self.calibration is None else self.calibration.measurement(self.config.recipe.mse_weight)
+
+    @cached_property
+    def calibration_scores(self) -> np.ndarray | None:
+        """The default score of every held-out normal (N,), or None without calibration."""
+        return None if self.normals is None else self.score(self.normals)
+
+    @property
+    def default_fpr(self) -> float:
+        """The false-positive rate of verdicts unless another is asked for: 5 %, or the lowest that can be held."""
+        return DEFAULT_FPR if self.calibration is None else max(DEFAULT_FPR, self.lowest_fpr)
+
+    @property
+    def lowest_fpr(self) -> float:
+        """The lowest false-positive rate that the calibration can hold; 1 without calibration."""
+        return conformal.lowest_fpr(0 if self.calibration is None else len(self.calibration))
+
+    def threshold(self, fpr: float | None = None) -> float:
+        """The largest score that is still normal at a false-positive rate; infinite without calibration.
+
+        Raises:
+            UserError: the rate cannot be held with so few calibration images.
+        """
+        if self.calibration_scores is None:
+            return np.inf
+        return conformal.threshold(self.calibration_scores, self.default_fpr if fpr is None else fpr)
+
+    def is_anomaly(self, prediction: Prediction, fpr: float | None = None) -> np.ndarray:
+        """The verdicts (B,) at a false-positive rate: scores above the `threshold`; False without calibration."""
+        return prediction.score > self.threshold(fpr)
+
+    def guarantee(self, fpr: float) -> str:
+        """What a verdict at this false-positive rate promises, in a sentence; '' without calibration."""
+        return (
+            "" if self.calibration is None else conformal.guarantee(len(self.calibration), fpr, self.calibration.kind)
         )
 
-    def _significance(self, score: np.ndarray, fpr: float | None) -> tuple[np.ndarray, np.ndarray]:
-        """p-values (B,) float32 and verdicts (B,) bool."""
-        normals = self.calibration_scores
-        if normals is None:
-            return np.full(len(score), np.nan, np.float32), np.zeros(len(score), bool)
-        fpr = max(DEFAULT_FPR, conformal.lowest_fpr(len(normals))) if fpr is None else fpr
-        return conformal.p_values(score, normals).astype(np.float32), score > conformal.threshold(normals, fpr)
+    def share_below(self, prediction: Prediction) -> np.ndarray:
+        """The share (B,), 0…1, of held-out normals with a lower score; NaN without calibration."""
+        if self.calibration_scores is None:
+            return np.full(len(prediction), np.nan)
+        return conformal.share_below(prediction.score, self.calibration_scores)
+
+    def deviations(self, prediction: Prediction) -> np.ndarray:
+        """The scores (B,) in standard deviations above the mean of held-out normals; NaN without calibration."""
+        if self.calibration_scores is None:
+            return np.full(len(prediction), np.nan)
+        return conformal.standardised(prediction.score, self.calibration_scores)
+
+    @property
+    def heatmap_threshold(self) -> float:
+        """The value that 99 % of the patches of held-out normals stay below; infinite without calibration."""
+        return np.inf if self.calibration is None else float(self.calibration.heatmap_quantiles[99])
+
+    @property
+    def colour_range(self) -> tuple[float, float]:
+        """The fixed ends of the heatmap's colour scale, from held-out normals."""
+        return colour_range(None if self.calibration is None else self.calibration.heatmap_quantiles.numpy())
+
+    def _prediction(self, measurement: Measurement, images: Tensor, fpr: float | None) -> Prediction:
+        height, width = images.shape[-2:]
+        score, threshold = self.score(measurement), self.threshold(fpr)
+        p_value = np.full(len(score), np.nan, np.float32)
+        if self.calibration_scores is not None:
+            p_value = conformal.p_values(score, self.calibration_scores).astype(np.float32)
+        renderer = replace(self.renderer, weights=self.renderer.weights.cpu())
+        return Prediction(score, p_value, score > threshold, measurement, (height, width), renderer)
 
 
-def _teacher_of(folder: Path, config: StudentConfig) -> Teacher:
-    """The teacher that a student names, wherever it is on this machine."""
-    place = student_folder.load_local(folder).get("teacher", config.teacher)
-    return teacher_of_student(place, config.preprocessing.resize, config.layers)
+def _load_teacher(named: str | None, folder: Path, config: StudentConfig) -> Teacher:
+    """The teacher of this name, or the one that the student names, wherever it is on this machine."""
+    name = named or student_folder.load_local(folder).get("teacher", config.teacher)
+    return load_teacher(name, image_size=config.image_size, layers=config.layers, allow_download=named is not None)
 
 
 def _check_teacher(config: StudentConfig, teacher: Teacher) -> None:
@@ -260,14 +307,5 @@ def _check_teacher(config: StudentConfig, teacher: Teacher) -> None:
     if teacher.preprocessing != config.preprocessing:
         raise UserError(
             f"teacher {teacher.name!r} now prepares its pixels as {teacher.preprocessing}, but this student was "
-            f"trained with {config.preprocessing}: restore its preprocessor_config.json, or load it with that side"
+            f"trained with {config.preprocessing}: restore its preprocessor_config.json, or load it at that image size"
         )
-
-
-def load_with(folder_or_repo: str | Path, teacher: str | None, device: str) -> Detector:
-    """As `Detector.load`, with the teacher of this name, folder or Hub id; with the student's own if None."""
-    if teacher is None:
-        return Detector.load(folder_or_repo, device=device)
-    config = student_folder.load_config(hub.resolve(folder_or_repo))
-    copied = teacher_copied(teacher, config.preprocessing.resize, config.layers)
-    return Detector.load(folder_or_repo, teacher=copied, device=device)

@@ -1,4 +1,4 @@
-"""A score as what it is the sum of, each part with a map that adds up to it, and with what normals show."""
+"""Decompose a score into its parts, each with a map that adds up to it, beside those of the held-out normals."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,34 +9,34 @@ import torch
 from torch import Tensor
 
 from kdad.detection.detector import Detector, Prediction
-from kdad.detection.discrepancy import DISTANCE, ERROR, HIGHEST, PARTS
-from kdad.detection.heatmaps import MapGeometry
 from kdad.detection.inputs import to_batch
 from kdad.detection.rendering import colour_range
-from kdad.detection.tiles import Tiling, map_tiles
+from kdad.detection.tiles import in_chunks
 from kdad.errors import UserError
 from kdad.networks.features import in_parts
+from kdad.scores import ERROR, HIGHEST_PATCH, LOG_DISTANCE, Measurement, Part
 
 
 @dataclass(frozen=True)
-class Part:
-    """One of the addends of a score, for one image of H×W pixels.
+class Contribution:
+    """What one part adds to the score of one image.
 
     Args:
-        name: `error`, the student's in the last critical layer; `distance`, the teacher's own from normals; `peak`,
-            the highest value of the heatmap; or `layer N`.
+        name, title, unit: those of `kdad.scores.Part`.
         value: what is added.
         normals: the same of the held-out normals, (N,).
-        measured: what is drawn: an error or distance before its logarithm, a peak.
-        heatmap: (H, W); its mean, over what it covers, is `measured` (of tiles, about that of the most unusual one), or
-            its highest value of a peak. None for a layer, whose patch errors `Prediction.patch_maps` has.
-        colour_range: what is dark and what is bright on the heatmap.
+        quantity: what the heatmap adds up to: an error or a distance before its logarithm, a peak.
+        heatmap: (H, W); its mean, over what it covers, is `quantity` (of tiles, about that of the most unusual one), or
+            its highest value of a peak. None for a layer, whose patch errors `Measurement.patch_maps` has.
+        colour_range: the values that are dark and bright on the heatmap.
     """
 
     name: str
+    title: str
+    unit: str
     value: float
     normals: np.ndarray
-    measured: float
+    quantity: float
     heatmap: np.ndarray | None
     colour_range: tuple[float, float]
 
@@ -46,52 +46,55 @@ class Part:
         return self.value - float(np.median(self.normals))
 
 
-def explain(detector: Detector, image: Any, said: Prediction | None = None) -> list[Part]:
-    """The parts of the default score of one image, the one that lifts it most first.
+def explain(
+    detector: Detector, image: Any, prediction: Prediction | None = None, *, size: tuple[int, int] | None = None
+) -> list[Contribution]:
+    """What the parts of the default score contribute for one image, the one that lifts it most first.
 
     They add up to `Prediction.score`, as far as float32 goes.
 
     Args:
         image: as `Detector.predict` takes it.
-        said: what that says of it, if it is known.
+        prediction: that of `Detector.predict`, if it is known.
+        size: (height, width) of the maps; by default the image's own.
 
     Raises:
         UserError: the detector was never calibrated, so that there is nothing to compare with.
     """
-    calibration, config = detector.calibration, detector.config
-    if calibration is None:
+    if detector.normals is None:
         raise UserError("a student without calibration has no normals to explain a score by; run evaluate on it")
-    batch = to_batch(image, config.white)
-    said = said or detector.predict(batch)
-    measured = {
-        "layer_errors": said.layer_errors,
-        "distances": said.distance,
-        "peaks": said.peak,
-        "distance_weight": np.float32(detector.distance_weight),
-    }
-    of_normals = {name: tensor.numpy() for name, tensor in calibration.tensors().items()}
-    mse_weight = config.recipe.mse_weight
-    normals = PARTS[config.score](of_normals, mse_weight)
-    values = PARTS[config.score](measured, mse_weight)
-    drawn = {
-        ERROR: lambda: (said.layer_errors[0, -1, 0], of_normals["layer_errors"][:, -1, 0], error_map(detector, batch)),
-        DISTANCE: lambda: (said.distance[0], of_normals["distances"], distance_map(detector, batch)),
-        HIGHEST: lambda: (said.peak[0], of_normals["peaks"], said.heatmap),
-    }
-    parts = []
-    for name, value in values.items():
-        shown, usual, heatmap = drawn[name]() if name in drawn else (value[0], normals[name], [None])
-        ends = detector.colour_range if name == HIGHEST else colour_range(np.percentile(usual, np.arange(101)))
-        parts.append(Part(name, float(value[0]), normals[name], float(shown), heatmap[0], ends))
-    return sorted(parts, key=lambda part: -part.excess)
+    batch = to_batch(image, detector.config.max_value)
+    prediction = prediction or detector.predict(batch)
+    contributions = [
+        _contribution(detector, part, batch, prediction, detector.normals, size or prediction.size)
+        for part in detector.score.parts_of(prediction.measurement)
+    ]
+    return sorted(contributions, key=lambda contribution: -contribution.excess)
 
 
-@torch.inference_mode()
-def distance_map(detector: Detector, images: Tensor) -> np.ndarray:
-    """How far the teacher sees each place from normals, (B, H, W): shares whose mean is the distance.
+def _contribution(
+    detector: Detector, part: Part, batch: Tensor, prediction: Prediction, normals: Measurement, size: tuple[int, int]
+) -> Contribution:
+    draw = MAPS.get(part.name)
+    ends = colour_range(np.percentile(part.quantity(normals), np.arange(101)))
+    return Contribution(
+        part.name,
+        part.title,
+        part.unit,
+        float(part.value(prediction.measurement)[0]),
+        part.value(normals),
+        float(part.quantity(prediction.measurement)[0]),
+        None if draw is None else draw(detector, batch, prediction, size)[0],
+        detector.colour_range if part.name == HIGHEST_PATCH.name else ends,
+    )
+
+
+def distance_map(detector: Detector, images: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """How far the teacher sees each place from normals, (B, height, width): shares whose mean is the distance.
 
     Args:
         images: uint8 (B, 3, H, W).
+        size: (height, width) of the maps.
 
     Raises:
         UserError: the detector's score does not read the distance.
@@ -100,51 +103,55 @@ def distance_map(detector: Detector, images: Tensor) -> np.ndarray:
         raise UserError(
             f"the score {detector.config.score!r} does not read how far the teacher sees an image from normals"
         )
-    gaussian = detector.calibration.gaussian
+    gaussian, teacher = detector.calibration.gaussian, detector.teacher
 
-    def look(pieces: Tensor) -> tuple[Tensor]:
-        features = detector.teacher(detector.teacher.preprocessing(pieces))
-        return (_on_grid(gaussian.shares(detector.teacher.network.summarised(features)), detector),)
+    def shares(pieces: Tensor) -> Tensor:
+        return gaussian.shares(teacher.network.summarised(teacher(teacher.preprocessing(pieces))))
 
-    return _over_images(look, detector, images)
+    return _drawn(shares, detector, images, size)
 
 
-@torch.inference_mode()
-def error_map(detector: Detector, images: Tensor) -> np.ndarray:
-    """What each place adds to the last layer's error, (B, H, W): shares whose mean is 1 − cosine of the whole maps.
+def error_map(detector: Detector, images: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """What each place adds to the last layer's error, (B, height, width): shares whose mean is 1 − cosine of the maps.
 
     Args:
         images: uint8 (B, 3, H, W).
+        size: (height, width) of the maps.
     """
+    teacher = detector.teacher
 
-    def look(pieces: Tensor) -> tuple[Tensor]:
-        pixels = detector.teacher.preprocessing(pieces)
-        copied, target = in_parts(detector.student, pixels)[-1].float(), detector.teacher(pixels)[-1].float()
+    def shares(pieces: Tensor) -> Tensor:
+        pixels = teacher.preprocessing(pieces)
+        copied, target = in_parts(detector.student, pixels)[-1].float(), teacher(pixels)[-1].float()
         lengths = [features.flatten(1).norm(dim=1)[:, None].clamp(min=1e-8) for features in (copied, target)]
         agreed = (copied * target).sum(2) / (lengths[0] * lengths[1])
-        shares = target.square().sum(2) / lengths[1].square() - agreed
-        prefix, patches = detector.teacher.prefix, shares[:, detector.teacher.prefix :]
-        return (_on_grid(patches * patches.shape[1] + shares[:, :prefix].sum(1, keepdim=True), detector),)
+        of_tokens = target.square().sum(2) / lengths[1].square() - agreed
+        prefix, patches = of_tokens[:, : teacher.prefix], of_tokens[:, teacher.prefix :]
+        return patches * patches.shape[1] + prefix.sum(1, keepdim=True)
 
-    return _over_images(look, detector, images)
+    return _drawn(shares, detector, images, size)
 
 
-def _on_grid(shares: Tensor, detector: Detector) -> Tensor:
-    """Shares (B, n) of the patches of the last critical layer as a map (B, h, w); 0 at an edge that has none."""
-    height, width = detector.teacher.grids[-1]
+@torch.inference_mode()
+def _drawn(shares: Callable[[Tensor], Tensor], detector: Detector, images: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """The shares (N, n) of the patches of pieces (N, 3, h, w) as maps over the images (B, height, width)."""
+    tiler = detector.tiler
+    pieces = tiler.split(images.to(detector.device))
+    (maps,) = in_chunks(lambda chunk: (_on_grid(shares(chunk), detector.teacher.grids[-1]),), pieces)
+    return tiler.to_image(tiler.merge(maps, *images.shape[2:]), *size).cpu().numpy()
+
+
+def _on_grid(shares: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Shares (B, n) of the patches of a layer as a map (B, h, w); 0 at an edge that has none."""
+    height, width = grid
     edge = int(shares.shape[1] < height * width)
     inner = shares.unflatten(1, (height - 2 * edge, width - 2 * edge))
     return torch.nn.functional.pad(inner, (edge,) * 4)
 
 
-def _over_images(look: Callable[[Tensor], tuple[Tensor]], detector: Detector, images: Tensor) -> np.ndarray:
-    """What `look` shows of images or of their tiles, upsampled to the images."""
-    images = images.to(detector.device)
-    preprocessing = detector.teacher.preprocessing
-    if detector.tile:
-        tiling = Tiling.over(images, detector.tile, preprocessing)
-        (maps,) = map_tiles(look, tiling.cut(images))
-        maps = tiling.stitch(preprocessing.to_input(maps, tiling.side, tiling.side))
-    else:
-        (maps,) = look(images)
-    return MapGeometry(preprocessing, detector.tile).to_image(maps, *images.shape[2:]).cpu().numpy()
+# How the map of each part is drawn, by its name: (detector, images, prediction, size) to (B, height, width).
+MAPS: dict[str, Callable[[Detector, Tensor, Prediction, tuple[int, int]], np.ndarray]] = {
+    ERROR.name: lambda detector, images, _, size: error_map(detector, images, size),
+    LOG_DISTANCE.name: lambda detector, images, _, size: distance_map(detector, images, size),
+    HIGHEST_PATCH.name: lambda detector, images, prediction, size: prediction.heatmap_at(*size),
+}

@@ -7,17 +7,18 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from kdad.data.preprocessing import Preprocessing, resample
+from kdad.data.preprocessing import resample
+from kdad.detection.tiles import Tiler
 
-SAMPLE_SIDE = 32  # points a side of each map that weights and colour scales are fitted on
+SAMPLES_PER_SIDE = 32  # points of each map that weights and colour scales are fitted on
 
 
 @dataclass(frozen=True)
-class PatchReading:
-    """How a student's patch errors are read: what normal patches show, and how much each layer counts.
+class MapNormalization:
+    """The mean, standard deviation and weight (L,) of each layer's patch errors.
 
-    `mean` and `std` (L,) are those of the patch errors of held-out normals, so that a standardised
-    error of 2 lies two standard deviations above a normal patch; `weights` (L,) combine the layers.
+    `mean` and `std` are those of held-out normals, so that a standardised error of 2 lies two standard deviations above
+    a normal patch; `weights` combine the layers.
     """
 
     mean: Tensor
@@ -25,14 +26,14 @@ class PatchReading:
     weights: Tensor
 
     @classmethod
-    def plain(cls, layers: int, device: torch.device | None = None) -> "PatchReading":
+    def identity(cls, layers: int, device: torch.device | None = None) -> "MapNormalization":
         """Without calibration: patch errors as they are, 0…2, all layers alike."""
         ones = torch.ones(layers, device=device)
         return cls(torch.zeros_like(ones), ones, ones / layers)
 
-    def to(self, device: torch.device | str) -> "PatchReading":
+    def to(self, device: torch.device | str) -> "MapNormalization":
         """The same on another device."""
-        return PatchReading(self.mean.to(device), self.std.to(device), self.weights.to(device))
+        return MapNormalization(self.mean.to(device), self.std.to(device), self.weights.to(device))
 
     def standardise(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """The patch errors (B, h, w) of all layers in standard deviations above a normal patch."""
@@ -42,32 +43,30 @@ class PatchReading:
 
 
 @dataclass(frozen=True)
-class MapGeometry:
-    """Where maps lie on an image: over the crop that the teacher sees or, of tiled images, over all of it."""
+class HeatmapRenderer:
+    """Combines the maps of the layers into one, and draws it at any size."""
 
-    preprocessing: Preprocessing
-    tile: int
+    tiler: Tiler
+    weights: Tensor  # (L,)
 
-    def combine(self, maps: Sequence[Tensor], weights: Tensor) -> Tensor:
+    def combine(self, maps: Sequence[Tensor]) -> Tensor:
         """One map (B, h, w): the weighted sum of standardised maps, upsampled bilinearly.
 
-        It is as large as the crop, or as the finest of stitched maps.
+        It is as large as the crop that the teacher sees, or as the finest of stitched maps.
         """
-        height, width = maps[0].shape[1:] if self.tile else (self.preprocessing.crop, self.preprocessing.crop)
+        height, width = self.tiler.resolution(maps)
         weighted = (
             weight * resample(layer[:, None], height, width, "bilinear")[:, 0]
-            for layer, weight in zip(maps, weights, strict=True)
+            for layer, weight in zip(maps, self.weights, strict=True)
         )
         return reduce(torch.add, weighted)
 
-    def to_image(self, combined: Tensor, height: int, width: int) -> Tensor:
-        """What `combine` made, (B, h, w), over an image of any size: (B, height, width)."""
-        if self.tile:
-            return resample(combined[:, None], height, width, "bilinear")[:, 0]
-        return self.preprocessing.to_input(combined, height, width)
+    def render(self, maps: Sequence[Tensor], height: int, width: int) -> Tensor:
+        """The heatmap (B, height, width) over images of any size."""
+        return self.tiler.to_image(self.combine(maps), height, width)
 
 
 def sampled(maps: Tensor) -> Tensor:
-    """The values of maps (N, H, W) at about `SAMPLE_SIDE` points a side, flat."""
-    down, across = (max(1, side // SAMPLE_SIDE) for side in maps.shape[1:])
+    """The values of maps (N, H, W) at about `SAMPLES_PER_SIDE` points a side, flat."""
+    down, across = (max(1, side // SAMPLES_PER_SIDE) for side in maps.shape[1:])
     return maps[:, down // 2 :: down, across // 2 :: across].flatten()

@@ -17,7 +17,7 @@ from kdad.detection.rendering import overlay, save_png
 from kdad.errors import UserError
 from kdad.files import shown
 
-LONGEST_STEM = 200  # bytes
+MAX_STEM_BYTES = 200  # bytes
 
 
 def score_files(
@@ -32,7 +32,7 @@ def score_files(
         UserError: a path is missing, a named file is no image, no image is left, the method is unknown or not for this
             network, or a heatmap cannot be written.
     """
-    read = partial(read_image, white=detector.config.white)
+    read = partial(read_image, max_value=detector.config.max_value)
     named = {Path(path) for path in paths if Path(path).is_file()}
     if len(paths) > 1:  # before anything is written
         for path in named:
@@ -88,4 +88,4 @@ def _save_heatmaps(
 
 def _shortened(stem: str) -> str:
     """So much of a name that it can still be a file's when something is put around it."""
-    return stem.encode()[:LONGEST_STEM].decode(errors="ignore")
+    return stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore")

@@ -16,14 +16,14 @@ ACCEPTED = "a path, a PIL image, a tensor (3, H, W), an array (H, W, 3), a batch
 CHANNELS = (1, 3, 4)
 
 
-def to_batch(images: Any, white: int = 0) -> Tensor:
+def to_batch(images: Any, max_value: int = 0) -> Tensor:
     """Images of one size as uint8 (B, 3, H, W).
 
     Args:
         images: one or more of paths, PIL images, tensors (C, H, W) and arrays (H, W) or (H, W, C); or a tensor
             (B, C, H, W) or an array (B, H, W, C). Of C = 1, 3 or 4 channels, a fourth is opacity, over white; numbers
             are uint8, or floats in 0…1.
-        white: as of `kdad.data.decoding.read_image`.
+        max_value: as of `kdad.data.decoding.read_image`.
 
     Raises:
         UserError: it is anything else, none or unreadable, or the sizes differ.
@@ -33,10 +33,10 @@ def to_batch(images: Any, white: int = 0) -> Tensor:
             raise UserError("no image to judge")
         return _from_numbers(images)
     if isinstance(images, Tensor | np.ndarray | str | Path | Image.Image):
-        return to_image(images, white)[None]
+        return to_image(images, max_value)[None]
     if not isinstance(images, Iterable) or isinstance(images, bytes | dict):
         raise UserError(f"an image is {ACCEPTED}; not {type(images).__name__}")
-    each = [to_image(image, white) for image in images]
+    each = [to_image(image, max_value) for image in images]
     if not each:
         raise UserError("no image to judge")
     if len({image.shape for image in each}) > 1:
@@ -44,7 +44,7 @@ def to_batch(images: Any, white: int = 0) -> Tensor:
     return torch.stack(each)
 
 
-def to_image(image: Any, white: int = 0) -> Tensor:
+def to_image(image: Any, max_value: int = 0) -> Tensor:
     """One image as uint8 (3, H, W).
 
     Raises:
@@ -53,9 +53,9 @@ def to_image(image: Any, white: int = 0) -> Tensor:
     if isinstance(image, str | Path):
         if Path(image).is_dir():
             raise UserError(f"{image} is a directory; `kdad score` judges all images in one")
-        return read_image(image, white=white)
+        return read_image(image, max_value=max_value)
     if isinstance(image, Image.Image):
-        return to_rgb_tensor(image, "the image", white)
+        return to_rgb_tensor(image, "the image", max_value)
     if isinstance(image, Tensor) and image.ndim == 3:
         return _from_numbers(image[None])[0]
     if isinstance(image, np.ndarray) and image.ndim in (2, 3):

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from kdad.data.images import in_batches
-from kdad.data.preprocessing import resample
 from kdad.detection.detector import Detector
-from kdad.detection.discrepancy import layer_errors, mkd_score
-from kdad.detection.tiles import Tiling, map_tiles
+from kdad.detection.discrepancy import layer_errors
+from kdad.detection.tiles import in_chunks
 from kdad.errors import UserError, one_of
 from kdad.networks.vit import AttendingFeatures
+from kdad.scores import published_score
 
 SAMPLES = 50
 NOISE = 0.05  # share of the range of pixel values; the published code squares it, to about 0.0025
@@ -57,15 +57,11 @@ Saliency = Callable[[Tensor], Tensor]  # normalised pixels (B, 3, S, S) to maps 
 
 def _over_images(detector: Detector, images: Tensor, saliency: Saliency) -> np.ndarray:
     """Maps (B, H, W) of images, through the crop that the teacher sees or tile by tile."""
-    preprocessing, images = detector.teacher.preprocessing, images.to(detector.device)
-    if not detector.tile:
-        return preprocessing.to_input(saliency(preprocessing(images)), *images.shape[2:]).cpu().numpy()
-    tiling = Tiling.over(images, detector.tile, preprocessing)
-    side = tiling.side
-    (maps,) = map_tiles(
-        lambda tiles: (preprocessing.to_input(saliency(preprocessing(tiles)), side, side),), tiling.cut(images)
-    )
-    return resample(tiling.stitch(maps)[:, None], images.shape[2], images.shape[3], "bilinear")[:, 0].cpu().numpy()
+    preprocessing, tiler = detector.teacher.preprocessing, detector.tiler
+    pieces = tiler.split(images.to(detector.device))
+    (maps,) = in_chunks(lambda chunk: (saliency(preprocessing(chunk)),), pieces)
+    height, width = images.shape[2:]
+    return tiler.to_image(tiler.merge(maps, height, width), height, width).cpu().numpy()
 
 
 class _Score(nn.Module):
@@ -77,7 +73,7 @@ class _Score(nn.Module):
         self.mse_weight = detector.config.recipe.mse_weight
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return mkd_score(layer_errors(self.student(pixels), self.teacher(pixels)), self.mse_weight)
+        return published_score(layer_errors(self.student(pixels), self.teacher(pixels)), self.mse_weight)
 
 
 def _gradients(detector: Detector, noise: float) -> Saliency:

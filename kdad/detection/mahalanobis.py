@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SMALLEST_VARIANCE = 1e-8  # of features; what varies less counts as if it varied so much
+MIN_VARIANCE = 1e-8  # of features; what varies less counts as if it varied so much
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Gaussian:
         known = torch.cat([batch.cpu() for batch in features]).double()
         covariance = torch.from_numpy(LedoitWolf().fit(known.numpy()).covariance_)
         values, vectors = torch.linalg.eigh(covariance)
-        spread = (values.clamp(min=SMALLEST_VARIANCE) * len(values)).sqrt()
+        spread = (values.clamp(min=MIN_VARIANCE) * len(values)).sqrt()
         whitening = (vectors / spread) @ vectors.T
         return cls(known.mean(0).float(), whitening.half().float())
 

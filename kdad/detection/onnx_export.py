@@ -1,6 +1,6 @@
 """A detector as one ONNX file, for places without torch: uint8 images in; score, p-value and heatmap out.
 
-Preprocessing, teacher, student and calibration are inside. What is exported is `Detector.measured` itself: there is no
+Preprocessing, teacher, student and calibration are inside. What is exported is `Detector.measure` itself: there is no
 second way to judge an image.
 """
 
@@ -14,9 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdad.detection import conformal
-from kdad.detection.detector import DEFAULT_FPR, Detector
-from kdad.detection.discrepancy import SCORES
+from kdad.detection.detector import Detector
 from kdad.errors import UserError, WorkFailed, one_line
 from kdad.files import write_bytes
 
@@ -39,13 +37,11 @@ class JudgingNetwork(nn.Module):
         self.networks = nn.ModuleList([detector.student, detector.teacher.network])  # so that they are found
         normals = detector.calibration_scores
         self.normals = nn.Buffer(torch.empty(0) if normals is None else torch.from_numpy(np.sort(normals)))
-        self.distance_weight = nn.Buffer(torch.tensor([detector.distance_weight]))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        errors, distances, peaks, heatmap, *_ = self.detector.measured(images)
-        config = self.detector.config
-        measured = {"layer_errors": errors, "distances": distances, "peaks": peaks}
-        score = SCORES[config.score](measured | {"distance_weight": self.distance_weight}, config.recipe.mse_weight)
+        measurement = self.detector.measure(images)
+        score = self.detector.score(measurement)
+        heatmap = self.detector.renderer.render(measurement.patch_maps, *images.shape[-2:])
         if not len(self.normals):
             return score, torch.full_like(score, torch.nan), heatmap
         at_least = (self.normals >= score[:, None]).sum(1)  # as `conformal.p_values` counts them
@@ -67,7 +63,7 @@ def export(detector: Detector, file: Path, *, size: tuple[int, int] | None = Non
 
     Raises:
         UserError: ONNX is not installed, the opset is not supported, or the network cannot be exported with it.
-        WorkFailed: onnxruntime judges images otherwise than torch.
+        WorkFailed: onnxruntime and torch disagree.
     """
     _check_installed()
     if opset not in OPSETS:
@@ -77,9 +73,7 @@ def export(detector: Detector, file: Path, *, size: tuple[int, int] | None = Non
     content = _exported(network, height, width, opset)
     difference = _difference(network, content, height, width)
     if not difference <= TOLERANCE:
-        raise WorkFailed(
-            f"onnxruntime judges images otherwise than torch, by up to {difference:.2g}; nothing is written"
-        )
+        raise WorkFailed(f"onnxruntime and torch disagree by up to {difference:.2g}; nothing is written")
     write_bytes(file, content)
     return difference
 
@@ -110,8 +104,7 @@ def _metadata(detector: Detector, height: int, width: int) -> dict[str, str]:
     names = ("dataset", "normal_class", "teacher", "label_overlap", "score", "weights_sha256")
     values = {name: getattr(config, name) for name in names} | {"height": height, "width": width}
     if normals is not None:
-        fpr = max(DEFAULT_FPR, conformal.lowest_fpr(len(normals)))
-        values |= {"false_positive_rate": fpr, "threshold": conformal.threshold(normals, fpr)}
+        values |= {"false_positive_rate": detector.default_fpr, "threshold": detector.threshold()}
         values |= {"calibration": config.calibration, "calibration_normals": len(normals)}
     return {f"kdad.{name}": value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 

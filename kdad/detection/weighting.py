@@ -11,44 +11,46 @@ from torch import Tensor, nn
 
 from kdad.data.preprocessing import Preprocessing
 from kdad.data.pseudo_anomalies import blend_in
-from kdad.detection.heatmaps import MapGeometry, PatchReading, sampled
+from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization, sampled
 from kdad.detection.mahalanobis import Gaussian
 from kdad.detection.observation import Observation, observe
-from kdad.networks.teachers import Teacher
+from kdad.detection.tiles import WholeImages
+from kdad.networks.teachers.loading import Teacher
 
 PSEUDO_ANOMALIES = 300
 AT_ONCE = 32  # maps over whole images are far larger than what they are made of
 
 
 @dataclass(frozen=True)
-class Pairs:
+class SyntheticPairs:
     """What is measured of N training images as they are, and of the same with something blended in.
 
-    `normal` and `odd` hold N rows each; `masks` (N, H, W) say where the latter are anomalous.
+    `normal` and `anomalous` hold N rows each; `masks` (N, H, W) say where the latter are anomalous.
     """
 
     normal: Observation
-    odd: Observation
+    anomalous: Observation
     masks: Tensor
     preprocessing: Preprocessing
 
     @classmethod
-    def of(cls, student: nn.Module, teacher: Teacher, train: Tensor) -> "Pairs":
+    def of(cls, student: nn.Module, teacher: Teacher, train: Tensor) -> "SyntheticPairs":
         """Of training images (M, 3, H, W) that are chosen evenly."""
-        device = next(student.parameters()).device
+        device, tiler = next(student.parameters()).device, WholeImages(teacher.preprocessing)
         chosen = train[torch.linspace(0, len(train) - 1, min(len(train), PSEUDO_ANOMALIES)).round().long()]
         blended, masks = map(torch.from_numpy, blend_in(chosen.permute(0, 2, 3, 1).contiguous().numpy()))
 
         def observed(images: Tensor) -> Observation:
-            return _stacked([observe(student, teacher, batch.to(device), tile=0) for batch in images.split(AT_ONCE)])
+            batches = images.split(AT_ONCE)
+            return _stacked([observe(student, teacher, batch.to(device), tiler) for batch in batches])
 
         return cls(observed(chosen), observed(blended.permute(0, 3, 1, 2)), masks, teacher.preprocessing)
 
     @cached_property
-    def units(self) -> PatchReading:
+    def units(self) -> MapNormalization:
         """The mean and deviation of the patch errors of normals; all layers alike."""
         mean, std = (torch.stack([getattr(layer, of)() for layer in self.normal.maps]) for of in ("mean", "std"))
-        return PatchReading(mean, std.clamp(min=1e-12), torch.ones_like(mean))
+        return MapNormalization(mean, std.clamp(min=1e-12), torch.ones_like(mean))
 
     def layer_weights(self) -> Tensor:
         """How much each layer's patch errors tell about where an image is anomalous, (L,).
@@ -56,7 +58,7 @@ class Pairs:
         A layer may count against the others: a coarse one that says the whole image is unusual explains what the fine
         ones show.
         """
-        points = torch.stack([self._points(layer) for layer in self.units.standardise(self.odd.maps)], 1)
+        points = torch.stack([self._points(layer) for layer in self.units.standardise(self.anomalous.maps)], 1)
         return separating(points.numpy(), sampled(self.masks).numpy()) / self.units.std
 
     def _points(self, layer: Tensor) -> Tensor:
@@ -71,25 +73,25 @@ class Pairs:
         """
         read = [
             torch.stack([self._peaks(observation, layer_weights), distances.log()], 1)
-            for observation, distances in zip((self.normal, self.odd), self._distances(), strict=True)
+            for observation, distances in zip((self.normal, self.anomalous), self._distances(), strict=True)
         ]
         spread = read[0].std(0).clamp(min=1e-12)
         peak, distance = separating((torch.cat(read) / spread).numpy(), np.repeat([False, True], len(read[0])))
         return (distance.clamp(min=0) / peak.clamp(min=1e-12)).clamp(max=1) * spread[0] / spread[1]
 
     def _peaks(self, observation: Observation, layer_weights: Tensor) -> Tensor:
-        geometry = MapGeometry(self.preprocessing, tile=0)
+        renderer = HeatmapRenderer(WholeImages(self.preprocessing), layer_weights)
         parts = zip(*(layer.split(AT_ONCE) for layer in observation.maps), strict=True)
-        return torch.cat([geometry.combine(maps, layer_weights).amax((1, 2)) for maps in parts])
+        return torch.cat([renderer.combine(maps).amax((1, 2)) for maps in parts])
 
     def _distances(self) -> tuple[Tensor, Tensor]:
         """Those of the normals and of the others (N,): of each half, as the other half sees it."""
-        normal, odd = (observation.summaries[:, 0] for observation in (self.normal, self.odd))
+        normal, anomalous = (observation.summaries[:, 0] for observation in (self.normal, self.anomalous))
         found = torch.empty(2, len(normal))
         even = torch.arange(len(normal)) % 2 == 0
         for half in (even, ~even):
             gaussian = Gaussian.fit([normal[~half]])
-            found[:, half] = torch.stack([gaussian.distance(normal[half]), gaussian.distance(odd[half])])
+            found[:, half] = torch.stack([gaussian.distance(normal[half]), gaussian.distance(anomalous[half])])
         return found[0], found[1]
 
 

@@ -9,18 +9,18 @@ import numpy as np
 
 from kdad.data.datasets import public_name
 from kdad.data.task import Labelled, Task
-from kdad.detection.calibration import calibrate, learn, save_calibration
+from kdad.detection.calibration import calibrate, fit_statistics, save_calibration
 from kdad.detection.detector import Detector, Prediction
-from kdad.detection.discrepancy import last_layer_score, published_score
 from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.files import sha256_of, write_atomically, write_json, write_text
-from kdad.networks.provenance import label_overlap
+from kdad.networks.teachers.provenance import label_overlap
+from kdad.scores import Measurement, last_layer_error
 from kdad.storage import layout, student_folder
 from kdad.storage.sealing import sealed
 from kdad.storage.student_config import StudentConfig
 
-LARGEST_MAP = 256  # pixels a side on which heatmaps are compared with masks
+MAX_MAP_SIZE = 256  # pixels a side on which heatmaps are compared with masks
 
 
 @dataclass(frozen=True)
@@ -91,50 +91,46 @@ def is_own(task: Task, config: StudentConfig) -> bool:
 def _calibrated(detector: Detector, task: Task) -> Detector:
     """The same student, read by what the task's held-out normals show."""
     student, teacher, config = detector.student, detector.teacher, detector.config
-    learned = learn(student, teacher, task.train, config.score)
-    calibration = calibrate(learned, teacher, [(learned, task.calibration)], task.train, config.score, config.tile)
+    fitted = fit_statistics(student, teacher, task.train, config.score)
+    calibration = calibrate(fitted, teacher, [(fitted, task.calibration)], task.train, config.score, config.tile_size)
     return Detector(config, student, teacher, calibration)
 
 
 class _Judged:
-    """What a detector says of all test images: scores, and heatmaps small enough to keep where there are masks."""
+    """The scores of all test images, and heatmaps small enough to keep where there are masks."""
 
     def __init__(self, detector: Detector, test: Labelled):
         self.heatmaps: list[np.ndarray] = []
         self.masks: list[np.ndarray] = []
         self.anomalous: list[bool] = []
-        predictions, first = [], 0
+        scores, measurements, first = [], [], 0
         for prediction in detector.predict_each(test.images):
-            predictions.append(prediction)
+            scores.append(prediction.score)
+            measurements.append(replace(prediction.measurement, patch_maps=()))
             if test.masks is not None:
                 masks = [test.masks[first + index] for index in range(len(prediction))]
-                self._keep(detector, prediction, masks, test.anomalous[first : first + len(prediction)].tolist())
+                self._keep(prediction, masks, test.anomalous[first : first + len(prediction)].tolist())
             first += len(prediction)
-        names = ("score", "layer_scores", "layer_errors", "distance")
-        self.score, self.layer_scores, self.layer_errors, self.distance = (
-            np.concatenate([getattr(prediction, name) for prediction in predictions]) for name in names
-        )
+        self.score, self.measurement = np.concatenate(scores), Measurement.concatenated(measurements)
 
-    def _keep(
-        self, detector: Detector, prediction: Prediction, masks: Sequence[np.ndarray | None], anomalous: list[bool]
-    ) -> None:
-        height, width = shrunk(*prediction.heatmap.shape[1:])
-        heatmaps = detector.heatmap(prediction, height, width)
-        for heatmap, mask, odd in zip(heatmaps, masks, anomalous, strict=True):
+    def _keep(self, prediction: Prediction, masks: Sequence[np.ndarray | None], anomalous: list[bool]) -> None:
+        height, width = shrunk(*prediction.size)
+        heatmaps = prediction.heatmap_at(height, width)
+        for heatmap, mask, is_anomalous in zip(heatmaps, masks, anomalous, strict=True):
             if mask is not None:
                 self.heatmaps.append(heatmap)
                 self.masks.append(_shrunk_mask(mask, height, width))
-                self.anomalous.append(odd)
+                self.anomalous.append(is_anomalous)
 
     def without_good(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Heatmaps and masks of the anomalous images alone."""
-        kept = [index for index, odd in enumerate(self.anomalous) if odd]
+        kept = np.flatnonzero(self.anomalous)
         return [self.heatmaps[index] for index in kept], [self.masks[index] for index in kept]
 
 
 def shrunk(height: int, width: int) -> tuple[int, int]:
-    """The size of an image whose longer side is at most `LARGEST_MAP`."""
-    scale = min(1.0, LARGEST_MAP / max(height, width))
+    """The size of an image whose longer side is at most `MAX_MAP_SIZE`."""
+    scale = min(1.0, MAX_MAP_SIZE / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
@@ -162,13 +158,13 @@ def _figures(judged: _Judged, task: Task, test: Labelled, detector: Detector) ->
     config, anomalous = detector.config, test.anomalous.numpy()
     figures = {
         "auroc": metrics.auroc(judged.score, anomalous),
-        "auroc_mkd": metrics.auroc(published_score(judged.layer_scores), anomalous),
+        "auroc_mkd": metrics.auroc(judged.measurement.published_score, anomalous),
     }
     if judged.masks:
         alone = pixel_figures(*judged.without_good())
         figures |= pixel_figures(judged.heatmaps, judged.masks)
         figures |= {f"{name}_without_good": value for name, value in alone.items()}
-    figures["auroc_last_layer"] = metrics.auroc(last_layer_score(judged.layer_errors), anomalous)
+    figures["auroc_last_layer"] = metrics.auroc(last_layer_error(judged.measurement.layer_errors), anomalous)
     return {
         **{name: round(value, 6) for name, value in figures.items()},
         "score": config.score,
@@ -194,13 +190,14 @@ def _write_scores(file: Path, judged: _Judged, test: Labelled) -> None:
 
     labels, anomalous = test.labels.numpy().astype(np.int16), test.anomalous.numpy()
     table = {"index": np.arange(len(labels), dtype=np.int32), "label": labels, "anomalous": anomalous}
+    layer_errors = judged.measurement.layer_errors
     measured = {
-        f"layer{layer + 1}_{name}": judged.layer_errors[:, layer, column]
-        for layer in range(judged.layer_errors.shape[1])
+        f"layer{layer + 1}_{name}": layer_errors[:, layer, column]
+        for layer in range(layer_errors.shape[1])
         for column, name in enumerate(("cosine", "mse"))
-    } | {"distance": judged.distance}
+    } | {"distance": judged.measurement.distance}
     measured = {name: values.clip(max=np.finfo(np.float16).max).astype(np.float16) for name, values in measured.items()}
-    scores = {"score": judged.score, "score_mkd": published_score(judged.layer_scores)}
+    scores = {"score": judged.score, "score_mkd": judged.measurement.published_score}
     pandas.DataFrame({**table, **measured, **scores}).to_parquet(
         file,
         index=False,

@@ -15,19 +15,13 @@ from typing import Any
 from kdad.errors import UserError
 from kdad.evaluation.published import REFERENCES, Reference
 from kdad.files import write_json
+from kdad.scores import SELECTION_CLASSES, score_named
 
 RESULTS = Path("benchmarks") / "results" / "one_vs_rest.json"
 AUROCS = {"auroc": "default score", "auroc_last_layer": "last layer alone", "auroc_mkd": "published score"}
 FAMILIES = {"vgg": "VGG", "vit": "ViT", "conv": "CNN"}
 LABELS_SEEN = {"related": False, "none": False, "same": True}
 DATASET = "cifar10"  # what the published lines and the square are about
-# The classes whose validation anomalies chose the default score (`benchmarks/scores.py`): the headline leaves them out.
-CHOSEN_ON = ("cat", "airplane")
-SELECTION = {
-    "distant-error": f"score chosen on validation anomalies of {' and '.join(CHOSEN_ON)} of {DATASET}",
-    "distant-peak": "score chosen on pseudo-anomalies blended into normal photographs",
-    "peak": "score chosen on the test defects of patterns-defects, bricks",
-}
 # The teachers that answer what is architecture and what is labels: same data, both architectures.
 SQUARE = {
     ("vgg", False): "vgg-tinyimagenet",
@@ -148,7 +142,7 @@ def headline_of(entry: dict[str, Any], score: str) -> Figure:
 
 def _headline(dataset: str, values: Mapping[str, Sequence[float]]) -> Figure:
     """The mean over unused classes of one value per seed; over all classes, if none of them is unused."""
-    unused = [of_class for name, of_class in values.items() if dataset != DATASET or name not in CHOSEN_ON]
+    unused = [of_class for name, of_class in values.items() if dataset != DATASET or name not in SELECTION_CLASSES]
     by_seed = [fmean(of_seed) for of_seed in zip(*(unused or values.values()), strict=True)]
     return Figure(fmean(by_seed), stdev(by_seed) if len(by_seed) > 1 else None)
 
@@ -185,7 +179,7 @@ def seeds_of(entry: dict[str, Any]) -> str:
 
 def provenance_of(entry: dict[str, Any]) -> str:
     """Split, seeds and selection of an entry's figures, in words."""
-    return f"{entry['split']} split; {seeds_of(entry)}; last epoch; {SELECTION.get(entry['score'], 'fixed score')}"
+    return f"{entry['split']} split; {seeds_of(entry)}; last epoch; score {score_named(entry['score']).selection}"
 
 
 def images_of(entry: dict[str, Any]) -> str:

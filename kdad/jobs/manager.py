@@ -149,11 +149,11 @@ def find_all(root: Path) -> list[Job]:
     return sorted(jobs, key=lambda job: (job.created, job.folder.name))
 
 
-def log_tail(folder: Path, lines: int, most_bytes: int = 20_000) -> str:
+def log_tail(folder: Path, lines: int, max_bytes: int = 20_000) -> str:
     """The last lines of a job's log; of a progress bar, what it showed last."""
     try:
         with open(folder / LOG, "rb") as log:
-            log.seek(max(0, (folder / LOG).stat().st_size - most_bytes))
+            log.seek(max(0, (folder / LOG).stat().st_size - max_bytes))
             text = log.read().decode(errors="replace")
     except OSError:
         return ""

@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from kdad.data.preprocessing import Preprocessing, patches_of
+from kdad.data.preprocessing import Preprocessing
 from kdad.errors import UserError, one_line
 from kdad.files import write_bytes, write_json
-from kdad.networks.features import CompactClassifier
+from kdad.networks.features import CompactClassifier, patches_of
 from kdad.networks.vit import CRITICAL_LAYERS, AttendingFeatures, Block, TokenBlocks
 
 SIZE, PATCH, WIDTH, HIDDEN, HEADS, BLOCKS, EPSILON = 32, 4, 192, 384, 3, 12, 1e-12

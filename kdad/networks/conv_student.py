@@ -58,8 +58,8 @@ class ConvStudent(FeatureNetwork):
         return [(height // stride, width // stride) for stride in self.strides]
 
 
-def _block(width_in: int, width: int, kernel: int, stride: int) -> nn.Sequential:
+def _block(width_in: int, width: int, kernel_size: int, stride: int) -> nn.Sequential:
     """Convolution, batch norm and ReLU; one whose stride is its kernel has no padding."""
-    padding = 0 if kernel == stride else kernel // 2
-    convolution = nn.Conv2d(width_in, width, kernel, stride, padding, bias=False)
+    padding = 0 if kernel_size == stride else kernel_size // 2
+    convolution = nn.Conv2d(width_in, width, kernel_size, stride, padding, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True))

@@ -74,7 +74,7 @@ class CompactClassifier(nn.Module):
             squares: (B, k), which of the 4×4 squares of each image to look at.
 
         Returns:
-            (B, 4·k, D) in the order of `kdad.data.preprocessing.patches_of(squares)`, (B, k, D), and the logits.
+            (B, 4·k, D) in the order of `patches_of(squares)`, (B, k, D), and the logits.
         """
         raise NotImplementedError
 
@@ -90,3 +90,18 @@ class CompactClassifier(nn.Module):
             UserError: the folder is damaged, or of another architecture.
         """
         raise NotImplementedError
+
+
+def patches_of(squares: Tensor) -> Tensor:
+    """The patches (B, 4·k), of 8×8 in rows, that make up squares of 2×2 patches (B, k), of 4×4 in rows."""
+    corners = 16 * (squares // 4) + 2 * (squares % 4)
+    return (corners[:, :, None] + torch.tensor([0, 1, 8, 9], device=squares.device)).flatten(1)
+
+
+def in_squares(maps: Sequence[Tensor], squares: Tensor) -> list[Tensor]:
+    """The tokens of an 8×8 and of a 4×4 map (B, T, D) that lie in `squares` (B, k): (B, 4·k, D) and (B, k, D)."""
+    places = (patches_of(squares), squares)
+    return [
+        tokens.gather(1, place[:, :, None].expand(-1, -1, tokens.shape[2]))
+        for tokens, place in zip(maps, places, strict=True)
+    ]

@@ -8,7 +8,7 @@ from kdad.errors import UserError, one_of
 
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "one-cycle", "step")
-LARGEST_SEED = 2**32 - 1
+MAX_SEED = 2**32 - 1
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -21,7 +21,7 @@ class Recipe:
     """How a student is trained; saved in its config.json.
 
     `schedule` is `constant`, `one-cycle` (to `learning_rate` and back), or `step` (×0.2 half-way).
-    Few images take more epochs, for `fewest_steps` in all. `mse_weight` is λ, the weight of the MSE
+    Few images take more epochs, for `min_steps` in all. `mse_weight` is λ, the weight of the MSE
     against the cosine in loss and score.
     """
 
@@ -33,7 +33,7 @@ class Recipe:
     mse_weight: float = 0.01
     flip: bool = False
     random_crop: bool = False
-    fewest_steps: int = 200
+    min_steps: int = 200
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
@@ -48,14 +48,15 @@ class Recipe:
     def with_enough_steps(self, images: int) -> "Recipe":
         """The same, with more epochs where few images would make too few steps to learn anything."""
         steps = -(-images // self.batch_size)
-        return replace(self, epochs=max(self.epochs, -(-self.fewest_steps // steps)))
+        return replace(self, epochs=max(self.epochs, -(-self.min_steps // steps)))
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        return cls(**values)
+        """The inverse of `as_dict`; `min_steps` may have its earlier name, `fewest_steps`."""
+        return cls(**{{"fewest_steps": "min_steps"}.get(name, name): value for name, value in values.items()})
 
 
 PAPER = Recipe(epochs=200, learning_rate=1e-3)
@@ -64,10 +65,10 @@ SEED_VIT = Recipe(
     epochs=10, batch_size=128, optimizer="adamw", learning_rate=5e-5, schedule="step", flip=True, random_crop=True
 )
 COMPACT_VGG = Recipe(epochs=4, learning_rate=3e-3, schedule="one-cycle", flip=True)
-COMPACT_VIT = Recipe(epochs=8, optimizer="adamw", learning_rate=1e-3, schedule="one-cycle", flip=True, fewest_steps=400)
+COMPACT_VIT = Recipe(epochs=8, optimizer="adamw", learning_rate=1e-3, schedule="one-cycle", flip=True, min_steps=400)
 # No MSE: how large a backbone's features are, nobody has made comparable.
 COMPACT_CONV = Recipe(
-    epochs=2, batch_size=32, learning_rate=3e-3, schedule="one-cycle", mse_weight=0.0, flip=True, fewest_steps=200
+    epochs=2, batch_size=32, learning_rate=3e-3, schedule="one-cycle", mse_weight=0.0, flip=True, min_steps=200
 )
 COMPACT_BELOW = 384  # the width from which a ViT is not compact
 

@@ -11,9 +11,9 @@ from kdad.errors import UserError, one_line, one_of
 from kdad.networks.conv_student import ConvStudent
 from kdad.networks.features import FeatureNetwork
 from kdad.networks.recipes import COMPACT_BELOW, COMPACT_CONV, COMPACT_VGG, Recipe, vit_recipe, with_overrides
-from kdad.networks.registry import TEACHERS
-from kdad.networks.teachers import Teacher
-from kdad.networks.timm_backbones import TimmFeatures
+from kdad.networks.teachers.loading import Teacher
+from kdad.networks.teachers.registry import TEACHERS
+from kdad.networks.teachers.timm_backbones import TimmFeatures
 from kdad.networks.vgg import ConvStack, compact_layers, compact_student_blocks, paper_student
 from kdad.networks.vit import CRITICAL_LAYERS, AttendingFeatures, ViTStudent
 

@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from kdad.data.preprocessing import Preprocessing, in_squares
+from kdad.data.preprocessing import Preprocessing
 from kdad.errors import UserError
 from kdad.files import write_bytes, write_json
-from kdad.networks.features import CompactClassifier, FeatureNetwork
-from kdad.networks.registry import COMPACT_VGG_TYPE
+from kdad.networks.features import CompactClassifier, FeatureNetwork, in_squares
+from kdad.networks.teachers.registry import COMPACT_VGG_TYPE
 
 COMPACT_BLOCKS = ((32, 64), (128, 128), (256, 256), (256, 256))
 PAPER_LAYERS: tuple[int | str, ...] = (16, 16, "M", 16, 128, "M", 16, 16, 256, "M", 16, 16, 512, "M", 16, 16, 512, "M")
@@ -132,7 +132,7 @@ class CompactVGG(CompactClassifier):
     def maps_and_logits(self, pixels: Tensor, squares: Tensor) -> tuple[list[Tensor], Tensor]:
         """The last two critical layers in some squares of 2×2 patches, and the logits (B, classes).
 
-        The maps are (B, 4·k, 256) and (B, k, 256) for `squares` (B, k); see `kdad.data.preprocessing.in_squares`.
+        The maps are (B, 4·k, 256) and (B, k, 256) for `squares` (B, k); see `kdad.networks.features.in_squares`.
         """
         features = self.stack(pixels)
         return in_squares(features[-2:], squares), self.head(features[-1].amax(1))

@@ -45,8 +45,8 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 class Limits:
     """What one request may ask for, and how many are answered at once; the others are told to come again."""
 
-    most_bytes: int = 20_000_000
-    most_pixels: int = 25_000_000
+    max_bytes: int = 20_000_000
+    max_pixels: int = 25_000_000
     at_once: int = 64
     seconds_to_send: float = 30.0
 
@@ -107,12 +107,12 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None) 
     @app.post("/students/{name:path}/predict", responses=RESPONSES, openapi_extra=IMAGE_BODY)
     async def predict(name: str, request: Request, fpr: float | None = None) -> Judgement:
         """Judge an image file, which is the body of the request."""
-        image, said = await service.judged(name, request, fpr)
+        image, prediction = await service.judged(name, request, fpr)
         return Judgement(
             student=name,
-            score=float(said.score[0]),
-            p_value=None if math.isnan(said.p_value[0]) else float(said.p_value[0]),
-            is_anomaly=bool(said.is_anomaly[0]),
+            score=float(prediction.score[0]),
+            p_value=None if math.isnan(prediction.p_value[0]) else float(prediction.p_value[0]),
+            is_anomaly=bool(prediction.is_anomaly[0]),
             fpr=fpr,
             height=image.shape[1],
             width=image.shape[2],
@@ -126,9 +126,9 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None) 
     )
     async def heatmap(name: str, request: Request) -> Response:
         """The heatmap over an image file, which is the body of the request, as PNG of the same size."""
-        image, said = await service.judged(name, request, None)
+        image, prediction = await service.judged(name, request, None)
         low, high = detectors[name].colour_range
-        return Response(await service.threads(_drawn, image, said, low, high), media_type="image/png")
+        return Response(await service.threads(_drawn, image, prediction, low, high), media_type="image/png")
 
     return app
 
@@ -177,7 +177,7 @@ class Service:
         self.busy.set(self._taken)
         try:
             body = await self._body(request)
-            image = await self.threads(_decoded, body, detector.config.white, self.limits.most_pixels)
+            image = await self.threads(_decoded, body, detector.config.max_value, self.limits.max_pixels)
             return image, await asyncio.wrap_future(self._batcher.ask(detector, image, fpr))
         except TooManyPixels as error:
             raise HTTPException(413, str(error)) from None
@@ -195,7 +195,7 @@ class Service:
 
     async def _body(self, request: Request) -> bytes:
         """The bytes of a request, no more than may be."""
-        most = self.limits.most_bytes
+        most = self.limits.max_bytes
         declared = request.headers.get("content-length", "")
         body = bytearray()
         try:
@@ -211,12 +211,12 @@ class Service:
         return bytes(body)
 
 
-def _decoded(body: bytes, white: int, most_pixels: int) -> Tensor:
-    return read_image(io.BytesIO(body), "the image", white, most_pixels)
+def _decoded(body: bytes, max_value: int, max_pixels: int) -> Tensor:
+    return read_image(io.BytesIO(body), "the image", max_value, max_pixels)
 
 
-def _drawn(image: Tensor, said: Prediction, low: float, high: float) -> bytes:
-    picture, file = overlay(image.permute(1, 2, 0).numpy(), said.heatmap[0], low, high), io.BytesIO()
+def _drawn(image: Tensor, prediction: Prediction, low: float, high: float) -> bytes:
+    picture, file = overlay(image.permute(1, 2, 0).numpy(), prediction.heatmap[0], low, high), io.BytesIO()
     Image.fromarray(picture).save(file, "PNG")
     return file.getvalue()
 

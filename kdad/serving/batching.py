@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from queue import Queue
 from threading import Thread
 from typing import Any
@@ -16,7 +16,7 @@ from kdad.detection.detector import Detector, Prediction
 
 
 @dataclass(frozen=True)
-class Question:
+class PendingImage:
     """One image (3, H, W) to be judged, and where the answer goes."""
 
     detector: Detector
@@ -41,14 +41,14 @@ class Batcher:
 
     def __init__(self, judged: Callable[[int], Any] = lambda size: None):
         self._judged = judged
-        self._waiting: Queue[Question | None] = Queue()
+        self._waiting: Queue[PendingImage | None] = Queue()
         self._thread = Thread(target=self._work, name="judging", daemon=True)
         self._thread.start()
 
     def ask(self, detector: Detector, image: Tensor, fpr: float | None) -> "Future[Prediction]":
         """The prediction to come for one uint8 image (3, H, W), as `Detector.predict` gives it, of B = 1."""
         answer: Future[Prediction] = Future()
-        self._waiting.put(Question(detector, image, fpr, answer))
+        self._waiting.put(PendingImage(detector, image, fpr, answer))
         return answer
 
     def close(self) -> None:
@@ -74,22 +74,14 @@ class Batcher:
                 return
 
 
-def _answer(questions: list[Question]) -> None:
+def _answer(questions: list[PendingImage]) -> None:
     try:
         images = torch.stack([question.image for question in questions])
         together = questions[0].detector.predict(images, fpr=questions[0].fpr)
-        answers = [_only(together, index) for index in range(len(questions))]
+        answers = [together.only(index) for index in range(len(questions))]
     except Exception as error:  # whatever it is, those who asked are told, and the next are answered
         for question in questions:
             question.answer.set_exception(error)
         return
     for question, answer in zip(questions, answers, strict=True):
         question.answer.set_result(answer)
-
-
-def _only(prediction: Prediction, index: int) -> Prediction:
-    """What is said of one image."""
-    kept = slice(index, index + 1)
-    values = {field.name: getattr(prediction, field.name) for field in fields(prediction)}
-    maps = tuple(layer[kept] for layer in values.pop("patch_maps"))
-    return Prediction(**{name: value[kept] for name, value in values.items()}, patch_maps=maps)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from kdad.data.datasets import dataset_slug, is_folder
-from kdad.networks.registry import teacher_slug
+from kdad.networks.teachers.registry import teacher_slug
 
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.safetensors"
 HISTORY, EVALUATION, SCORES_TABLE, CARD = "history.csv", "evaluation.json", "scores.parquet", "README.md"
@@ -14,21 +14,17 @@ SHARED_FILES = (CONFIG, WEIGHTS, CALIBRATION, HISTORY, EVALUATION, SCORES_TABLE,
 DEFAULT_OUT = Path("trained_students")
 # How normals were held out to calibrate on: all of one network, each of one of several, or nobody can say.
 HELD_OUT, CROSS_FITTED, UNKNOWN = CALIBRATION_KINDS = ("held-out", "cross-fitted", "unknown")
-# How each score is computed stands in `kdad.detection.discrepancy.SCORES`.
-DISTANT_ERROR, DISTANT_PEAK, LAST_LAYER, MKD, PEAK = SCORE_NAMES = (
-    "distant-error",
-    "distant-peak",
-    "last-layer",
-    "mkd",
-    "peak",
-)
-LARGEST_TILE = 65_535  # pixels: no format that is read here holds a wider image
-DISTANT = (DISTANT_ERROR, DISTANT_PEAK)  # those that read the teacher's own distance from normals
+# Of student folders; one that does not say is of the first.
+FORMAT = 6
+RENAMED_FIELDS = {"tile": "tile_size", "white": "max_value"}  # since format 6
+MAX_TILE_SIZE = 65_535  # pixels: no format that is read here holds a wider image
 
 
-def calibration_kind(config: dict[str, Any]) -> str:
-    """How normals were held out, from a config.json; unknown for folders in the first format."""
-    return str(config.get("calibration", UNKNOWN if is_folder(config["dataset"]) else HELD_OUT))
+def upgraded(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a config.json of any format up to `FORMAT` under their current names, complete."""
+    config = {RENAMED_FIELDS.get(name, name): value for name, value in config.items() if name != "format"}
+    calibration = UNKNOWN if is_folder(config["dataset"]) else HELD_OUT
+    return {"images_sha256": "", "calibration": calibration, "layers": [], "max_value": 0, **config}
 
 
 def student_folder(out: Path, dataset: str, teacher: str, normal_class: str, seed: int) -> Path:

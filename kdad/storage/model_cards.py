@@ -2,18 +2,11 @@
 
 from typing import Any
 
-from kdad.networks.provenance import OVERLAP_IN_WORDS
-from kdad.storage.layout import CROSS_FITTED, DISTANT_ERROR, DISTANT_PEAK, HELD_OUT, LAST_LAYER, MKD, PEAK, UNKNOWN
+from kdad.networks.teachers.provenance import OVERLAP_IN_WORDS
+from kdad.scores import score_named
+from kdad.storage.layout import CROSS_FITTED, HELD_OUT, UNKNOWN
 from kdad.storage.student_config import StudentConfig
 
-# What chose the default score. None of it is of the data set of a student on other data than what is named.
-SELECTION_IN_WORDS = {
-    DISTANT_ERROR: "chosen once, for all teachers, on labelled validation anomalies of CIFAR-10's cat and airplane.",
-    DISTANT_PEAK: "chosen once, for all defects, on pseudo-anomalies blended into normal photographs.",
-    PEAK: "chosen once, for all defects, on test images of the built-in `patterns-defects`, bricks.",
-    LAST_LAYER: "not the default.",
-    MKD: "as published.",
-}
 CALIBRATION_IN_WORDS = {
     HELD_OUT: "normals that this network never saw; p-values are exact, and thresholds hold within stated bounds.",
     CROSS_FITTED: "all normals, each scored by one of several networks that never saw it; p-values are estimates.",
@@ -34,7 +27,7 @@ where the copy fails, an image is anomalous.
 - Teacher: `{config.teacher}` (SHA-256 `{config.teacher_sha256}`)
 - Label overlap: {config.label_overlap}. {OVERLAP_IN_WORDS[config.label_overlap]}
 - Seed {config.seed}, {config.recipe.epochs} epochs, last epoch kept: no labelled anomaly chose it.
-- Score `{config.score}`: {SELECTION_IN_WORDS[config.score]}
+- Score `{config.score}`, {score_named(config.score).selection}.
 - Calibration: {CALIBRATION_IN_WORDS[config.calibration]}
 - Threshold: none is fixed. An image is called anomalous where its p-value among those normals is at most the
   false-positive rate that is asked for, 5 % by default.
@@ -91,9 +84,9 @@ def _metadata(config: StudentConfig, evaluation: dict[str, Any] | None) -> str:
 def _reading_in_words(config: StudentConfig) -> str:
     """How an image becomes the network's input."""
     reading = config.preprocessing
-    side = f"resized to {reading.resize} px ({reading.kernel})"
+    side = f"resized to {reading.resize} px ({reading.interpolation})"
     crop = f", of which the middle {reading.crop}" if reading.crop < reading.resize else ""
-    tiles = f"in tiles of {config.tile} px, each " if config.tile else ""
+    tiles = f"in tiles of {config.tile_size} px, each " if config.tile_size else ""
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (reading.mean, reading.std))
     return f"{tiles}{side}{crop}; mean ({mean}), standard deviation ({std})."
 

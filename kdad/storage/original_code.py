@@ -8,12 +8,13 @@ import torch
 from kdad.data.datasets import class_names
 from kdad.data.preprocessing import Preprocessing
 from kdad.errors import UserError, one_line, one_of
-from kdad.networks.provenance import label_overlap
-from kdad.networks.registry import TEACHERS
 from kdad.networks.students import build_student
-from kdad.networks.teachers import vgg16_sha256_prefix
+from kdad.networks.teachers.loading import vgg16_sha256_prefix
+from kdad.networks.teachers.provenance import label_overlap
+from kdad.networks.teachers.registry import TEACHERS
+from kdad.scores import DISTANT_ERROR
 from kdad.storage import student_folder
-from kdad.storage.layout import DISTANT_ERROR, HELD_OUT
+from kdad.storage.layout import HELD_OUT
 from kdad.storage.student_config import StudentConfig
 
 TEACHER = "vgg16-imagenet"
@@ -50,9 +51,9 @@ def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -
         preprocessing=Preprocessing(**spec.pixels),
         score=DISTANT_ERROR,
         calibration=HELD_OUT,
-        tile=0,
+        tile_size=0,
         layers=[],
-        white=0,
+        max_value=0,
         seed=0,
         hardware="unknown",
         versions={},

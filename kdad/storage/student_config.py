@@ -7,28 +7,26 @@ from typing import Any, get_origin
 
 from kdad import __version__
 from kdad.data.datasets import public_name
-from kdad.data.decoding import WHITES
+from kdad.data.decoding import MAX_VALUES
 from kdad.data.preprocessing import Preprocessing
 from kdad.data.task import Task
 from kdad.errors import UserError, one_of
-from kdad.networks.provenance import OVERLAP_IN_WORDS, label_overlap
 from kdad.networks.recipes import Recipe
-from kdad.networks.registry import TIMM, split_timm
-from kdad.networks.teachers import Teacher
+from kdad.networks.teachers.loading import Teacher
+from kdad.networks.teachers.provenance import OVERLAP_IN_WORDS, label_overlap
+from kdad.networks.teachers.registry import TIMM, split_timm
+from kdad.scores import DISTANT_ERROR, DISTANT_PEAK, score_named
 from kdad.storage.layout import (
     CALIBRATION_KINDS,
     CROSS_FITTED,
-    DISTANT_ERROR,
-    DISTANT_PEAK,
+    FORMAT,
     HELD_OUT,
-    LARGEST_TILE,
-    SCORE_NAMES,
+    MAX_TILE_SIZE,
     UNKNOWN,
-    calibration_kind,
+    upgraded,
 )
 from kdad.storage.sealing import SEAL, opened, sealed
 
-FORMAT = 5  # of student folders; a folder that does not say is of the first
 SEALED_SINCE = 5
 RECORDED_VERSIONS = ("torch", "torchvision", "transformers", "timm", "pytorch-lightning", "scikit-learn")
 RESULTS = (
@@ -38,21 +36,23 @@ RESULTS = (
     "calibration_sha256",
     SEAL,
 )  # what a configuration says beside what was asked for
-MOST_DIFFERENCES = 3
+MAX_DIFFERENCES = 3
 
 
 @dataclass(frozen=True)
 class StudentConfig:
     """All that is needed to rebuild a student and to know where it comes from.
 
-    Of a user's own folders, `dataset` and `teacher` are the names alone: where they are stands in local.json, which is
-    not shared. `images_sha256` is `Task.fingerprint("train")`, empty where a student of the first format cannot say;
-    `score` is the default one, a name in `kdad.storage.layout.SCORE_NAMES`; `calibration` says how its normals are held
-    out, a name in `CALIBRATION_KINDS` there; `tile` is the side in pixels of the tiles
-    that it looks at one by one, 0 for whole images; `layers` names the teacher's critical layers, where they can be
-    chosen; `white` is what is white in images of more than 8 bits, 0 where it was trained on none; `weights_sha256` and
-    `calibration_sha256` are those of the finished student's model.safetensors and calibration.safetensors, and empty
-    before.
+    Args:
+        dataset, teacher: names; the paths of a user's own folders stand in local.json, which is not shared.
+        images_sha256: `Task.fingerprint("train")`; empty where a student of the first format cannot say.
+        score: the default one, a name in `kdad.scores.SCORES`.
+        calibration: how its normals are held out, one of `kdad.storage.layout.CALIBRATION_KINDS`.
+        tile_size: the side in pixels of the tiles that images are cut into; 0 for whole images.
+        layers: the names of the teacher's critical layers, where they can be chosen.
+        max_value: the white of images of more than 8 bits; 0 where it was trained on none.
+        weights_sha256, calibration_sha256: of the finished student's model.safetensors and calibration.safetensors;
+            empty before.
     """
 
     dataset: str
@@ -66,12 +66,12 @@ class StudentConfig:
     preprocessing: Preprocessing
     score: str
     calibration: str
-    tile: int
+    tile_size: int
     seed: int
     hardware: str
     versions: dict[str, Any]
     layers: list[str]
-    white: int
+    max_value: int
     weights_sha256: str = ""
     calibration_sha256: str = ""
 
@@ -82,12 +82,17 @@ class StudentConfig:
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise UserError(f"{entry.name} must be of type {kind.__name__}")
         one_of("label overlap", self.label_overlap, OVERLAP_IN_WORDS)
-        one_of("score", self.score, SCORE_NAMES)
+        score_named(self.score)
         one_of("kind of calibration", self.calibration, CALIBRATION_KINDS)
-        if not 0 <= self.tile <= LARGEST_TILE:
-            raise UserError(f"tile must be 0 to {LARGEST_TILE}, not {self.tile}")
-        if self.white not in (0, *WHITES):
-            raise UserError(f"white must be 0 or one of {', '.join(map(str, WHITES))}, not {self.white}")
+        if not 0 <= self.tile_size <= MAX_TILE_SIZE:
+            raise UserError(f"tile_size must be 0 to {MAX_TILE_SIZE}, not {self.tile_size}")
+        if self.max_value not in (0, *MAX_VALUES):
+            raise UserError(f"max_value must be 0 or one of {', '.join(map(str, MAX_VALUES))}, not {self.max_value}")
+
+    @property
+    def image_size(self) -> int:
+        """The side in pixels at which the networks read images, or their tiles."""
+        return self.preprocessing.resize
 
     @classmethod
     def describe(
@@ -106,11 +111,11 @@ class StudentConfig:
             preprocessing=teacher.preprocessing,
             score=DISTANT_PEAK if task.local_anomalies else DISTANT_ERROR,
             calibration=CROSS_FITTED if task.cross_fitted else HELD_OUT,
-            tile=task.tile,
+            tile_size=task.tile_size,
             seed=seed,
             hardware=hardware,
             layers=list(teacher.layers),
-            white=task.white,
+            max_value=task.max_value,
             versions={package: version(package) for package in RECORDED_VERSIONS} | {"kdad": __version__},
         )
 
@@ -133,13 +138,10 @@ class StudentConfig:
             )
         if found >= SEALED_SINCE and SEAL not in values:
             raise ValueError(f"its {SEAL} is missing")
-        values = {name: value for name, value in opened(values).items() if name != "format"}
-        if found == 1:
-            values = {"images_sha256": "", "calibration": calibration_kind(values), **values}
-        if found < 3:
-            values = {"layers": [], **values}
-        if found < 4:
-            values = {"white": 0, **values}
+        values = opened(values)
+        if found == FORMAT and (missing := {entry.name for entry in fields(cls)} - values.keys()):
+            raise ValueError(f"missing: {', '.join(sorted(missing))}")
+        values = upgraded(values)
         if unknown := values.keys() - {entry.name for entry in fields(cls)}:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
         recipe, preprocessing = Recipe.from_dict(values["recipe"]), Preprocessing.from_dict(values["preprocessing"])
@@ -165,8 +167,8 @@ class StudentConfig:
         unknown |= {"calibration"} if UNKNOWN in (self.calibration, wanted.calibration) else set()
         names = [name for name in names if name not in unknown]
         shown = [_difference(name, mine.get(name), theirs.get(name)) for name in sorted(names)]
-        more = f" and {len(shown) - MOST_DIFFERENCES} more" if len(shown) > MOST_DIFFERENCES else ""
-        return ", ".join(shown[:MOST_DIFFERENCES]) + more
+        more = f" and {len(shown) - MAX_DIFFERENCES} more" if len(shown) > MAX_DIFFERENCES else ""
+        return ", ".join(shown[:MAX_DIFFERENCES]) + more
 
 
 def public_teacher(name: str) -> str:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from kdad.data.task import Fold, Task
-from kdad.detection.calibration import HeldOut, Learned, calibrate, learn, save_calibration
-from kdad.detection.discrepancy import distillation_loss, last_layer_score, layer_errors
+from kdad.detection.calibration import FittedStudent, HeldOut, calibrate, fit_statistics, save_calibration
+from kdad.detection.discrepancy import distillation_loss, layer_errors
 from kdad.devices import accelerator, give_memory_back, hardware, kept_on
 from kdad.errors import UserError
 from kdad.evaluation import metrics
@@ -23,11 +23,12 @@ from kdad.locks import alone
 from kdad.networks.features import in_parts
 from kdad.networks.recipes import Recipe
 from kdad.networks.students import OPTIMIZERS, SCHEDULES, build_student, preset, recipe_for
-from kdad.networks.teachers import Teacher
+from kdad.networks.teachers.loading import Teacher
+from kdad.scores import last_layer_error
 from kdad.storage import layout, student_folder
 from kdad.storage.student_config import StudentConfig
 from kdad.training import loop
-from kdad.training.distributed import ALONE, Spread, from_first, gathered, join, rank
+from kdad.training.distributed import SINGLE_PROCESS, DistributedConfig, from_first, gathered, join, rank
 from kdad.training.feature_cache import Views, remember
 
 VALIDATION_BATCH, VALIDATION_PIXELS = 250, 2**22  # as many images at once as are neither more nor larger than this
@@ -76,7 +77,7 @@ class Distillation(pl.LightningModule):
         self.validated.clear()
         self.log("val_loss", distillation_loss(errors[~anomalous], self.recipe.mse_weight))
         if anomalous.any() and errors.isfinite().all():
-            self.log("val_auroc", metrics.auroc(last_layer_score(errors).numpy(), anomalous.numpy()))
+            self.log("val_auroc", metrics.auroc(last_layer_error(errors).numpy(), anomalous.numpy()))
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = OPTIMIZERS[self.recipe.optimizer](self.student.parameters(), lr=self.recipe.learning_rate)
@@ -93,7 +94,7 @@ def train_student(
     recipe: Recipe | None = None,
     seed: int = 0,
     device: str = "auto",
-    spread: Spread = ALONE,
+    processes: DistributedConfig = SINGLE_PROCESS,
     overwrite: bool = False,
     logger: str | None = None,
     callbacks: Sequence[pl.Callback] = (),
@@ -104,8 +105,8 @@ def train_student(
     and a finished one that was not evaluated yet is returned as it is.
 
     Args:
-        spread: over how many processes. Each of them calls this with the same arguments, and runs what comes before;
-            they share `out`, where only the first of them writes. It alone calibrates; the others return earlier.
+        processes: those that train together. Each of them calls this with the same arguments; they share `out`, where
+            only the first of them writes. It alone calibrates; the others return earlier.
 
     Raises:
         UserError: a complete student, or an unfinished one of other settings, is already there, or another run trains
@@ -115,8 +116,8 @@ def train_student(
     device = accelerator(device)
     loop.check_logger(logger)
     recipe = recipe or recipe_for(teacher, task.train_size)
-    _check_shares(spread, min(recipe.batch_size, task.train_size))
-    join(spread, device)
+    _check_shares(processes, min(recipe.batch_size, task.train_size))
+    join(processes, device)
     if not len(task.train) or not len(task.calibration):  # also reads the data before a folder is made
         raise UserError(f"{task.dataset} holds too few images of {task.normal_class} to train and calibrate on")
     task.check()
@@ -126,22 +127,21 @@ def train_student(
         if not from_first(lambda: _claimed(folder, config, task, teacher, overwrite)):
             return folder
         teacher = remember(teacher.to(device), views(task, recipe, device))
-        where: dict[str, Any] = {"device": device, "spread": spread}
+        where: dict[str, Any] = {"device": device, "processes": processes}
         student = _distilled(task, teacher, config, folder, **where, logger=logger, callbacks=callbacks)
         folds = _cross_fitted(task, teacher, config, folder, **where)
         if rank() == 0:
-            learned = learn(student, teacher, task.train, config.score)
+            fitted = fit_statistics(student, teacher, task.train, config.score)
             give_memory_back()
-            held_out = folds or [(learned, task.calibration)]
-            finish(folder, config, learned, teacher, held_out, task.train)
+            held_out = folds or [(fitted, task.calibration)]
+            finish(folder, config, fitted, teacher, held_out, task.train)
     return folder
 
 
-def _check_shares(spread: Spread, batch: int) -> None:
-    if spread.processes > 1 and batch < 2 * spread.processes:
-        raise UserError(
-            f"{spread.processes} processes need batches of {2 * spread.processes} images or more, not of {batch}"
-        )
+def _check_shares(processes: DistributedConfig, batch: int) -> None:
+    if processes.world_size > 1 and batch < 2 * processes.world_size:
+        count = processes.world_size
+        raise UserError(f"{count} processes need batches of {2 * count} images or more, not of {batch}")
 
 
 def _alone_in(folder: Path) -> AbstractContextManager[None]:
@@ -170,12 +170,12 @@ def views(task: Task, recipe: Recipe, device: str) -> Views:
 
 
 def finish(
-    folder: Path, config: StudentConfig, learned: Learned, teacher: Teacher, held_out: HeldOut, train: Tensor
+    folder: Path, config: StudentConfig, fitted: FittedStudent, teacher: Teacher, held_out: HeldOut, train: Tensor
 ) -> None:
     """Calibrate a student as `kdad.detection.calibration.calibrate` does, and complete its folder."""
-    calibration = calibrate(learned, teacher, held_out, train, config.score, config.tile)
+    calibration = calibrate(fitted, teacher, held_out, train, config.score, config.tile_size)
     config = replace(config, calibration_sha256=save_calibration(folder, calibration))
-    student_folder.save_student(folder, config, learned.student)
+    student_folder.save_student(folder, config, fitted.student)
     (folder / loop.CHECKPOINT).unlink(missing_ok=True)
     shutil.rmtree(folder / FOLDS, ignore_errors=True)
 
@@ -200,7 +200,7 @@ def _cross_fitted(task: Task, teacher: Teacher, config: StudentConfig, folder: P
     held_out = []
     for index, fold in enumerate(task.folds):
         student = _distilled(fold, teacher, config, folder / FOLDS / str(index), **where)
-        held_out.append((learn(student, teacher, fold.train, config.score), fold.left_out))
+        held_out.append((fit_statistics(student, teacher, fold.train, config.score), fold.left_out))
     return held_out
 
 

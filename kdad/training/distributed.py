@@ -30,8 +30,8 @@ LOST = "another process of this run has ended; the same command goes on from the
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Over how many processes a run is spread.
+class DistributedConfig:
+    """How many processes train one student together.
 
     Args:
         devices: processes on each machine, one per GPU.
@@ -44,26 +44,26 @@ class Spread:
     patience: float = PATIENCE
 
     @classmethod
-    def asked(cls, devices: int | None, nodes: int | None, patience: float = PATIENCE) -> "Spread":
-        """As it was asked for or, where nobody said so, as `torchrun` has started this process."""
+    def detect(cls, devices: int | None, nodes: int | None, patience: float = PATIENCE) -> "DistributedConfig":
+        """The numbers that were asked for; where there are none, those that `torchrun` gave to this process."""
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         machines = int(os.environ.get("WORLD_SIZE", local)) // local if "LOCAL_WORLD_SIZE" in os.environ else 1
         return cls(devices or local, nodes or machines, patience)
 
     @property
-    def processes(self) -> int:
-        """How many there are in all."""
+    def world_size(self) -> int:
+        """How many processes there are in all."""
         return self.devices * self.nodes
 
     def trainer_options(self) -> dict[str, Any]:
         """What Lightning is told of it. Batches are shared out by `kdad.training.loop`, not by Lightning."""
-        if self.processes == 1:
+        if self.world_size == 1:
             return {"devices": 1}
         options = {"strategy": "ddp", "use_distributed_sampler": False, "sync_batchnorm": torch.cuda.is_available()}
         return {"devices": self.devices, "num_nodes": self.nodes, **options}
 
 
-ALONE = Spread()
+SINGLE_PROCESS = DistributedConfig()
 
 
 def rank() -> int:
@@ -71,14 +71,14 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def processes() -> int:
-    """How many there are."""
+def world_size() -> int:
+    """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def from_first(work: Callable[[], Result]) -> Result:
     """What `work` returns in the first process, in all of them; only the first does it, and if it fails, all fail."""
-    if processes() == 1:
+    if world_size() == 1:
         return work()
     outcome: list[Any] = [None, None]
     if rank() == 0:
@@ -95,18 +95,18 @@ def from_first(work: Callable[[], Result]) -> Result:
 
 def gathered(part: Tensor) -> Tensor:
     """The parts (n, …) of all processes, one after another, on the CPU."""
-    parts: list[Any] = [part.cpu()] * processes()
-    if processes() > 1:
+    parts: list[Any] = [part.cpu()] * world_size()
+    if world_size() > 1:
         dist.all_gather_object(parts, part.cpu())
     return torch.cat(parts)
 
 
 def lost(error: Exception) -> bool:
     """Whether an error says that another process does not answer; gloo has a message for it, and no type."""
-    return processes() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
+    return world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 
-def join(spread: Spread, device: str) -> None:
+def join(config: DistributedConfig, device: str) -> None:
     """Start the other processes of this machine, if nobody else has, and meet all processes of the run.
 
     A process that is started here runs the command of this one again, from its first line.
@@ -115,9 +115,9 @@ def join(spread: Spread, device: str) -> None:
         UserError: so many processes cannot be here, or do not fit how they were started.
         WorkFailed: they did not meet in time.
     """
-    if spread.processes == 1 or dist.is_initialized():
+    if config.world_size == 1 or dist.is_initialized():
         return
-    _check(spread, device)
+    _check(config, device)
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
@@ -127,45 +127,50 @@ def join(spread: Spread, device: str) -> None:
     started = TorchElasticEnvironment.detect() or SLURMEnvironment.detect() or "LOCAL_RANK" in os.environ
     if not started:
         missing = [name for name in MEETING if name not in os.environ]
-        if spread.nodes > 1 and missing:
+        if config.nodes > 1 and missing:
             raise UserError(
                 f"several machines meet by {', '.join(MEETING)}; not set: {', '.join(missing)}. Set them on each, or "
                 "start the command with torchrun or srun"
             )
-        _start_others(spread, LightningEnvironment().main_port)
+        _start_others(config, LightningEnvironment().main_port)
     for chatty in ("lightning_fabric", "pytorch_lightning"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    strategy = DDPStrategy(timeout=timedelta(seconds=spread.patience))
+    strategy = DDPStrategy(timeout=timedelta(seconds=config.patience))
     try:
-        fabric = Fabric(accelerator=device, devices=spread.devices, num_nodes=spread.nodes, strategy=strategy)
+        fabric = Fabric(
+            accelerator=device,
+            devices=config.devices,
+            num_nodes=config.nodes,
+            strategy=strategy,
+        )
         fabric.launch()
     except ValueError as error:  # Lightning's word for numbers that differ from torchrun's or SLURM's
         raise UserError(one_line(error)) from None
     except RuntimeError as error:
         place = ":".join(os.environ.get(name, "?") for name in MEETING[:2])
         raise WorkFailed(
-            f"the {spread.processes} processes of this run did not meet at {place} within {spread.patience:g} s "
+            f"the {config.world_size} processes of this run did not meet at {place} within {config.patience:g} s "
             f"({one_line(error)})"
         ) from None
     atexit.register(dist.destroy_process_group)
 
 
-def _check(spread: Spread, device: str) -> None:
+def _check(config: DistributedConfig, device: str) -> None:
     if device == "mps":
         raise UserError("several processes need --device cuda or cpu: mps has no way to share gradients")
-    if device == "cuda" and torch.cuda.device_count() < spread.devices:
-        raise UserError(f"--devices {spread.devices}: this machine has {torch.cuda.device_count()}")
+    if device == "cuda" and torch.cuda.device_count() < config.devices:
+        raise UserError(f"--devices {config.devices}: this machine has {torch.cuda.device_count()}")
 
 
-def _start_others(spread: Spread, port: int) -> None:
+def _start_others(config: DistributedConfig, port: int) -> None:
     """Start the other processes of this machine, and end with the first of them that fails."""
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", str(port))
     os.environ.setdefault("NODE_RANK", "0")
-    os.environ |= {"LOCAL_RANK": "0", "WORLD_SIZE": str(spread.processes)}
+    os.environ |= {"LOCAL_RANK": "0", "WORLD_SIZE": str(config.world_size)}
     others = {
         index: subprocess.Popen(_this_command(), env={**os.environ, "LOCAL_RANK": str(index)})
-        for index in range(1, spread.devices)
+        for index in range(1, config.devices)
     }
     atexit.register(_end, others)
     threading.Thread(target=_watch, args=(others,), daemon=True).start()

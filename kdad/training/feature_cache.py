@@ -11,7 +11,7 @@ from torch import Tensor
 from kdad.data.images import in_batches
 from kdad.data.task import Images
 from kdad.devices import SHARE_OF_FREE_MEMORY, free_bytes
-from kdad.networks.teachers import Teacher
+from kdad.networks.teachers.loading import Teacher
 
 
 def fingerprint(pixels: Tensor) -> Tensor:
@@ -30,13 +30,15 @@ class Views(Sequence[Tensor]):
 
     Args:
         images: any number of uint8 (N, 3, H, W).
-        mirrored: more of the same, whose mirror images will be shown.
+        to_mirror: more of the same, whose mirror images will be shown.
         device: where to.
     """
 
-    def __init__(self, images: Iterable[Images], mirrored: Iterable[Images], device: str | torch.device):
-        parts = [(images, False), (mirrored, True)]
-        self._batches = [(batch, odd) for of_kind, odd in parts for each in of_kind for batch in in_batches(each)]
+    def __init__(self, images: Iterable[Images], to_mirror: Iterable[Images], device: str | torch.device):
+        parts = [(images, False), (to_mirror, True)]
+        self._batches = [
+            (batch, mirrored) for of_kind, mirrored in parts for each in of_kind for batch in in_batches(each)
+        ]
         self._device = device
 
     def __len__(self) -> int:

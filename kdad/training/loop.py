@@ -25,12 +25,12 @@ from kdad.errors import UserError, WorkFailed, one_of
 from kdad.files import write_atomically
 from kdad.storage.history import read_history, write_history
 from kdad.training import distributed
-from kdad.training.distributed import ALONE, Spread
+from kdad.training.distributed import SINGLE_PROCESS, DistributedConfig
 
 CHECKPOINT = "resume.ckpt"
 STEPS_BETWEEN_NAN_CHECKS = 16
 SECONDS_BETWEEN_REPORTS = 1.0
-SECONDS_TO_SEE_A_CROWD, CROWDED = 5.0, 0.7  # and the share of its threads that a program has in one
+SECONDS_TO_MEASURE_CONTENTION, CONTENDED = 5.0, 0.7  # and the share of its threads that a program has in one
 BETWEEN_PROCESSES = 2**53  # seeds; far more than `epoch_seed` ever gives
 Loader = DataLoader[tuple[Tensor, ...]]
 LOGGERS = ("tensorboard", "wandb")  # also the names of their packages
@@ -50,9 +50,9 @@ class EpochBatches(Sampler[Tensor]):
     Iteration is lazy because after a resume the iterator is made before `set_epoch` is called.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1):
+    def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
         self.n, self.batch_size, self.seed, self.epoch = n, min(batch_size, n), seed, 0
-        self.rank, self.processes = rank, processes
+        self.rank, self.world_size = rank, world_size
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -60,24 +60,24 @@ class EpochBatches(Sampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
         for batch in torch.randperm(self.n, generator=generator).split(self.batch_size)[: len(self)]:
-            share = len(batch) // self.processes
+            share = len(batch) // self.world_size
             yield batch[self.rank * share : (self.rank + 1) * share]
 
     def __len__(self) -> int:
         whole, rest = divmod(self.n, self.batch_size)
-        return whole + (rest // self.processes > 1)  # a lone image in the last batch would have no batch statistics
+        return whole + (rest // self.world_size > 1)  # a lone image in the last batch would have no batch statistics
 
 
 def shuffled(dataset: TensorDataset, batch_size: int, seed: int) -> Loader:
     """A loader of this process's share of every batch, in an order that depends on (seed, epoch) alone."""
-    sampler = EpochBatches(len(dataset), batch_size, seed, distributed.rank(), distributed.processes())
+    sampler = EpochBatches(len(dataset), batch_size, seed, distributed.rank(), distributed.world_size())
     # Every new iterator draws one number: from a generator of its own, not from the one of dropout and augmentation.
     return DataLoader(dataset, sampler=sampler, batch_size=None, generator=torch.Generator())
 
 
 def in_order(dataset: TensorDataset, batch_size: int) -> Loader:
     """A loader of this process's share of the data, in batches and in order."""
-    share = torch.arange(distributed.rank(), len(dataset), distributed.processes())
+    share = torch.arange(distributed.rank(), len(dataset), distributed.world_size())
     return DataLoader(dataset, sampler=share.split(batch_size), batch_size=None)
 
 
@@ -184,7 +184,7 @@ class ProgressBar(Callback):
         self.bar.set_postfix(shown)
 
 
-class CrowdWarning(Callback):
+class ContentionWarning(Callback):
     """Says once that other programs have the processors, where that costs far more than their share.
 
     Threads that compute together wait for the last of them, so that one without a processor holds up all. The number of
@@ -192,18 +192,18 @@ class CrowdWarning(Callback):
     """
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        alone = distributed.processes() == 1  # of several, each waits for the others
-        self.said = torch.get_num_threads() == 1 or module.device.type != "cpu" or not alone
+        single = distributed.world_size() == 1  # of several, each waits for the others
+        self.warned = torch.get_num_threads() == 1 or module.device.type != "cpu" or not single
         self.since = time.monotonic(), time.process_time()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         seconds, busy = time.monotonic() - self.since[0], time.process_time() - self.since[1]
-        if not self.said and seconds > SECONDS_TO_SEE_A_CROWD:
-            self.said = True
+        if not self.warned and seconds > SECONDS_TO_MEASURE_CONTENTION:
+            self.warned = True
             threads, processors = torch.get_num_threads(), busy / seconds
-            if processors < CROWDED * threads:
+            if processors < CONTENDED * threads:
                 tqdm.write(
                     f"other programs are busy: {threads} threads wait for each other on {processors:.1f} processors; "
                     f"OMP_NUM_THREADS={max(1, int(processors))} would be faster",
@@ -260,7 +260,7 @@ def fit(
     epochs: int,
     seed: int,
     device: str,
-    spread: Spread = ALONE,
+    processes: DistributedConfig = SINGLE_PROCESS,
     logger: str | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> None:
@@ -275,9 +275,9 @@ def fit(
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator=device,
-        **spread.trainer_options(),
+        **processes.trainer_options(),
         precision="bf16-mixed" if half_precision(device) else "32-true",
-        callbacks=[EpochSeed(seed), StopOnNaN(), ProgressBar(), CrowdWarning(), EpochRecord(folder), *callbacks],
+        callbacks=[EpochSeed(seed), StopOnNaN(), ProgressBar(), ContentionWarning(), EpochRecord(folder), *callbacks],
         logger=_logger(logger, folder),
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -18,7 +18,7 @@ from kdad.errors import UserError, one_of
 from kdad.evaluation.evaluate import evaluate
 from kdad.evaluation.results_file import AUROCS, Figure
 from kdad.networks.students import recipe_for
-from kdad.networks.teachers import Teacher, teacher_for
+from kdad.networks.teachers.loading import Teacher, load_teacher
 from kdad.storage import layout, student_folder
 from kdad.storage.history import read_history
 from kdad.storage.student_config import StudentConfig, public_teacher
@@ -27,17 +27,17 @@ from kdad.training.feature_cache import Views, remember
 
 
 @dataclass(frozen=True)
-class Missing:
-    """A student that a sweep lacks.
+class PendingRun:
+    """A student that a sweep still has to train or evaluate.
 
     Args:
         source: the data set and normal class, as `load_task` takes them.
-        seed: its seed.
+        config: the configuration that it will have.
         folder: where it belongs.
     """
 
     source: tuple[str, str]
-    seed: int
+    config: StudentConfig
     folder: Path
 
 
@@ -50,20 +50,20 @@ class Plan:
     out: Path
     device: str
     overrides: dict[str, Any]
-    tile: int | None = None
-    side: int | None = None
+    tile_size: int | None = None
+    image_size: int | None = None
     layers: tuple[str, ...] = ()
 
     def load_teacher(self) -> Teacher:
         """The teacher, on the device."""
-        return teacher_for(self.teacher, self.dataset, self.side, self.layers).to(self.device)
+        return load_teacher(self.teacher, image_size=self.image_size, layers=self.layers).to(self.device)
 
     def task(self, source: tuple[str, str], teacher: Teacher) -> Task:
         """The task of one class."""
-        return load_task(*source, teacher.preprocessing, self.tile)
+        return load_task(*source, teacher.preprocessing, self.tile_size)
 
 
-Complete = Callable[[Plan, Teacher, Sequence[Missing]], None]
+Complete = Callable[[Plan, Teacher, Sequence[PendingRun]], None]
 LOCALISATION = {
     "pixel_auroc": "pixel AUROC",
     "pixel_auroc_without_good": "pixel AUROC, no good images",
@@ -87,19 +87,19 @@ def run_sweep(plan: Plan, normal_class: str, *, seeds: int, complete: Complete) 
     plan = replace(plan, device=accelerator(plan.device))
     teacher = plan.load_teacher()
     folders: dict[str, list[Path]] = {}
-    missing: list[Missing] = []
+    pending: list[PendingRun] = []
     for name, source in wanted.items():
         task = plan.task(source, teacher)
         recipe = recipe_for(teacher, task.train_size, **plan.overrides)
         configs = [planned(task, teacher, recipe, seed, plan.device) for seed in range(seeds)]
         folders[name] = [student_folder.folder_of(plan.out, config) for config in configs]
         places = zip(configs, folders[name], strict=True)
-        lacking = [Missing(source, config.seed, folder) for config, folder in places if not _is_done(folder, config)]
+        lacking = [PendingRun(source, config, folder) for config, folder in places if not _is_done(folder, config)]
         if lacking:
             task.check()  # before the first of them is trained
-        missing += lacking
-    if missing:
-        complete(plan, teacher, missing)
+        pending += lacking
+    if pending:
+        complete(plan, teacher, pending)
     runs = {name: [_figures(folder) for folder in of_class] for name, of_class in folders.items()}
     every = [run for of_class in runs.values() for run in of_class]
     shown = [score for score in (*AUROCS, *LOCALISATION) if all(score in run for run in every)]
@@ -135,10 +135,10 @@ def _tasks(dataset: str, normal_class: str) -> dict[str, tuple[str, str]]:
     return {normal_class: names[one_of(f"class of {dataset}", normal_class, names)]}
 
 
-def complete_here(plan: Plan, teacher: Teacher, missing: Sequence[Missing]) -> None:
+def complete_here(plan: Plan, teacher: Teacher, pending: Sequence[PendingRun]) -> None:
     """Train and evaluate the students one after another, in this process."""
     trainee = Completion(plan, teacher)
-    for each in missing:
+    for each in pending:
         trainee.complete(each)
 
 
@@ -153,24 +153,23 @@ class Completion:
         self._plan, self._teacher = plan, teacher
         self._class: tuple[tuple[str, str], Task, Teacher] | None = None
 
-    def complete(self, missing: Missing) -> None:
+    def complete(self, pending: PendingRun) -> None:
         """Train a student, unless it is trained, and evaluate it."""
-        task, teacher = self._prepared(missing.source)
-        device = self._plan.device
-        if not student_folder.is_complete(missing.folder):
-            recipe = recipe_for(teacher, task.train_size, **self._plan.overrides)
-            train_student(task, teacher, self._plan.out, recipe=recipe, seed=missing.seed, device=device)
-        evaluate(task, Detector.load(missing.folder, teacher=teacher, device=device)).save(missing.folder)
+        task, teacher = self._prepared(pending)
+        config, device = pending.config, self._plan.device
+        if not student_folder.is_complete(pending.folder):
+            train_student(task, teacher, self._plan.out, recipe=config.recipe, seed=config.seed, device=device)
+        evaluate(task, Detector.load(pending.folder, teacher=teacher, device=device)).save(pending.folder)
 
-    def _prepared(self, source: tuple[str, str]) -> tuple[Task, Teacher]:
+    def _prepared(self, pending: PendingRun) -> tuple[Task, Teacher]:
         """The task of a class, and the teacher with its features in memory, if they fit; kept until another is."""
         if self._class is None:
-            self._teacher = _remembering(self._teacher, source, self._plan.device)
-        if self._class is None or self._class[0] != source:
+            self._teacher = _remembering(self._teacher, pending.source, self._plan.device)
+        if self._class is None or self._class[0] != pending.source:
             self._class = None  # what the last class has read goes with it
-            task = self._plan.task(source, self._teacher)
-            recipe = recipe_for(self._teacher, task.train_size, **self._plan.overrides)
-            self._class = source, task, remember(self._teacher, views(task, recipe, self._plan.device))
+            task = self._plan.task(pending.source, self._teacher)
+            memory = views(task, pending.config.recipe, self._plan.device)
+            self._class = pending.source, task, remember(self._teacher, memory)
         return self._class[1:]
 
 

@@ -52,7 +52,7 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path, vgg_folder, capsys):
 
 
 def test_every_design_is_judged_by_every_reading(folder, monkeypatch, timm_teacher):
-    monkeypatch.setattr(student_designs, "teacher_for", lambda *_: timm_teacher)
+    monkeypatch.setattr(student_designs, "load_teacher", lambda *_, **__: timm_teacher)
     monkeypatch.setattr(student_designs, "STEPS", 2)
     monkeypatch.setattr(student_designs, "DRAWS", 1)
     found = student_designs.run(folder, "nobody")

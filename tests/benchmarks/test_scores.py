@@ -16,7 +16,7 @@ from kdad.detection.detector import Detector
 @pytest.fixture
 def one_task(monkeypatch, tiny_task):
     monkeypatch.setattr(scores, "load_task", lambda *_: tiny_task)
-    monkeypatch.setattr(scores, "CHOSEN_ON", ("dots",))
+    monkeypatch.setattr(scores, "SELECTION_CLASSES", ("dots",))
     monkeypatch.setattr(scores, "DATASET", "patterns")
 
 
@@ -28,9 +28,9 @@ def test_every_candidate_is_measured_on_the_validation_part_alone(one_task, tiny
     found = measure("dots", detector)
     for name, score in (
         ("last layer × distance, patches", prediction.score),
-        ("last layer", prediction.layer_errors[:, -1, 0]),
-        ("published", prediction.layer_scores[:, -3:].sum(1)),
-        ("distance, patches", prediction.distance),
+        ("last layer", prediction.measurement.layer_errors[:, -1, 0]),
+        ("published", prediction.measurement.layer_scores[:, -3:].sum(1)),
+        ("distance, patches", prediction.measurement.distance),
     ):
         assert found[name] == pytest.approx(roc_auc_score(validation.anomalous, score), abs=1e-6)
     assert len(found) == 4  # a VGG has no class token

@@ -122,7 +122,7 @@ def test_growth_is_merged_table_by_table_and_rendered(tmp_path, monkeypatch):
 def test_each_way_of_computing_is_compared_with_float32(monkeypatch, tiny_task, vgg_teacher):
     """Chance decides what a handful of images give; that all ways ran, and as they say, is in who was asked."""
     asked = []
-    monkeypatch.setattr(reduced_precision, "teacher_for", lambda name, dataset: vgg_teacher)
+    monkeypatch.setattr(reduced_precision, "load_teacher", lambda *_, **__: vgg_teacher)
     train = reduced_precision.train_student
 
     def training(task, teacher, out, **options):

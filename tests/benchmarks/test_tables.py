@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.tables import between_markers, headline, main, markers, render
 from kdad.evaluation.results_file import merge_entry
-from kdad.networks.registry import WEIGHTS_FOLDER, shipped
+from kdad.networks.teachers.registry import WEIGHTS_FOLDER, shipped
 
 BEGIN, END = markers("results")
 WHERE_BEGIN, WHERE_END = markers("localisation")

@@ -18,7 +18,7 @@ from kdad.cluster import joining
 from kdad.cluster.joining import check_shared, joined
 from kdad.cluster.scoring import judge_with_ray
 from kdad.cluster.sweeping import complete_with_ray
-from kdad.detection.bulk import Order, remaining
+from kdad.detection.bulk import ScoringJob, remaining
 from kdad.detection.detector import Detector
 from kdad.errors import WorkFailed
 from kdad.storage import student_folder as store
@@ -56,7 +56,7 @@ def plan(defects, vgg_folder, tmp_path):
 def order(student_folder, vgg_folder, tmp_path):
     config = store.load_config(student_folder)
     digests = (config.weights_sha256, config.calibration_sha256)
-    return Order(str(student_folder), str(vgg_folder), tmp_path / "parts", *digests, fpr=None, device="cpu")
+    return ScoringJob(str(student_folder), str(vgg_folder), tmp_path / "parts", *digests, fpr=None, device="cpu")
 
 
 def killed_once(name: str, when) -> threading.Thread:

@@ -16,7 +16,7 @@ from kdad.data.folder_layout import categories
 from kdad.data.folders import FolderTask, ImageFiles
 from kdad.data.loading import load_task
 from kdad.data.preprocessing import Preprocessing
-from kdad.data.protocol import ENOUGH_TO_CALIBRATE, FEWEST_NORMALS, FOLDS
+from kdad.data.protocol import ENOUGH_TO_CALIBRATE, FOLDS, MIN_NORMALS
 from kdad.detection.calibration import load_calibration
 from kdad.detection.detector import Detector
 from kdad.errors import UserError
@@ -116,9 +116,9 @@ def test_test_images_are_no_normals_of_a_plain_folder(plain, mvtec):
 
 def test_too_few_images_are_refused(tmp_path, refusal):
     rng = np.random.default_rng(0)
-    for index in range(FEWEST_NORMALS - 1):
+    for index in range(MIN_NORMALS - 1):
         picture(rng).save(tmp_path / f"{index}.png")
-    assert f"holds {FEWEST_NORMALS - 1} readable images" in refusal(lambda: FolderTask(tmp_path, SMALL).train)
+    assert f"holds {MIN_NORMALS - 1} readable images" in refusal(lambda: FolderTask(tmp_path, SMALL).train)
     assert "no such folder" in refusal(FolderTask, tmp_path / "nowhere", SMALL)
 
 
@@ -224,17 +224,17 @@ def deep_folder(root, highest: int, dtype=np.uint16) -> None:
     [(4000, np.uint16, 4095), (255, np.int32, 255), (65535, np.float32, 65535), (1, np.float32, 1)],
 )
 def test_what_is_white_in_deep_images_is_fixed_by_the_normals(
-    tmp_path, student_folder, vgg_teacher, highest, dtype, white
+    tmp_path, student_folder, vgg_teacher, highest, dtype, max_value
 ):
     deep_folder(tmp_path / "deep", highest, dtype)
     task = FolderTask(tmp_path / "deep", SMALL)
-    assert task.train.float().mean() == pytest.approx(127 * highest / white, rel=0.1)
-    assert task.white == white
+    assert task.train.float().mean() == pytest.approx(127 * highest / max_value, rel=0.1)
+    assert task.max_value == max_value
     trained = Detector.load(student_folder, teacher=vgg_teacher, device="cpu")
-    detector = Detector(replace(trained.config, white=white), trained.student, vgg_teacher, trained.calibration)
+    detector = Detector(replace(trained.config, max_value=max_value), trained.student, vgg_teacher, trained.calibration)
     dark = Image.fromarray((np.ones((40, 40)) * highest / 16).astype(dtype))  # alone, another white would be likely
     dark.save(tmp_path / "dark.tif")
-    grey = np.full((40, 40, 3), np.rint(highest // 16 * 255 / white if highest > 16 else 255 / 16), np.uint8)
+    grey = np.full((40, 40, 3), np.rint(highest // 16 * 255 / max_value if highest > 16 else 255 / 16), np.uint8)
     assert detector.predict(tmp_path / "dark.tif").score == pytest.approx(detector.predict(grey).score, rel=1e-3)
 
 
@@ -242,7 +242,7 @@ def test_what_is_white_in_deep_images_is_fixed_by_the_normals(
 def test_what_is_white_is_saved_with_the_student(tmp_path, vgg_teacher):
     deep_folder(tmp_path / "deep", 4000)
     folder = train_student(FolderTask(tmp_path / "deep", SMALL), vgg_teacher, tmp_path, recipe=QUICK, device="cpu")
-    assert store.load_config(folder).white == 4095
+    assert store.load_config(folder).max_value == 4095
 
 
 def test_a_test_image_of_another_scale_is_told_before_any_work(tmp_path, refusal):
@@ -254,14 +254,14 @@ def test_a_test_image_of_another_scale_is_told_before_any_work(tmp_path, refusal
 
 def test_large_images_are_tiled_for_a_small_teacher_only(tmp_path):
     rng = np.random.default_rng(0)
-    for index in range(FEWEST_NORMALS):
+    for index in range(MIN_NORMALS):
         picture(rng, 300, 320).save(tmp_path / f"{index}.png")
     small = FolderTask(tmp_path, SMALL)
-    assert small.tile == 128
+    assert small.tile_size == 128
     assert small.train.shape[1:] == (3, 32, 32)
-    assert FolderTask(tmp_path, replace(SMALL, resize=128, crop=128)).tile == 0
-    assert FolderTask(tmp_path, SMALL, tile=0).tile == 0
-    assert FolderTask(tmp_path, SMALL, tile=400).train.shape[1:] == (3, 32, 32)  # enlarged to one tile
+    assert FolderTask(tmp_path, replace(SMALL, resize=128, crop=128)).tile_size == 0
+    assert FolderTask(tmp_path, SMALL, tile_size=0).tile_size == 0
+    assert FolderTask(tmp_path, SMALL, tile_size=400).train.shape[1:] == (3, 32, 32)  # enlarged to one tile
 
 
 def test_folds_leave_every_normal_out_once_and_never_train_on_it(plain):
@@ -341,12 +341,12 @@ def test_cross_fitting_judges_each_normal_by_a_student_that_never_saw_it(mvtec, 
     folder = train_student(task, vgg_teacher, tmp_path / "out", recipe=recipe, device="cpu")
     detector = Detector.load(folder, teacher=vgg_teacher, device="cpu")
     every = ImageFiles(task.layout.normals)
-    own = np.concatenate([prediction.layer_errors[:, -1, 0] for prediction in detector.predict_each(every)])
+    own = np.concatenate([prediction.measurement.layer_errors[:, -1, 0] for prediction in detector.predict_each(every)])
     assert detector.calibration.layer_errors[:, -1, 0].mean() > own.mean()
 
 
 @pytest.mark.parametrize("tile", [0, 32])
-def test_folds_cost_the_teacher_nothing(mvtec, vgg_teacher, tmp_path, monkeypatch, tile):
+def test_folds_cost_the_teacher_nothing(mvtec, vgg_teacher, tmp_path, monkeypatch, tile_size):
     """What all folds train on, mirrored or not, is what was remembered before the first."""
     from kdad.training import distillation
 
@@ -366,7 +366,7 @@ def test_folds_cost_the_teacher_nothing(mvtec, vgg_teacher, tmp_path, monkeypatc
     monkeypatch.setattr(vgg_teacher.network, "__class__", Watched)
     monkeypatch.setattr(folders, "TRAINING_TILES", 20)
     recipe = Recipe(epochs=2, batch_size=4, flip=True)
-    train_student(FolderTask(mvtec, SMALL, tile), vgg_teacher, tmp_path / "out", recipe=recipe, device="cpu")
+    train_student(FolderTask(mvtec, SMALL, tile_size), vgg_teacher, tmp_path / "out", recipe=recipe, device="cpu")
 
 
 @pytest.mark.usefixtures("few_folds")
@@ -443,19 +443,21 @@ def test_a_large_image_is_judged_tile_by_tile(tmp_path, vgg_teacher, monkeypatch
     """A spot of 20 pixels in 320 is one of the two pixels that a 32-pixel teacher would see of it."""
     monkeypatch.setattr(folders, "TRAINING_TILES", 32)
     rng = np.random.default_rng(0)
-    for index in range(FEWEST_NORMALS):
+    for index in range(MIN_NORMALS):
         picture(rng, 320, 288).save(tmp_path / f"{index}.png")
     task = FolderTask(tmp_path, SMALL)
     folder = train_student(task, vgg_teacher, tmp_path / "out", recipe=QUICK, device="cpu")
     detector = Detector.load(folder, teacher=vgg_teacher, device="cpu")
     normal = torch.from_numpy(np.array(picture(rng, 320, 288))).permute(2, 0, 1)
-    odd = normal.clone()
-    odd[:, 200:220, 40:60] = 255
-    prediction = detector.predict(torch.stack([normal, odd]))
+    anomalous = normal.clone()
+    anomalous[:, 200:220, 40:60] = 255
+    prediction = detector.predict(torch.stack([normal, anomalous]))
     assert prediction.heatmap.shape == (2, 320, 288)
     difference = np.abs(prediction.heatmap[1] - prediction.heatmap[0])
     row, column = np.unravel_index(difference.argmax(), difference.shape)
     assert 180 <= row <= 240 and 20 <= column <= 80
     assert difference[:100].max() < 1e-3  # tiles far away do not notice
     features = detector.teacher_features(normal[None])
-    np.testing.assert_allclose(detector.judge(features, normal[None]).score, prediction.score[:1], rtol=1e-4)
+    np.testing.assert_allclose(
+        detector.predict_with_features(normal[None], features).score, prediction.score[:1], rtol=1e-4
+    )

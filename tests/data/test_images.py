@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from kdad.data.decoding import MOST_PIXELS, read_image
+from kdad.data.decoding import MAX_PIXELS, read_image
 from kdad.data.images import DECODERS, SUFFIXES, batches_of_one_size, find_images, in_advance
 from kdad.data.masks import image_size
 from kdad.errors import UserError
@@ -94,8 +94,8 @@ def test_big_endian_sixteen_bit_grey(tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "black", "white"), [("L", 0, 255), ("1", 0, 1), ("LA", (0, 255), (255, 255))])
-def test_grey_modes(tmp_path, mode, black, white):
-    two_colours(black, white, mode).save(tmp_path / "image.png")
+def test_grey_modes(tmp_path, mode, black, max_value):
+    two_colours(black, max_value, mode).save(tmp_path / "image.png")
     assert halves(read_image(tmp_path / "image.png")) == ([0, 0, 0], WHITE)
 
 
@@ -247,7 +247,7 @@ def test_a_decompression_bomb_is_refused_undecoded(tmp_path, monkeypatch, side):
 
 
 def test_the_largest_allowed_image_is_not_refused_for_its_size(tmp_path):
-    (tmp_path / "large.png").write_bytes(png_claiming(int(MOST_PIXELS**0.5)))
+    (tmp_path / "large.png").write_bytes(png_claiming(int(MAX_PIXELS**0.5)))
     with pytest.raises(UserError) as error:
         read_image(tmp_path / "large.png")
     assert "million" not in str(error.value)
@@ -367,17 +367,17 @@ def grey(values, dtype) -> Image.Image:
         ([[0.0, 900.0], [512.0, 0.0]], np.float32, 1023),
     ],
 )
-def test_deep_grey_values_are_scaled_so_that_the_next_white_is_white(tmp_path, values, dtype, white):
+def test_deep_grey_values_are_scaled_so_that_the_next_white_is_white(tmp_path, values, dtype, max_value):
     grey(values, dtype).save(tmp_path / "deep.tif")
-    expected = np.rint(np.array(values) * 255 / white)
+    expected = np.rint(np.array(values) * 255 / max_value)
     assert np.array_equal(read_image(tmp_path / "deep.tif")[0], expected)
 
 
 def test_white_can_be_what_it_was_in_training(tmp_path):
     grey([[0, 900], [200, 100]], np.uint16).save(tmp_path / "dark.png")
     assert read_image(tmp_path / "dark.png").max() == round(900 * 255 / 1023)
-    assert read_image(tmp_path / "dark.png", white=4095).max() == round(900 * 255 / 4095)
-    assert read_image(tmp_path / "dark.png", white=255)[0].tolist() == [[0, 255], [200, 100]]  # overexposed
+    assert read_image(tmp_path / "dark.png", max_value=4095).max() == round(900 * 255 / 4095)
+    assert read_image(tmp_path / "dark.png", max_value=255)[0].tolist() == [[0, 255], [200, 100]]  # overexposed
 
 
 @pytest.mark.parametrize(
@@ -392,10 +392,10 @@ def test_white_can_be_what_it_was_in_training(tmp_path):
         ([[60_000, 50_000]], np.uint16, 4095, "up to 60000, where 4095 was white in the images trained on"),
     ],
 )
-def test_grey_values_without_a_scale_are_refused_by_name(tmp_path, values, dtype, white, said):
+def test_grey_values_without_a_scale_are_refused_by_name(tmp_path, values, dtype, max_value, said):
     grey(values, dtype).save(tmp_path / "deep.tif")
     with pytest.raises(UserError, match=said) as refused:
-        read_image(tmp_path / "deep.tif", white=white)
+        read_image(tmp_path / "deep.tif", max_value=max_value)
     assert str(refused.value).startswith(str(tmp_path / "deep.tif"))
 
 

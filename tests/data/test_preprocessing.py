@@ -12,7 +12,7 @@ from kdad.data.preprocessing import (
     resample,
     resize_matrix,
 )
-from kdad.networks.registry import IMAGENET_MEAN, IMAGENET_STD
+from kdad.networks.teachers.registry import IMAGENET_MEAN, IMAGENET_STD
 
 PIL_FILTERS = {"lanczos": Image.LANCZOS, "bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}
 PLAIN = Preprocessing(8, 8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -35,11 +35,11 @@ def random_batch(n: int, size: int = 8) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [12, 32, 100], ids=["down", "near", "up"])
-@pytest.mark.parametrize("kernel", PIL_FILTERS)
-def test_resize_equals_pil_within_two_grey_levels(kernel, size):
+@pytest.mark.parametrize("interpolation", PIL_FILTERS)
+def test_resize_equals_pil_within_two_grey_levels(interpolation, size):
     image = noise_image(40, 56)
-    ours = replace(PLAIN, resize=size, crop=size, kernel=kernel)(to_batch(image)) * 255
-    pil = np.asarray(Image.fromarray(image).resize((size, size), PIL_FILTERS[kernel]), np.float32)
+    ours = replace(PLAIN, resize=size, crop=size, interpolation=interpolation)(to_batch(image)) * 255
+    pil = np.asarray(Image.fromarray(image).resize((size, size), PIL_FILTERS[interpolation]), np.float32)
     assert np.abs(ours[0].permute(1, 2, 0).numpy() - pil).max() < 2
 
 
@@ -79,28 +79,28 @@ def test_images_keep_their_order_in_a_batch():
     torch.testing.assert_close(preprocessing(images)[2:], preprocessing(images[2:]))
 
 
-@pytest.mark.parametrize("kernel", PIL_FILTERS)
+@pytest.mark.parametrize("interpolation", PIL_FILTERS)
 @pytest.mark.parametrize(("size_in", "size_out"), [(7, 7), (5, 13), (224, 32), (1, 4), (4, 1)])
-def test_resize_rows_sum_to_one(kernel, size_in, size_out):
-    matrix = resize_matrix(size_in, size_out, kernel)
+def test_resize_rows_sum_to_one(interpolation, size_in, size_out):
+    matrix = resize_matrix(size_in, size_out, interpolation)
     assert matrix.shape == (size_out, size_in)
     torch.testing.assert_close(matrix.sum(1), torch.ones(size_out))
 
 
-@pytest.mark.parametrize("kernel", PIL_FILTERS)
+@pytest.mark.parametrize("interpolation", PIL_FILTERS)
 @pytest.mark.parametrize("size", [(40, 300), (300, 40), (16, 16), (33, 90)])
-def test_a_resize_that_leaves_out_zeros_equals_the_whole_matrices(kernel, size):
+def test_a_resize_that_leaves_out_zeros_equals_the_whole_matrices(interpolation, size):
     images = random_batch(2, size=250)[:, :, :210]
-    down, across = (resize_matrix(*sizes, kernel) for sizes in ((210, size[0]), (250, size[1])))
+    down, across = (resize_matrix(*sizes, interpolation) for sizes in ((210, size[0]), (250, size[1])))
     expected = down.double() @ images.double() @ across.double().T
     for layout in (images, images.contiguous(memory_format=torch.channels_last), images.float()):
-        torch.testing.assert_close(resample(layout, *size, kernel).double(), expected, atol=1e-3, rtol=1e-5)
+        torch.testing.assert_close(resample(layout, *size, interpolation).double(), expected, atol=1e-3, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", PIL_FILTERS)
-def test_resampling_to_the_same_size_changes_nothing(kernel):
+@pytest.mark.parametrize("interpolation", PIL_FILTERS)
+def test_resampling_to_the_same_size_changes_nothing(interpolation):
     images = torch.rand(2, 3, 9, 6)
-    torch.testing.assert_close(resample(images, 9, 6, kernel), images, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(resample(images, 9, 6, interpolation), images, atol=1e-6, rtol=1e-5)
 
 
 def test_augmentation_without_choices_equals_the_plain_call():

@@ -6,15 +6,17 @@ import torch
 from helpers.miniatures import TinyTask
 
 from kdad.data.preprocessing import Preprocessing
-from kdad.detection.calibration import Learned, calibrate, farthest, learn
+from kdad.detection.calibration import FittedStudent, calibrate, farthest, fit_statistics
 from kdad.detection.conformal import lowest_fpr, p_values, realised_fpr
-from kdad.detection.heatmaps import MapGeometry, PatchReading
+from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization
 from kdad.detection.mahalanobis import Gaussian
 from kdad.detection.observation import Observation
+from kdad.detection.tiles import WholeImages
 from kdad.networks.students import build_student
-from kdad.storage.layout import CROSS_FITTED, DISTANT_PEAK, HELD_OUT, PEAK
+from kdad.scores import DISTANT_PEAK, PEAK
+from kdad.storage.layout import CROSS_FITTED, HELD_OUT
 
-GEOMETRY = MapGeometry(Preprocessing(4, 4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), tile=0)
+TILER = WholeImages(Preprocessing(4, 4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
 
 
 @pytest.fixture
@@ -27,9 +29,9 @@ def test_what_is_read_does_not_depend_on_the_normals_that_calibrate_it(student, 
     """But for a unit that all images share: else p-values of few normals would be too low."""
     read = []
     for held_out in tiny_task.calibration.split(5)[:2]:
-        learned = learn(student, vgg_teacher, tiny_task.train, DISTANT_PEAK)
-        found = calibrate(learned, vgg_teacher, [(learned, held_out)], tiny_task.train, DISTANT_PEAK, 0)
-        read.append(torch.cat([found.reading.weights / found.reading.std, found.distance_weight]))
+        fitted = fit_statistics(student, vgg_teacher, tiny_task.train, DISTANT_PEAK)
+        found = calibrate(fitted, vgg_teacher, [(fitted, held_out)], tiny_task.train, DISTANT_PEAK, 0)
+        read.append(torch.cat([found.normalization.weights / found.normalization.std, found.distance_weight]))
     torch.testing.assert_close(read[0] / read[0].norm(), read[1] / read[1].norm())
 
 
@@ -42,8 +44,9 @@ def errors_of_normals(count: int, rng: np.random.Generator) -> list[torch.Tensor
 def peaks(errors: list[torch.Tensor], held_out: list[torch.Tensor]) -> np.ndarray:
     """The peaks of heatmaps read in units of held-out normals, as `calibrate` and `Detector` read them."""
     mean, std = (torch.stack([statistic(layer) for layer in held_out]) for statistic in (torch.mean, torch.std))
-    reading = PatchReading(mean, std, std * torch.tensor([1.0, 0.5]))
-    return GEOMETRY.combine(reading.standardise(errors), reading.weights).amax((1, 2)).numpy()
+    normalization = MapNormalization(mean, std, std * torch.tensor([1.0, 0.5]))
+    renderer = HeatmapRenderer(TILER, normalization.weights)
+    return renderer.combine(normalization.standardise(errors)).amax((1, 2)).numpy()
 
 
 @pytest.mark.parametrize(("normals", "times"), [(10, 600), (30, 300), (100, 200), (1000, 40)])
@@ -68,10 +71,10 @@ def test_the_false_positive_rate_is_held_however_few_normals_there_are(normals, 
 
 def test_a_calibration_says_how_its_normals_were_held_out(student, vgg_teacher):
     task = TinyTask()
-    learned = Learned(student, None)
-    whole = calibrate(learned, vgg_teacher, [(learned, task.calibration)], task.train, PEAK, 0)
-    parts = [(learned, part) for part in task.calibration.split(10)]
-    folded = calibrate(learned, vgg_teacher, parts, task.train, PEAK, 0)
+    fitted = FittedStudent(student, None)
+    whole = calibrate(fitted, vgg_teacher, [(fitted, task.calibration)], task.train, PEAK, 0)
+    parts = [(fitted, part) for part in task.calibration.split(10)]
+    folded = calibrate(fitted, vgg_teacher, parts, task.train, PEAK, 0)
     assert (whole.kind, folded.kind) == (HELD_OUT, CROSS_FITTED)
     assert len(whole) == len(folded) == 20
 
@@ -79,13 +82,13 @@ def test_a_calibration_says_how_its_normals_were_held_out(student, vgg_teacher):
 def test_distances_of_a_fold_are_measured_by_what_the_others_taught(student, vgg_teacher):
     """By a Gaussian that knows the images they would be near, and new ones far: their p-values too low."""
     task = TinyTask()
-    learned = learn(student, vgg_teacher, task.train, DISTANT_PEAK)
+    fitted = fit_statistics(student, vgg_teacher, task.train, DISTANT_PEAK)
     parts = task.train[:12], task.train[12:]
-    folds = [(learn(student, vgg_teacher, parts[1 - index], DISTANT_PEAK), parts[index]) for index in range(2)]
-    found = calibrate(learned, vgg_teacher, folds, task.train, DISTANT_PEAK, 0)
-    seen = calibrate(learned, vgg_teacher, [(learned, task.train)], task.train, DISTANT_PEAK, 0)
+    folds = [(fit_statistics(student, vgg_teacher, parts[1 - index], DISTANT_PEAK), parts[index]) for index in range(2)]
+    found = calibrate(fitted, vgg_teacher, folds, task.train, DISTANT_PEAK, 0)
+    seen = calibrate(fitted, vgg_teacher, [(fitted, task.train)], task.train, DISTANT_PEAK, 0)
     assert found.distances.mean() > 1.5 * seen.distances.mean()
-    for tensor, of_all in zip(found.gaussian.packed().values(), learned.gaussian.packed().values(), strict=True):
+    for tensor, of_all in zip(found.gaussian.packed().values(), fitted.gaussian.packed().values(), strict=True):
         assert torch.equal(tensor, of_all)
 
 
@@ -99,11 +102,11 @@ def test_of_very_many_images_some_are_summarised_that_are_chosen_evenly(student,
     train = torch.arange(30, dtype=torch.uint8).view(30, 1, 1, 1).expand(30, 3, 32, 32).contiguous()
     seen = []
     summary = vgg_teacher.network.summary
-    monkeypatch.setattr("kdad.detection.calibration.MOST_SUMMARISED", 4)
+    monkeypatch.setattr("kdad.detection.calibration.MAX_GAUSSIAN_IMAGES", 4)
     monkeypatch.setattr(
         vgg_teacher.network, "summary", lambda features: seen.append(len(features[0])) or summary(features)
     )
-    gaussian = learn(student, vgg_teacher, train, DISTANT_PEAK).gaussian
+    gaussian = fit_statistics(student, vgg_teacher, train, DISTANT_PEAK).gaussian
     assert sum(seen) == 4
-    few = learn(student, vgg_teacher, train[[0, 10, 19, 29]], DISTANT_PEAK).gaussian
+    few = fit_statistics(student, vgg_teacher, train[[0, 10, 19, 29]], DISTANT_PEAK).gaussian
     torch.testing.assert_close(gaussian.mean, few.mean)

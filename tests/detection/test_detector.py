@@ -12,18 +12,18 @@ from helpers.miniatures import save_vgg_teacher
 from PIL import Image
 
 from kdad.data import images
-from kdad.detection.calibration import calibrate, learn
+from kdad.detection.calibration import calibrate, fit_statistics
 from kdad.detection.detector import Detector
-from kdad.detection.discrepancy import last_layer_score, layer_errors
+from kdad.detection.discrepancy import layer_errors
 from kdad.detection.mahalanobis import Gaussian
 from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.networks.students import build_student
+from kdad.scores import DISTANT_ERROR, DISTANT_PEAK, PEAK, last_layer_error
 from kdad.storage import student_folder as store
-from kdad.storage.layout import DISTANT_ERROR, DISTANT_PEAK, PEAK
 from kdad.training.distillation import finish
 
-ARRAYS = ("score", "p_value", "is_anomaly", "heatmap", "layer_scores", "layer_errors", "distance")
+PREDICTED, MEASURED = ("score", "p_value", "is_anomaly", "heatmap"), ("layer_scores", "layer_errors", "distance")
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,16 @@ def noise(*shape, seed=0) -> torch.Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
+def arrays_of(prediction) -> dict[str, np.ndarray]:
+    """Everything that a prediction says, and what it is read from."""
+    predicted = {name: getattr(prediction, name) for name in PREDICTED}
+    return predicted | {name: getattr(prediction.measurement, name) for name in MEASURED}
+
+
 def assert_equal_predictions(one, other, tolerance=0.0):
-    for name in ARRAYS:
-        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=0, atol=tolerance, err_msg=name)
+    expected = arrays_of(other)
+    for name, array in arrays_of(one).items():
+        np.testing.assert_allclose(array, expected[name], rtol=0, atol=tolerance, err_msg=name)
 
 
 @pytest.mark.parametrize("score", [DISTANT_ERROR, DISTANT_PEAK, PEAK])
@@ -51,11 +58,11 @@ def test_save_and_load_give_equal_scores(tmp_path, student_folder, tiny_task, vg
     torch.manual_seed(3)
     student = build_student(config.architecture)
     store.round_to_half(student.eval())
-    learned = learn(student, vgg_teacher, tiny_task.train, score)
-    held_out = [(learned, tiny_task.calibration)]
-    finish(tmp_path, config, learned, vgg_teacher, held_out, tiny_task.train)
+    fitted = fit_statistics(student, vgg_teacher, tiny_task.train, score)
+    held_out = [(fitted, tiny_task.calibration)]
+    finish(tmp_path, config, fitted, vgg_teacher, held_out, tiny_task.train)
     store.save_local(tmp_path, config.dataset, vgg_teacher.name)
-    calibration = calibrate(learned, vgg_teacher, held_out, tiny_task.train, config.score, config.tile)
+    calibration = calibrate(fitted, vgg_teacher, held_out, tiny_task.train, config.score, config.tile_size)
     in_memory = Detector(config, student, vgg_teacher, calibration)
     reloaded = Detector.load(tmp_path, device="cpu")
     assert_equal_predictions(reloaded.predict(pictures), in_memory.predict(pictures))
@@ -64,7 +71,8 @@ def test_save_and_load_give_equal_scores(tmp_path, student_folder, tiny_task, vg
 def test_prediction_shapes_and_types(detector):
     prediction = detector.predict(noise(5, 3, 20, 30))
     assert len(prediction) == 5
-    shapes = {name: getattr(prediction, name).shape for name in ARRAYS}
+    arrays = arrays_of(prediction)
+    shapes = {name: array.shape for name, array in arrays.items()}
     assert shapes == {
         "score": (5,),
         "p_value": (5,),
@@ -74,7 +82,7 @@ def test_prediction_shapes_and_types(detector):
         "layer_errors": (5, 4, 2),
         "distance": (5,),
     }
-    assert all(getattr(prediction, name).dtype == (bool if name == "is_anomaly" else np.float32) for name in ARRAYS)
+    assert all(array.dtype == (bool if name == "is_anomaly" else np.float32) for name, array in arrays.items())
 
 
 def test_the_score_is_read_from_the_error_table_and_the_distance(detector, vgg_teacher, tiny_task, pictures):
@@ -86,10 +94,10 @@ def test_the_score_is_read_from_the_error_table_and_the_distance(detector, vgg_t
             vgg_teacher.network.summary(vgg_teacher(pixels))
         )
     prediction = detector.predict(pictures)
-    np.testing.assert_allclose(prediction.layer_errors, errors, atol=1e-6)
-    np.testing.assert_allclose(prediction.distance, distance, rtol=1e-3)
-    np.testing.assert_allclose(prediction.score, (last_layer_score(errors) * distance).log(), atol=1e-3)
-    np.testing.assert_allclose(prediction.layer_scores, errors[..., 0] + 0.01 * errors[..., 1], atol=1e-6)
+    np.testing.assert_allclose(prediction.measurement.layer_errors, errors, atol=1e-6)
+    np.testing.assert_allclose(prediction.measurement.distance, distance, rtol=1e-3)
+    np.testing.assert_allclose(prediction.score, (last_layer_error(errors) * distance).log(), atol=1e-3)
+    np.testing.assert_allclose(prediction.measurement.layer_scores, errors[..., 0] + 0.01 * errors[..., 1], atol=1e-6)
 
 
 def in_double(network):
@@ -143,14 +151,14 @@ def test_every_part_of_an_oblong_image_counts(detector):
     changed[..., 140:] = noise(1, 3, 40, 20)
     before, after = detector.predict(plain), detector.predict(changed)
     assert before.score[0] != after.score[0]
-    fine = [detector.heatmap(prediction, 40, 160, layer=0)[0] for prediction in (before, after)]
+    fine = [prediction.heatmap_at(40, 160, layer=0)[0] for prediction in (before, after)]
     difference = np.abs(fine[1] - fine[0]).mean(0)
     assert difference[120:].mean() > 2 * difference[:40].mean()
 
 
-def test_judge_with_shared_teacher_features_equals_predict(detector, pictures):
+def test_predicting_with_shared_teacher_features_equals_predict(detector, pictures):
     features = detector.teacher_features(pictures)
-    assert_equal_predictions(detector.judge(features, pictures), detector.predict(pictures))
+    assert_equal_predictions(detector.predict_with_features(pictures, features), detector.predict(pictures))
 
 
 def test_p_values_and_verdicts_count_calibration_normals(detector, pictures):
@@ -182,8 +190,10 @@ def test_a_rate_that_cannot_be_held_is_refused(detector, fpr):
 def test_without_calibration_there_are_scores_and_no_p_values(detector, vgg_teacher, pictures):
     uncalibrated = Detector(detector.config, detector.student, vgg_teacher, None)
     prediction = uncalibrated.predict(pictures)
-    np.testing.assert_allclose(prediction.score, np.log(prediction.layer_errors[:, -1, 0]), rtol=1e-6)
-    np.testing.assert_array_equal(prediction.layer_errors, detector.predict(pictures).layer_errors)
+    np.testing.assert_allclose(prediction.score, np.log(prediction.measurement.layer_errors[:, -1, 0]), rtol=1e-6)
+    np.testing.assert_array_equal(
+        prediction.measurement.layer_errors, detector.predict(pictures).measurement.layer_errors
+    )
     assert np.isnan(prediction.p_value).all()
     assert not prediction.is_anomaly.any()
     assert np.isfinite(prediction.heatmap).all()
@@ -241,24 +251,24 @@ def test_training_images_of_the_class_score_lower_than_noise(detector, tiny_task
 
 def test_the_heatmap_at_the_input_s_size_is_the_prediction_s(detector, pictures):
     prediction = detector.predict(pictures)
-    np.testing.assert_allclose(detector.heatmap(prediction, 32, 32), prediction.heatmap, rtol=1e-5)
-    assert detector.heatmap(prediction, 50, 70).shape == (len(pictures), 50, 70)
+    np.testing.assert_allclose(prediction.heatmap_at(32, 32), prediction.heatmap, rtol=1e-5)
+    assert prediction.heatmap_at(50, 70).shape == (len(pictures), 50, 70)
 
 
 def test_the_heatmaps_of_the_layers_have_the_heatmap_of_all_as_their_mean(detector, pictures):
     prediction = detector.predict(pictures)
-    layers = [detector.heatmap(prediction, 32, 32, layer) for layer in range(4)]
-    weighed = np.tensordot(detector.calibration.reading.weights.numpy(), np.stack(layers), 1)
+    layers = [prediction.heatmap_at(32, 32, layer) for layer in range(4)]
+    weighed = np.tensordot(detector.calibration.normalization.weights.numpy(), np.stack(layers), 1)
     np.testing.assert_allclose(weighed, prediction.heatmap, rtol=1e-4, atol=1e-4)
 
 
 def test_patch_maps_of_calibration_normals_are_standardised(detector, tiny_task):
     prediction = detector.predict(tiny_task.calibration)
-    assert [patches.shape[1:] for patches in prediction.patch_maps] == detector.teacher.grids
-    assert [float(patches.mean()) for patches in prediction.patch_maps] == pytest.approx([0] * 4, abs=1e-4)
-    assert [float(patches.std()) for patches in prediction.patch_maps] == pytest.approx([1] * 4, rel=1e-4)
+    assert [patches.shape[1:] for patches in prediction.measurement.patch_maps] == detector.teacher.grids
+    assert [float(patches.mean()) for patches in prediction.measurement.patch_maps] == pytest.approx([0] * 4, abs=1e-4)
+    assert [float(patches.std()) for patches in prediction.measurement.patch_maps] == pytest.approx([1] * 4, rel=1e-4)
 
 
 def test_the_layer_scores_of_calibration_normals_are_those_of_a_prediction(detector, tiny_task):
-    expected = detector.predict(tiny_task.calibration).layer_scores
-    np.testing.assert_allclose(detector.calibration_layer_scores, expected, rtol=1e-4)
+    expected = detector.predict(tiny_task.calibration).measurement.layer_scores
+    np.testing.assert_allclose(detector.normals.layer_scores, expected, rtol=1e-4)

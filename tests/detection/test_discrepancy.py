@@ -5,13 +5,9 @@ import pytest
 import torch
 
 from kdad.detection.discrepancy import (
-    SCORES,
     all_errors,
-    distant_error,
     distillation_loss,
     layer_errors,
-    layer_scores,
-    mkd_score,
 )
 from kdad.networks.vgg import tokens
 
@@ -102,32 +98,8 @@ ERRORS = torch.tensor(
 )
 
 
-def test_layer_scores_weigh_the_mse():
-    expected = torch.tensor([[0.2, 0.4, 0.6, 0.8], [0.0, 0.5, 0.02, 1.01]])
-    torch.testing.assert_close(layer_scores(ERRORS, 0.01), expected)
-
-
 def test_loss_sums_all_layers_and_averages_the_batch():
     assert distillation_loss(ERRORS, 0.01).item() == pytest.approx((2.0 + 1.53) / 2)
-
-
-def test_mkd_sums_the_last_three_layers():
-    assert mkd_score(ERRORS, 0.01).tolist() == pytest.approx([1.8, 1.53])
-
-
-def test_scores_by_name():
-    seen = {"layer_errors": ERRORS.numpy(), "distances": np.array([0.5, 2.0]), "peaks": np.array([3.0, 5.0])}
-    seen["distance_weight"] = np.array([0.5])
-    read = {name: score(seen, 0.01).tolist() for name, score in SCORES.items()}
-    assert read["distant-error"] == pytest.approx(np.log([0.4 * 0.5, 1.0 * 2]))
-    assert read["last-layer"] == pytest.approx([0.4, 1.0])
-    assert read["mkd"] == pytest.approx([1.8, 1.53])
-    assert read["peak"] == [3, 5]
-    assert read["distant-peak"] == pytest.approx([3 + 0.5 * np.log(0.5), 5 + 0.5 * np.log(2)])
-
-
-def test_a_perfect_copy_still_has_a_score():
-    assert np.isfinite(distant_error(np.zeros((1, 4, 2)), np.ones(1)))
 
 
 def test_patch_errors_drop_the_prefix_and_keep_the_grid():
@@ -220,7 +192,7 @@ def test_gradients_are_those_of_the_definition(shapes):
 
 
 def test_gradients_of_both_sides_are_those_of_finite_differences():
-    from kdad.detection.lengths import _TokenLengths
+    from kdad.detection.discrepancy import _TokenLengths
 
     generator = torch.Generator().manual_seed(0)
     sides = [torch.randn(2, 3, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2)]

@@ -2,15 +2,13 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from kdad.detection.detector import Detector
-from kdad.detection.discrepancy import PARTS, SCORES
 from kdad.detection.explanation import distance_map, explain
 from kdad.detection.mahalanobis import Gaussian
-from kdad.storage.layout import DISTANT_ERROR, DISTANT_PEAK, LAST_LAYER, MKD, PEAK
+from kdad.scores import DISTANT_ERROR, DISTANT_PEAK, LAST_LAYER, MKD, PEAK
 
 
 @pytest.fixture(scope="module")
@@ -29,31 +27,18 @@ def image(seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (3, 32, 32), generator=torch.Generator().manual_seed(seed)).byte()
 
 
-@pytest.mark.parametrize("score", list(SCORES))
-def test_parts_add_up_to_every_score(score):
-    rng = np.random.default_rng(0)
-    measured = {
-        "layer_errors": rng.uniform(0, 2, (7, 4, 2)),
-        "distances": rng.uniform(0, 9, 7),
-        "peaks": rng.normal(size=7),
-        "distance_weight": np.array([0.3]),
-    }
-    parts = PARTS[score](measured, 0.01)
-    np.testing.assert_allclose(sum(parts.values()), SCORES[score](measured, 0.01))
-
-
 @pytest.mark.parametrize("score", [DISTANT_ERROR, DISTANT_PEAK, LAST_LAYER, MKD, PEAK])
 def test_an_explanation_adds_up_to_the_score_and_begins_with_what_lifts_it_most(detector, score):
     detector = scored_by(detector, score)
-    said, parts = detector.predict(image()), explain(detector, image())
-    assert sum(part.value for part in parts) == pytest.approx(float(said.score[0]), abs=1e-4)
+    prediction, parts = detector.predict(image()), explain(detector, image())
+    assert sum(part.value for part in parts) == pytest.approx(float(prediction.score[0]), abs=1e-4)
     excesses = [part.excess for part in parts]
     assert excesses == sorted(excesses, reverse=True)
     for part in parts:
         assert part.normals.shape == (len(detector.calibration),)
         if part.heatmap is not None:
             drawn = part.heatmap.max() if part.name == "peak" else part.heatmap.mean()
-            assert drawn == pytest.approx(part.measured, rel=0.02)
+            assert drawn == pytest.approx(part.quantity, rel=0.02)
             assert part.colour_range[0] < part.colour_range[1]
 
 
@@ -79,7 +64,7 @@ def test_the_part_that_is_far_from_normals_has_the_largest_share():
 
 
 def test_a_tiled_student_is_explained_over_the_whole_image(detector):
-    tiled = Detector(replace(detector.config, tile=32), detector.student, detector.teacher, detector.calibration)
+    tiled = Detector(replace(detector.config, tile_size=32), detector.student, detector.teacher, detector.calibration)
     large = torch.cat([image(seed) for seed in range(3)], 2)
     for part in explain(tiled, large):
         assert part.heatmap.shape == (32, 96)

@@ -5,24 +5,26 @@ from PIL import Image
 
 from kdad.data.decoding import read_image
 from kdad.data.preprocessing import Preprocessing
-from kdad.detection.heatmaps import MapGeometry, PatchReading
+from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization
 from kdad.detection.rendering import colour_range, colourise, mask_of, overlay, save_png
+from kdad.detection.tiles import WholeImages
 
 
-def geometry(crop):
-    return MapGeometry(Preprocessing(crop, crop, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), tile=0)
+def renderer(crop: int, weights: list[float]) -> HeatmapRenderer:
+    preprocessing = Preprocessing(crop, crop, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return HeatmapRenderer(WholeImages(preprocessing), torch.tensor(weights))
 
 
 def test_layers_are_read_in_standard_deviations_above_the_mean():
-    reading = PatchReading(torch.tensor([0.25, 1.0]), torch.tensor([0.125, 0.5]), torch.ones(2))
-    first, second = reading.standardise([torch.full((2, 4, 4), 0.5), torch.full((2, 2, 2), 2.0)])
+    normalization = MapNormalization(torch.tensor([0.25, 1.0]), torch.tensor([0.125, 0.5]), torch.ones(2))
+    first, second = normalization.standardise([torch.full((2, 4, 4), 0.5), torch.full((2, 2, 2), 2.0)])
     assert first.unique().tolist() == second.unique().tolist() == [2.0]
     assert second.shape == (2, 2, 2)
 
 
 def test_combined_map_weighs_the_layers():
     maps = [torch.full((2, 8, 8), 0.5), torch.full((2, 2, 2), 3.0)]
-    combined = geometry(16).combine(maps, torch.tensor([2.0, -0.25]))
+    combined = renderer(16, [2.0, -0.25]).combine(maps)
     torch.testing.assert_close(combined, torch.full((2, 16, 16), 2 * 0.5 - 0.25 * 3))
 
 
@@ -30,20 +32,21 @@ def test_combined_map_is_brightest_where_the_layers_agree():
     fine, coarse = torch.full((1, 8, 8), 0.1), torch.full((1, 4, 4), 0.1)
     fine[0, 5, 2] = fine[0, 0, 7] = 1.0
     coarse[0, 2, 1] = 1.0
-    peak = geometry(32).combine([fine, coarse], torch.tensor([1.0, 1.0]))[0].argmax()
+    peak = renderer(32, [1.0, 1.0]).combine([fine, coarse])[0].argmax()
     row, column = divmod(peak.item(), 32)
     assert (row // 4, column // 4) == (5, 2)
 
 
 def test_a_layer_that_never_varies_stays_finite():
-    (layer,) = PatchReading(torch.zeros(1), torch.zeros(1), torch.ones(1)).standardise([torch.zeros(1, 2, 2)])
+    (layer,) = MapNormalization(torch.zeros(1), torch.zeros(1), torch.ones(1)).standardise([torch.zeros(1, 2, 2)])
     assert torch.isfinite(layer).all()
 
 
 def test_without_calibration_the_map_is_the_mean_patch_error():
-    reading = PatchReading.plain(2)
+    normalization = MapNormalization.identity(2)
     maps = [torch.full((1, 4, 4), 0.5), torch.full((1, 2, 2), 1.5)]
-    torch.testing.assert_close(geometry(4).combine(reading.standardise(maps), reading.weights), torch.ones(1, 4, 4))
+    combined = renderer(4, normalization.weights.tolist()).combine(normalization.standardise(maps))
+    torch.testing.assert_close(combined, torch.ones(1, 4, 4))
 
 
 def test_a_mask_is_what_lies_above_without_single_pixels():

@@ -66,7 +66,7 @@ def test_images_keep_their_order():
 
 def test_deep_images_have_the_white_of_the_student():
     deep = Image.fromarray(np.array([[0, 1000]], np.uint16))
-    assert to_batch(deep, white=4095).max() == round(1000 * 255 / 4095)
+    assert to_batch(deep, max_value=4095).max() == round(1000 * 255 / 4095)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ import torch
 
 from kdad.detection import localisation
 from kdad.detection.detector import Detector
-from kdad.detection.discrepancy import layer_errors, mkd_score
+from kdad.detection.discrepancy import layer_errors
 from kdad.detection.localisation import localise, methods_for
 from kdad.errors import UserError
 from kdad.networks.recipes import Recipe
+from kdad.scores import published_score
 from kdad.training.distillation import train_student
 
 QUICK = Recipe(epochs=1, batch_size=8)
@@ -81,7 +82,7 @@ def test_gradients_are_those_of_the_published_score(vgg, monkeypatch):
     images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     monkeypatch.setattr(localisation, "_tidy", lambda gradient: gradient.abs().sum(1))
     pixels = vgg.teacher.preprocessing(images).requires_grad_()
-    score = mkd_score(layer_errors(vgg.student(pixels), vgg.teacher.network(pixels)), 0.01)
+    score = published_score(layer_errors(vgg.student(pixels), vgg.teacher.network(pixels)), 0.01)
     (expected,) = torch.autograd.grad(score.sum(), pixels)
     np.testing.assert_allclose(localise(vgg, images, "gradients"), expected.abs().sum(1), rtol=1e-3, atol=1e-6)
 

@@ -80,7 +80,9 @@ def test_every_kind_of_student_is_judged_as_torch_does(
         folder = train_student(TinyTask(), teacher, tmp_path / "out", recipe=recipe, device="cpu")
     detector = Detector.load(folder, teacher=teacher, device="cpu")
     if kind == "uncalibrated-tiles":
-        detector = Detector(replace(detector.config, tile=32), detector.student, detector.teacher, calibration=None)
+        detector = Detector(
+            replace(detector.config, tile_size=32), detector.student, detector.teacher, calibration=None
+        )
     export(detector, tmp_path / "student.onnx", size=(40, 32))
     images = torch.nn.functional.interpolate(TinyTask().test.images[:3].float(), (40, 32)).byte()
     assert_judged_alike(tmp_path / "student.onnx", detector, images)

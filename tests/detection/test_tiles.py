@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from kdad.detection.tiles import TILES_AT_ONCE, Tiling, map_tiles
+from kdad.detection.tiles import PIECES_AT_ONCE, Tiling, in_chunks
 
 
 @pytest.mark.parametrize("size", [(64, 64), (100, 70), (33, 200), (20, 20), (10, 90)])
 def test_tiles_cover_every_pixel_and_stay_inside(size):
-    tiling = Tiling(*size, tile=32, side=8)
+    tiling = Tiling(*size, tile_size=32, image_size=8)
     covered = torch.zeros(size)
     height, width = tiling.shape
     for row, column in tiling.places:
@@ -19,7 +19,7 @@ def test_tiles_cover_every_pixel_and_stay_inside(size):
 
 def test_cut_keeps_the_tiles_of_an_image_together():
     images = torch.arange(2 * 3 * 48 * 48).view(2, 3, 48, 48)
-    tiling = Tiling(48, 48, tile=32, side=8)
+    tiling = Tiling(48, 48, tile_size=32, image_size=8)
     tiles = tiling.cut(images)
     assert tiling.places == [(0, 0), (0, 16), (16, 0), (16, 16)]
     assert torch.equal(tiles[4], images[1, :, :32, :32])
@@ -29,7 +29,7 @@ def test_cut_keeps_the_tiles_of_an_image_together():
 @pytest.mark.parametrize("size", [(64, 64), (100, 70), (20, 20)])
 def test_stitching_maps_that_agree_gives_what_they_say(size):
     """Each tile shows its part of one plane: stitched, the plane is whole again."""
-    tiling = Tiling(*size, tile=32, side=16)
+    tiling = Tiling(*size, tile_size=32, image_size=16)
     height, width = tiling.shape
     rows, columns = torch.arange(16) / 16 * height, torch.arange(16) / 16 * width
     maps = torch.stack([(row + rows)[:, None] + 2 * (column + columns) for row, column in tiling.places])
@@ -40,7 +40,7 @@ def test_stitching_maps_that_agree_gives_what_they_say(size):
 
 
 def test_a_spot_is_where_its_tile_shows_it():
-    tiling = Tiling(96, 96, tile=32, side=32)
+    tiling = Tiling(96, 96, tile_size=32, image_size=32)
     images = torch.zeros(1, 3, 96, 96)
     images[:, :, 70:74, 20:24] = 1
     stitched = tiling.stitch(tiling.cut(images)[:, 0])
@@ -48,22 +48,22 @@ def test_a_spot_is_where_its_tile_shows_it():
 
 
 def test_what_a_tile_does_not_show_does_not_count():
-    tiling = Tiling(32, 32, tile=32, side=32, border=4)
+    tiling = Tiling(32, 32, tile_size=32, image_size=32, border=4)
     maps = torch.ones(1, 32, 32)
     stitched = tiling.stitch(maps)[0]
     assert stitched[2:30, 2:30].eq(1).all()
     assert stitched[:2].eq(0).all()
 
 
-def test_tiles_are_looked_at_a_few_hundred_at_once():
+def test_tiles_are_looked_at_a_few_at_once():
     seen = []
 
     def look(tiles):
         seen.append(len(tiles))
         return tiles.sum((1, 2, 3)), tiles[:, 0]
 
-    tiles = torch.rand(TILES_AT_ONCE + 5, 3, 2, 2)
-    sums, first = map_tiles(look, tiles)
-    assert seen == [TILES_AT_ONCE, 5]
+    tiles = torch.rand(PIECES_AT_ONCE + 5, 3, 2, 2)
+    sums, first = in_chunks(look, tiles)
+    assert seen == [PIECES_AT_ONCE, 5]
     torch.testing.assert_close(sums, tiles.sum((1, 2, 3)))
     torch.testing.assert_close(first, tiles[:, 0])

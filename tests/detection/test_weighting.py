@@ -8,13 +8,13 @@ from helpers.miniatures import TinyTask
 from kdad.data.preprocessing import Preprocessing
 from kdad.detection import weighting
 from kdad.detection.observation import Observation
-from kdad.detection.weighting import Pairs, separating
+from kdad.detection.weighting import SyntheticPairs, separating
 from kdad.networks.students import build_student
 
 PIXELS = Preprocessing(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def pairs(peak: float, distance: float, images: int = 200) -> Pairs:
+def pairs(peak: float, distance: float, images: int = 200) -> SyntheticPairs:
     """Pairs whose odd image has an error higher by `peak` in one patch, and a summary off by `distance`."""
     rng = np.random.default_rng(0)
     errors = torch.from_numpy(rng.normal(0, 1, (2, images, 8, 8))).float()
@@ -24,8 +24,8 @@ def pairs(peak: float, distance: float, images: int = 200) -> Pairs:
     errors[1][masks] += peak
     summaries[1] += distance
     table = torch.zeros(images, 1, 2)
-    normal, odd = (Observation(table, summary, [error]) for summary, error in zip(summaries, errors, strict=True))
-    return Pairs(normal, odd, masks, PIXELS)
+    normal, anomalous = (Observation(table, summary, [error]) for summary, error in zip(summaries, errors, strict=True))
+    return SyntheticPairs(normal, anomalous, masks, PIXELS)
 
 
 def test_layers_that_find_what_was_blended_in_count_and_others_do_not():
@@ -39,8 +39,9 @@ def test_layers_that_find_what_was_blended_in_count_and_others_do_not():
 
 def test_the_layer_weights_read_errors_as_they_are():
     found = pairs(peak=5, distance=0)
-    shifted = Pairs(*(Observation(o.errors, o.summaries, [3 + 10 * o.maps[0]]) for o in (found.normal, found.odd)),
-                    found.masks, PIXELS)  # fmt: skip
+    both = (found.normal, found.anomalous)
+    normal, anomalous = (Observation(o.errors, o.summaries, [3 + 10 * o.maps[0]]) for o in both)
+    shifted = SyntheticPairs(normal, anomalous, found.masks, PIXELS)
     torch.testing.assert_close(10 * shifted.layer_weights(), found.layer_weights(), rtol=1e-3, atol=0)
 
 
@@ -53,9 +54,9 @@ def test_a_distance_counts_as_far_as_it_tells():
 
 def test_a_distance_that_speaks_for_anomalies_being_nearer_does_not_count():
     found = pairs(peak=3, distance=2)
-    swapped = Pairs(
-        found.normal._replace(summaries=found.odd.summaries),
-        found.odd._replace(summaries=found.normal.summaries * 0.2 + 2),
+    swapped = SyntheticPairs(
+        found.normal._replace(summaries=found.anomalous.summaries),
+        found.anomalous._replace(summaries=found.normal.summaries * 0.2 + 2),
         found.masks,
         PIXELS,
     )
@@ -75,7 +76,7 @@ def test_images_from_all_over_the_training_set_are_taken(vgg_teacher, tiny_task,
     monkeypatch.setattr(weighting, "PSEUDO_ANOMALIES", 4)
     chosen, blend_in = [], weighting.blend_in
     monkeypatch.setattr(weighting, "blend_in", lambda images: (chosen.append(images), blend_in(images))[1])
-    Pairs.of(build_student({"kind": "compact-vgg", "inner": 4}).eval(), vgg_teacher, tiny_task.train)
+    SyntheticPairs.of(build_student({"kind": "compact-vgg", "inner": 4}).eval(), vgg_teacher, tiny_task.train)
     rows = [
         next(i for i, image in enumerate(tiny_task.train) if np.array_equal(image.permute(1, 2, 0).numpy(), picked))
         for picked in chosen[0]
@@ -85,7 +86,9 @@ def test_images_from_all_over_the_training_set_are_taken(vgg_teacher, tiny_task,
 
 @pytest.mark.parametrize("images", [5, 8])
 def test_few_images_give_finite_weights(vgg_teacher, images):
-    found = Pairs.of(build_student({"kind": "compact-vgg", "inner": 4}).eval(), vgg_teacher, TinyTask().train[:images])
+    found = SyntheticPairs.of(
+        build_student({"kind": "compact-vgg", "inner": 4}).eval(), vgg_teacher, TinyTask().train[:images]
+    )
     weights = found.layer_weights()
     assert weights.isfinite().all()
     assert found.distance_weight(weights).isfinite()

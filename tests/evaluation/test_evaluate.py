@@ -44,7 +44,7 @@ def test_figures_follow_from_the_saved_scores(folder, detector, tiny_task):
     assert figures["auroc"] == pytest.approx(roc_auc_score(table["anomalous"], table["score"]), abs=1e-6)
     assert figures["auroc_mkd"] == pytest.approx(roc_auc_score(table["anomalous"], table["score_mkd"]), abs=1e-6)
     exact = detector.predict(tiny_task.test.images)
-    last_layer = roc_auc_score(table["anomalous"], exact.layer_errors[:, -1, 0])
+    last_layer = roc_auc_score(table["anomalous"], exact.measurement.layer_errors[:, -1, 0])
     assert figures["auroc_last_layer"] == pytest.approx(last_layer, abs=1e-6)
     half = 2**-10  # what scores are read from is kept in half precision
     product = errors["layer4_cosine"] * table["distance"].astype("float64")

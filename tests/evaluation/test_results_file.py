@@ -6,7 +6,6 @@ import pytest
 
 from kdad.evaluation.published import REFERENCES
 from kdad.evaluation.results_file import (
-    CHOSEN_ON,
     Figure,
     cell,
     images_of,
@@ -15,6 +14,7 @@ from kdad.evaluation.results_file import (
     merge_entry,
     provenance_of,
 )
+from kdad.scores import SELECTION_CLASSES
 
 
 @pytest.fixture
@@ -85,14 +85,14 @@ def test_the_headline_leaves_out_the_classes_that_chose_the_score(entry):
     known = entry("vgg-cifar10", 0.9)
     known["classes"] = {
         name: {score: figures | {"values": [0.5, 0.5, 0.5]} for score, figures in scores.items()}
-        if name in CHOSEN_ON
+        if name in SELECTION_CLASSES
         else scores
         for name, scores in known["classes"].items()
     }
     (ours, *published) = lines({"a": known}, "cifar10", "auroc")
     assert str(ours.headline) == "90.00 ± 1.00"
     for line, reference in zip(published, REFERENCES, strict=True):
-        kept = [value for name, value in reference.classes.items() if name not in CHOSEN_ON]
+        kept = [value for name, value in reference.classes.items() if name not in SELECTION_CLASSES]
         if not kept:  # no figure of a class is published
             assert line.headline is None
             continue

@@ -37,7 +37,7 @@ sys.exit(main())
 class TinyTask:
     """A handful of images in every part: `patterns` in miniature."""
 
-    tile, white, folds, same_images, local_anomalies, cross_fitted = 0, 0, (), True, False, False
+    tile_size, max_value, folds, same_images, local_anomalies, cross_fitted = 0, 0, (), True, False, False
 
     def __init__(self, normal_class: str = "dots"):
         self.dataset, self.normal_class, self.classes = "patterns", normal_class, patterns.CLASSES

@@ -6,9 +6,8 @@ import pytest
 from helpers.miniatures import reseal
 from helpers.page import control, rerun, texts
 
-from kdad.detection.discrepancy import DISTANT_ERROR
 from kdad.evaluation.results_file import merge_entry, sweep_command
-from ui.shared.words import SCORE_IN_WORDS
+from kdad.scores import DISTANT_ERROR, MKD, SCORES
 
 RESULTS = "pages/3_Curves_and_results.py"
 DOTS, DOTS1, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/dots-seed1", "patterns/tiny-vgg/stripes"
@@ -65,7 +64,7 @@ def test_a_link_to_no_section_opens_the_first(results):
 def test_scores_come_with_split_seed_teacher_and_counts(results):
     at = results(student=DOTS1)
     assert r"patterns, test split, seed 1, teacher tiny\-vgg; 200 normal and 1,800 anomalous images." in texts(at)
-    assert SCORE_IN_WORDS[DISTANT_ERROR] in texts(at)
+    assert SCORES[DISTANT_ERROR].description in texts(at)
     assert len(alternative_texts(at)) == 3
     assert all(alternative_texts(at))
 
@@ -94,7 +93,7 @@ def test_the_published_score_is_another(results):
     at = results(student=DOTS)
     before = figures(at)["AUROC against all others"]
     assert figures(choose(at, "button_group", "Score", "score_mkd"))["AUROC against all others"] != before
-    assert SCORE_IN_WORDS["mkd"] in texts(at)
+    assert SCORES[MKD].description in texts(at)
 
 
 def test_a_student_that_was_not_evaluated_says_how(results, students_root):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from kdad.data.decoding import read_image
 from kdad.detection.detector import Detector
-from ui.inspect.judges import Judge
+from ui.inspect import overview
 
 INSPECT = "pages/2_Inspect.py"
 DOTS, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/stripes"
@@ -108,8 +108,11 @@ def test_a_score_that_is_a_product_shows_its_factors(inspect):
 
 def test_only_cards_that_two_students_judge_differently_can_be_shown(inspect, monkeypatch):
     """The two are copies of one student: the second is made to let everything pass."""
-    verdict = Judge.is_anomaly
-    monkeypatch.setattr(Judge, "is_anomaly", lambda judge, *of: judge.student.key == DOTS and verdict(judge, *of))
+    verdict = overview.verdict
+    strict = DOTS.split("/")[-1]
+    monkeypatch.setattr(
+        overview, "verdict", lambda detector, *of: detector.folder.name == strict and verdict(detector, *of)
+    )
     at = inspect(student=DOTS, compare=STRIPES, fpr="20 %")
     pairs = [caption.value for caption in at.caption if caption.value.count("**") == 4]
     differing = sum(len(set(re.findall(r"(normal|anomaly)", pair))) == 2 for pair in pairs)

@@ -300,7 +300,7 @@ def test_own_images_are_trained_on_by_their_folder(train, started, root, tmp_pat
     control(at, "number_input", "Tile side").set_value(300)
     press(rerun(at), "Start training")
     arguments, student = started[0]
-    assert "--tile=300" in arguments
+    assert "--tile-size=300" in arguments
     assert f"--dataset=folder:{tmp_path / 'mugs'}" in arguments
     assert student == (root / "mugs" / "lite0-imagenet" / "good").resolve()
 

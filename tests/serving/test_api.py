@@ -13,7 +13,7 @@ from kdad.detection.detector import Detector
 from kdad.serving.api import Limits, create_app
 
 NAME = "patterns/tiny/dots"
-LIMITS = Limits(most_bytes=20_000, most_pixels=5_000, at_once=2)
+LIMITS = Limits(max_bytes=20_000, max_pixels=5_000, at_once=2)
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,9 @@ def test_questions_that_come_together_are_judged_together_each_as_alone(batcher,
         np.testing.assert_allclose(each.score, alone.score, atol=1e-4)
         np.testing.assert_allclose(each.p_value, alone.p_value)
         np.testing.assert_allclose(each.heatmap, alone.heatmap, atol=1e-3)
-        assert [layer.shape for layer in each.patch_maps] == [layer.shape for layer in alone.patch_maps]
+        assert [layer.shape for layer in each.measurement.patch_maps] == [
+            layer.shape for layer in alone.measurement.patch_maps
+        ]
 
 
 def test_one_who_asks_for_the_impossible_spoils_it_for_nobody(batcher, detector, held):

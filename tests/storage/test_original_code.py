@@ -14,8 +14,8 @@ from kdad.data.task import Labelled
 from kdad.detection.calibration import load_calibration
 from kdad.detection.detector import Detector
 from kdad.networks.recipes import PAPER
-from kdad.networks.registry import TEACHERS
-from kdad.networks.teachers import Teacher
+from kdad.networks.teachers.loading import Teacher
+from kdad.networks.teachers.registry import TEACHERS
 from kdad.networks.vgg import imagenet_vgg16
 from kdad.storage import student_folder as store
 from kdad.storage.original_code import import_cloner_file

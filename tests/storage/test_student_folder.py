@@ -25,8 +25,8 @@ def config_of(architecture: dict, **changes) -> student_config.StudentConfig:
     values = {
         "dataset": "patterns", "normal_class": "dots", "teacher": "vgg-cifar10", "teacher_sha256": "0" * 64,
         "label_overlap": "none", "architecture": architecture, "recipe": Recipe(epochs=3, learning_rate=2e-3),
-        "preprocessing": PREPROCESSING, "score": "last-layer", "calibration": "held-out", "tile": 0,
-        "images_sha256": "1" * 64, "layers": [], "white": 0,
+        "preprocessing": PREPROCESSING, "score": "last-layer", "calibration": "held-out", "tile_size": 0,
+        "images_sha256": "1" * 64, "layers": [], "max_value": 0,
         "seed": 2, "hardware": "a CPU", "versions": {"torch": "2.11"},
     }  # fmt: skip
     return student_config.StudentConfig(**{**values, **changes})
@@ -240,7 +240,7 @@ def test_every_field_of_the_configuration_is_needed(saved, refusal):
         {"preprocessing": {**asdict(PREPROCESSING), "crop": 64}}, {"weights_sha256": None},
         {"preprocessing": {**asdict(PREPROCESSING), "std": [0, 0, 0]}},
         {"preprocessing": {**asdict(PREPROCESSING), "mean": [0.5]}},
-        {"preprocessing": {**asdict(PREPROCESSING), "kernel": "nearest"}},
+        {"preprocessing": {**asdict(PREPROCESSING), "interpolation": "nearest"}},
     ],
     ids=str,
 )  # fmt: skip

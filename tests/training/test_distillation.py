@@ -7,11 +7,11 @@ import pytest
 import torch
 from helpers.miniatures import Crash, SmallDefectsTask, crash, evaluated
 
-from kdad.detection.calibration import Learned, calibrate
+from kdad.detection.calibration import FittedStudent, calibrate
 from kdad.detection.detector import Detector
-from kdad.detection.discrepancy import LAST_LAYER
 from kdad.errors import UserError
 from kdad.networks.recipes import Recipe
+from kdad.scores import LAST_LAYER
 from kdad.storage import layout
 from kdad.storage import student_folder as store
 from kdad.storage.history import read_history
@@ -82,8 +82,8 @@ def test_calibration_sees_exactly_the_held_out_normals(student_folder, tiny_task
     kept = detector.calibration.layer_errors
 
     def errors_of(images):
-        learned = Learned(detector.student, None)
-        return calibrate(learned, vgg_teacher, [(learned, images)], tiny_task.train, LAST_LAYER, 0).layer_errors
+        fitted = FittedStudent(detector.student, None)
+        return calibrate(fitted, vgg_teacher, [(fitted, images)], tiny_task.train, LAST_LAYER, 0).layer_errors
 
     assert torch.allclose(kept, errors_of(tiny_task.calibration), atol=1e-6)
     for others in (tiny_task.train, tiny_task.test.images):

@@ -18,7 +18,7 @@ from kdad.cli import main
 from kdad.storage import layout
 from kdad.storage import student_folder as store
 from kdad.storage.history import read_history
-from kdad.training.distributed import MEETING, PATIENCE, Spread, join
+from kdad.training.distributed import MEETING, PATIENCE, DistributedConfig, join
 from kdad.training.loop import CHECKPOINT, EpochBatches
 
 PROGRAM = Path(tiny_train.__file__)
@@ -183,16 +183,16 @@ def test_more_processes_than_a_batch_can_be_shared_by_are_refused(train_here):
 
 
 def test_a_device_that_several_processes_cannot_use_is_refused(refusal):
-    assert "mps has no way to share" in refusal(join, Spread(2), "mps")
+    assert "mps has no way to share" in refusal(join, DistributedConfig(2), "mps")
     if torch.cuda.device_count() < 9:
-        assert refusal(join, Spread(9), "cuda").startswith("--devices 9: this machine has")
+        assert refusal(join, DistributedConfig(9), "cuda").startswith("--devices 9: this machine has")
 
 
 @pytest.mark.parametrize("n", [12, 13, 15, 16])
 def test_processes_share_every_batch_out_equally(n):
     alone = list(EpochBatches(n, 6, seed=1))
-    shares = [list(EpochBatches(n, 6, seed=1, rank=rank, processes=2)) for rank in (0, 1)]
-    assert [len(share) for share in shares] == [len(EpochBatches(n, 6, seed=1, processes=2))] * 2
+    shares = [list(EpochBatches(n, 6, seed=1, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert [len(share) for share in shares] == [len(EpochBatches(n, 6, seed=1, world_size=2))] * 2
     for batch, first, second in zip(alone, *shares, strict=False):
         assert len(first) == len(second) > 1
         assert torch.equal(torch.cat([first, second]), batch[: 2 * len(first)])
@@ -201,7 +201,7 @@ def test_processes_share_every_batch_out_equally(n):
 def test_torchrun_says_how_many_there_are(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setenv("WORLD_SIZE", "8")
-    assert Spread.asked(None, None) == Spread(4, 2, PATIENCE)
-    assert Spread.asked(3, 1).processes == 3
+    assert DistributedConfig.detect(None, None) == DistributedConfig(4, 2, PATIENCE)
+    assert DistributedConfig.detect(3, 1).world_size == 3
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
-    assert Spread.asked(None, None) == Spread()
+    assert DistributedConfig.detect(None, None) == DistributedConfig()

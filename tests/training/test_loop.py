@@ -328,7 +328,7 @@ def test_who_trains_beside_other_programs_is_told_so_once(threads, processors, s
     monkeypatch.setattr(loop.torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(now)))
     monkeypatch.setattr(loop.time, "process_time", lambda: processors * next(copy.copy(now)))
-    crowd, module = loop.CrowdWarning(), pl.LightningModule()
+    crowd, module = loop.ContentionWarning(), pl.LightningModule()
     crowd.on_train_start(None, module)
     for step in range(20):
         crowd.on_train_batch_end(None, module, {}, None, step)

@@ -10,8 +10,8 @@ from helpers.miniatures import TinyTask, evaluated, reseal
 from kdad.data import patterns
 from kdad.data.task import Labelled
 from kdad.detection.detector import Detector
-from kdad.detection.discrepancy import DISTANT_ERROR
 from kdad.errors import UserError
+from kdad.scores import DISTANT_ERROR
 from kdad.storage import layout
 from kdad.storage import student_folder as store
 from kdad.storage.history import read_history
@@ -96,7 +96,7 @@ def test_the_teacher_sees_what_all_students_are_judged_on_once(sweep_of, tmp_pat
 
     monkeypatch.setattr(sweep, "load_task", lambda _, normal_class, *sizes: SharedTask(normal_class))
     monkeypatch.setattr(vgg_teacher.network, "__class__", Watched)
-    monkeypatch.setattr(sweep, "teacher_for", lambda *_: vgg_teacher)
+    monkeypatch.setattr(sweep, "load_teacher", lambda *_, **__: vgg_teacher)
     sweep_of(seeds=2)
     tested = vgg_teacher.preprocessing(SharedTask("dots").test.images)
     assert {seen[image.numpy().tobytes()] for image in tested[1:]} == {1}  # the first one also shows what fits

@@ -34,9 +34,9 @@ def story() -> None:
     students, _ = find()
     if STORY not in students:
         return
-    odd = next(picture.name for picture in samples("bricks", 0) if picture.truth == "other texture")
+    anomalous = next(picture.name for picture in samples("bricks", 0) if picture.truth == "other texture")
     look = {"student": STORY}
-    to_normal, to_defect, to_other = ({**look, "image": name} for name in ("normal 1", "scratch", odd))
+    to_normal, to_defect, to_other = ({**look, "image": name} for name in ("normal 1", "scratch", anomalous))
     steps = [
         ("A normal image", "The student copies its teacher well: the map stays dark.", INSPECT, to_normal),
         ("A defect", "In one place the copy fails, and that place glows.", INSPECT, to_defect),

@@ -231,7 +231,7 @@ def layers(parts: np.ndarray, normals: np.ndarray | None, names: list[str]) -> a
 
 
 def ranking(rows: list[dict], chosen: str) -> alt.Chart:
-    """How unusual one image is for every student, as `ui.inspect.judges.rank` says; `chosen` is the one looked at."""
+    """How unusual one image is for every student; `rows` are those of `ui.inspect.detectors.rank`, `chosen` a key."""
     frame = pd.DataFrame(rows).assign(chosen=lambda frame: frame["key"] == chosen)
     return (
         alt.Chart(frame)

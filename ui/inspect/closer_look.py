@@ -1,4 +1,4 @@
-"""One picture in detail, side by side under every judge."""
+"""One picture in detail, side by side under every detector."""
 
 from typing import TYPE_CHECKING
 
@@ -6,10 +6,10 @@ import pandas as pd
 import streamlit as st
 
 from ui.inspect import charts, perturbation_controls
+from ui.inspect.detectors import CachedDetector, share_below, verdict
 from ui.inspect.downloads import downloads
 from ui.inspect.drawing import drawn, under
 from ui.inspect.evidence import evidence
-from ui.inspect.judges import Judge
 from ui.inspect.ranking import ranking
 from ui.inspect.view_controls import EXPLANATION, PATCH, View
 from ui.shared import figures
@@ -19,22 +19,22 @@ from ui.shared.student_index import evaluate_command, find
 from ui.shared.words import percent, percentile, plain
 
 if TYPE_CHECKING:
-    from kdad.detection.detector import Prediction
+    from kdad.detection.detector import Detector, Prediction
 
-MOST_CELLS = 64
+MAX_CELLS = 64
 
 
 @st.fragment
-def studied(chosen: Picture, pictures: list[Picture], judges: list[Judge], view: View) -> None:
+def studied(chosen: Picture, pictures: list[Picture], detectors: list[CachedDetector], view: View) -> None:
     """What follows from one picture, which the controls here may change: nothing else of the page runs again."""
-    shown = _closer_look(chosen, pictures, judges, view)
-    ranking(shown, judges[0])
+    shown = _closer_look(chosen, pictures, detectors, view)
+    ranking(shown, detectors[0])
     # What was changed is one more.
-    downloads(shown, pictures if shown is chosen else [*pictures, shown], judges, view)
+    downloads(shown, pictures if shown is chosen else [*pictures, shown], detectors, view)
 
 
-def _closer_look(picture: Picture, others: list[Picture], judges: list[Judge], view: View) -> Picture:
-    """One picture in detail, side by side under every judge; returns it as the controls have changed it."""
+def _closer_look(picture: Picture, others: list[Picture], detectors: list[CachedDetector], view: View) -> Picture:
+    """One picture in detail, side by side under every detector; returns it as the controls have changed it."""
     st.divider()
     st.subheader(plain(picture.name) + (f" · {plain(picture.truth)}" if picture.truth else ""), anchor=False)
     columns = st.columns(3, gap="medium")
@@ -44,54 +44,54 @@ def _closer_look(picture: Picture, others: list[Picture], judges: list[Judge], v
         change = perturbation_controls.choose_change(picture, others)
         with place:
             _input(change)
-    for column, judge in zip(columns[1:], judges, strict=False):
+    for column, cached in zip(columns[1:], detectors, strict=False):
         with column:
-            _heading(judge if len(judges) > 1 else None)
-            prediction = judge(change.picture)
-            _heatmap(change.picture, prediction, judge, view)
-            _verdict(picture, prediction, judge, view, change)
-            if len(judges) > 1:
-                evidence(change.picture, prediction, judge, view)
-    if len(judges) == 1:
+            _heading(cached if len(detectors) > 1 else None)
+            prediction = cached.predict(change.picture)
+            _heatmap(change.picture, prediction, cached, view)
+            _verdict(picture, prediction, cached, view, change)
+            if len(detectors) > 1:
+                evidence(change.picture, prediction, cached, view)
+    if len(detectors) == 1:
         with columns[2]:
-            evidence(change.picture, prediction, judges[0], view)
+            evidence(change.picture, prediction, detectors[0], view)
     if change.strength is not None:
         with columns[0]:
-            _over_strength(change.strength, judges, view)
-            _suggestion(judges)
+            _over_strength(change.strength, detectors, view)
+            _suggestion(detectors)
     return change.picture
 
 
-def _over_strength(strength: perturbation_controls.Strength, judges: list[Judge], view: View) -> None:
-    """How unusual every judge finds the image as it is changed more and more."""
-    judges = [judge for judge in judges if judge.normals is not None]
-    if not judges or not st.toggle("Curve over strength", key="curve", persist_state="page"):
+def _over_strength(strength: perturbation_controls.Strength, detectors: list[CachedDetector], view: View) -> None:
+    """How unusual every detector finds the image as it is changed more and more."""
+    calibrated = [cached for cached in detectors if cached.detector.calibration is not None]
+    if not calibrated or not st.toggle("Curve over strength", key="curve", persist_state="page"):
         return
     rows = []
     for amount in strength.amounts:
         picture = strength.changed(amount)
-        for judge in judges:
-            share = judge.share_below(judge(picture))
-            rows.append({"amount": amount, "student": judge.student.key, "share": share})
+        for cached in calibrated:
+            share = share_below(cached.detector, cached.predict(picture))
+            rows.append({"amount": amount, "student": cached.student.key, "share": share})
     called = None if view.fpr is None else 1 - view.fpr
     chart = charts.over_strength(pd.DataFrame(rows), strength.title, strength.amount, called)
     alt = "The share of held-out normals that are less unusual, over the strength of the change"
     figures.chart(chart, "over-strength", alt=alt)
 
 
-def _suggestion(judges: list[Judge]) -> None:
+def _suggestion(detectors: list[CachedDetector]) -> None:
     """Where a change in one place should be tried: a student of whole images is not made for it."""
     students, _ = find()
     of_defects = [key for key, student in students.items() if student.dataset == "patterns-defects"]
-    if of_defects and not any(judge.student.dataset == "patterns-defects" for judge in judges):
+    if of_defects and not any(cached.student.dataset == "patterns-defects" for cached in detectors):
         st.page_link(
             INSPECT, label="This student knows whole images. Try one of defects", icon=":material/arrow_forward:",
             query_params={"student": of_defects[0]},
         )  # fmt: skip
 
 
-def _heading(judge: Judge | None) -> None:
-    st.markdown("**Heatmap**" if judge is None else f"**{plain(judge.student.key)}**")
+def _heading(cached: CachedDetector | None) -> None:
+    st.markdown("**Heatmap**" if cached is None else f"**{plain(cached.student.key)}**")
 
 
 def _input(change: perturbation_controls.Change) -> None:
@@ -106,10 +106,10 @@ def _input(change: perturbation_controls.Change) -> None:
         st.vega_lite_chart(spec=chart, alt=alt)
 
 
-def _heatmap(picture: Picture, prediction: "Prediction", judge: Judge, view: View) -> None:
-    shown = drawn(picture, prediction, judge, view)
+def _heatmap(picture: Picture, prediction: "Prediction", cached: CachedDetector, view: View) -> None:
+    shown = drawn(picture, prediction, cached, view)
     of_patches = view.method == PATCH or (view.method == EXPLANATION and not shown.words)
-    cells = _cells(prediction, judge, view) if of_patches else charts.coarse_cells(shown.heatmap)
+    cells = _cells(prediction, cached.detector, view) if of_patches else charts.coarse_cells(shown.heatmap)
     pixels = under(shown, picture, view)
     st.vega_lite_chart(spec=charts.picture(pixels, cells, shown.unit), alt=shown.in_words(picture))
     charts.scale_bar(shown.low, shown.high, shown.unit)
@@ -121,37 +121,38 @@ def _heatmap(picture: Picture, prediction: "Prediction", judge: Judge, view: Vie
         st.caption(f"Shown: **{shown.words}**, which lifts the score most.")
 
 
-def _cells(prediction, judge: Judge, view: View) -> pd.DataFrame:
+def _cells(prediction: "Prediction", detector: "Detector", view: View) -> pd.DataFrame:
     """The patches of a heatmap: a layer's own, or a grid over all layers together."""
     if view.layer is None:
-        values = judge.detector.heatmap(prediction, charts.COARSE, charts.COARSE)[0]
+        values = prediction.heatmap_at(charts.COARSE, charts.COARSE)[0]
         return charts.grid_cells(*values.shape, values)
-    preprocessing = judge.detector.teacher.preprocessing
+    preprocessing = detector.teacher.preprocessing
     border = (preprocessing.resize - preprocessing.crop) / 2 / preprocessing.resize
-    values = prediction.patch_maps[view.layer][0]
-    if max(values.shape) > MOST_CELLS:  # stitched tiles
-        values, border = judge.heatmap(prediction, view.layer, charts.COARSE, charts.COARSE), 0.0
+    values = prediction.measurement.patch_maps[view.layer][0]
+    if max(values.shape) > MAX_CELLS:  # stitched tiles
+        values, border = prediction.heatmap_at(charts.COARSE, charts.COARSE, view.layer)[0], 0.0
     return charts.grid_cells(*values.shape, values, border)
 
 
 def _verdict(
-    picture: Picture, prediction: "Prediction", judge: Judge, view: View, change: perturbation_controls.Change
+    picture: Picture, prediction: "Prediction", cached: CachedDetector, view: View, change: perturbation_controls.Change
 ) -> None:
-    score, share = float(prediction.score[0]), judge.share_below(prediction)
-    before = float(judge(picture).score[0])
+    detector = cached.detector
+    score, share = float(prediction.score[0]), share_below(detector, prediction)
+    before = float(cached.predict(picture).score[0])
     delta = "" if change.words is None else f" ({score - before:+.3f} {plain(change.words)})"
     if share is None:
         st.metric("Anomaly score", f"{score:.3f}", width="content")
         st.caption(
             f"No p-value: this student was never calibrated.{delta} Where its data set is at hand, this does it:"
         )
-        st.code(evaluate_command(judge.student), language="bash", wrap_lines=True)
+        st.code(evaluate_command(cached.student), language="bash", wrap_lines=True)
         return
-    anomalous = judge.is_anomaly(prediction, view.fpr)
+    anomalous = verdict(detector, prediction, view.fpr)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.metric("More unusual than", percentile(share), width="content")
         if anomalous is not None:
             word, colour = ("Anomaly", "orange") if anomalous else ("Normal", "green")
             st.badge(word, color=colour, help=f"At a false-positive rate of {percent(view.fpr)}")
-    normals = f"of {len(judge.normals)} held-out normal {plain(judge.student.normal_class)} images"
+    normals = f"of {len(detector.calibration)} held-out normal {plain(cached.student.normal_class)} images"
     st.caption(f"{normals}  \np-value {prediction.p_value[0]:.4f} · score {score:.3f}{delta}")

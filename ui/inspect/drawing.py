@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdad.detection.discrepancy import HIGHEST
-from ui.inspect.judges import Judge
+from kdad.scores import HIGHEST_PATCH
+from ui.inspect.detectors import CachedDetector
 from ui.inspect.view_controls import EXPLANATION, PATCH, View
 from ui.shared.pictures import DISPLAY_SIDE, Picture, to_display
-from ui.shared.words import PART_IN_WORDS
 
 if TYPE_CHECKING:
     from kdad.detection.detector import Prediction
-    from kdad.detection.explanation import Part
+    from kdad.detection.explanation import Contribution
 
 FOUND, TRUE = (255, 255, 255), (61, 220, 151)  # the colours of outlines
 
@@ -22,7 +21,7 @@ FOUND, TRUE = (255, 255, 255), (61, 220, 151)  # the colours of outlines
 class Drawn:
     """A heatmap (h, w), what its values are in, the ends of its colours, and what it shows, in words.
 
-    What lies above `found` is called anomalous; None where nobody knows what nearly all normal patches stay below.
+    What lies above `found` is called anomalous; infinite where nobody knows what nearly all normal patches stay below.
     """
 
     heatmap: np.ndarray
@@ -30,34 +29,36 @@ class Drawn:
     low: float
     high: float
     words: str = ""
-    found: float | None = None
+    found: float = np.inf
 
     def in_words(self, picture: Picture) -> str:
         """What the heatmap over a picture shows, for those who cannot see it."""
         return f"{self.words or 'Heatmap'} over {picture.name}: up to {self.heatmap.max():.3g} {self.unit}"
 
 
-def drawn(picture: Picture, prediction: "Prediction", judge: Judge, view: View) -> Drawn:
+def drawn(picture: Picture, prediction: "Prediction", cached: CachedDetector, view: View) -> Drawn:
     """The heatmap of a picture at its `display_size`, as the view asks for it."""
+    detector = cached.detector
     if view.method == EXPLANATION:
-        explaining = [part for part in judge.explain(picture) if part.heatmap is not None]
+        explaining = [part for part in cached.explain(picture) if part.heatmap is not None]
         if explaining:
             shown = of_part(explaining[0], view.own_contrast)
-            return replace(shown, found=judge.mask_threshold) if explaining[0].name == HIGHEST else shown
+            of_peak = explaining[0].name == HIGHEST_PATCH.name
+            return replace(shown, found=detector.heatmap_threshold) if of_peak else shown
     if view.method in (EXPLANATION, PATCH):
-        heatmap = judge.heatmap(prediction, view.layer, *picture.shown.shape[:2])
-        unit = "σ above normal" if judge.normals is not None else "patch error"
-        ends = _own_ends(heatmap) if view.own_contrast else judge.detector.colour_range
-        return Drawn(heatmap, unit, *ends, found=judge.mask_threshold)
-    heatmap = judge.localise(picture, view.method)
+        heatmap = prediction.heatmap_at(*picture.shown.shape[:2], view.layer)[0]
+        unit = "patch error" if detector.calibration is None else HIGHEST_PATCH.unit
+        ends = _own_ends(heatmap) if view.own_contrast else detector.colour_range
+        return Drawn(heatmap, unit, *ends, found=detector.heatmap_threshold)
+    heatmap = cached.localise(picture, view.method)
     return Drawn(heatmap, view.method, *_own_ends(heatmap))
 
 
-def of_part(part: "Part", own_contrast: bool = False) -> Drawn:
+def of_part(part: "Contribution", own_contrast: bool = False) -> Drawn:
     """The heatmap of one part of a score."""
     assert part.heatmap is not None
-    title, unit = PART_IN_WORDS[part.name]
-    return Drawn(part.heatmap, unit, *(_own_ends(part.heatmap) if own_contrast else part.colour_range), title)
+    ends = _own_ends(part.heatmap) if own_contrast else part.colour_range
+    return Drawn(part.heatmap, part.unit, *ends, part.title)
 
 
 def _own_ends(heatmap: np.ndarray) -> tuple[float, float]:
@@ -82,7 +83,7 @@ def outlined(pixels: np.ndarray, shown: Drawn, picture: Picture) -> np.ndarray:
     """`pixels` with lines around what is called anomalous, and around what truly is."""
     from kdad.detection.rendering import mask_of, outline
 
-    if shown.found is not None:
+    if np.isfinite(shown.found):
         pixels = outline(pixels, mask_of(shown.heatmap, shown.found), FOUND)
     if picture.mask is not None:
         pixels = outline(pixels, to_display(picture.mask.astype(np.uint8)) > 0, TRUE)

@@ -1,4 +1,4 @@
-"""Why a judge says what it says: what makes up the score, beside what normals have."""
+"""The reasons of a verdict: the parts of the score, beside those of normals."""
 
 from typing import TYPE_CHECKING
 
@@ -7,41 +7,44 @@ import pandas as pd
 import streamlit as st
 
 from ui.inspect import charts
+from ui.inspect.detectors import CachedDetector, verdict
 from ui.inspect.drawing import Drawn, of_part, overlaid
-from ui.inspect.judges import Judge
 from ui.inspect.view_controls import View
 from ui.shared.pictures import Picture, png
-from ui.shared.words import PART_IN_WORDS, SCORE_IN_WORDS
 
 if TYPE_CHECKING:
-    from kdad.detection.detector import Prediction
-    from kdad.detection.explanation import Part
+    from kdad.detection.detector import Detector, Prediction
+    from kdad.detection.explanation import Contribution
 
 OTHER_WIDTH = 150  # pixels
 WIDE = 0.5  # of an image's area: from there on it is unusual as a whole
 
 
-def evidence(picture: Picture, prediction: "Prediction", judge: Judge, view: View) -> None:
+def evidence(picture: Picture, prediction: "Prediction", cached: CachedDetector, view: View) -> None:
     """Where the score stands among normals, and what makes it up."""
-    if judge.normals is None:
-        _layers(prediction, judge)
+    detector = cached.detector
+    if detector.calibration_scores is None:
+        _layers(prediction, detector)
         return
-    parts = judge.explain(picture)
+    parts = cached.explain(picture)
     st.markdown("**Why**")
-    st.markdown(_reason(parts, judge.is_anomaly(prediction, view.fpr)))
+    st.markdown(_reason(parts, verdict(detector, prediction, view.fpr)))
     total = _sum_in_words(parts)
     st.vega_lite_chart(spec=charts.parts(_bars(parts)), alt=f"What lifts the score above an ordinary normal's: {total}")
-    st.caption(f"{total}. Band: the middle 90 % of normals. {SCORE_IN_WORDS[judge.detector.config.score]}")
+    st.caption(f"{total}. Band: the middle 90 % of normals. {detector.score.description}")
     for part in parts[1:]:
         if part.heatmap is not None:
             _other_part(of_part(part), picture, view)
     # Drawn only where it is asked for: charts are most of what a step of a control takes.
-    more = st.expander("Among held-out normals, and layer by layer", key=f"more-{judge.student.key}", on_change="rerun")
+    more = st.expander(
+        "Among held-out normals, and layer by layer", key=f"more-{cached.student.key}", on_change="rerun"
+    )
     if more.open:
         with more:
-            chart = charts.among_normals(judge.normals, float(prediction.score[0]), judge.threshold(view.fpr))
+            threshold = detector.threshold(view.fpr)
+            chart = charts.among_normals(detector.calibration_scores, float(prediction.score[0]), threshold)
             st.altair_chart(chart, alt="Histogram of the normals' scores, with this image's score and the threshold")
-            _layers(prediction, judge)
+            _layers(prediction, detector)
 
 
 def _other_part(shown: Drawn, picture: Picture, view: View) -> None:
@@ -52,40 +55,37 @@ def _other_part(shown: Drawn, picture: Picture, view: View) -> None:
     st.caption(f"**{shown.words}**")
 
 
-def _layers(prediction: "Prediction", judge: Judge) -> None:
+def _layers(prediction: "Prediction", detector: "Detector") -> None:
     """How badly each critical layer is copied."""
     st.markdown("**The student's error in each critical layer**")
-    grids = judge.detector.teacher.grids
+    grids = detector.teacher.grids
     names = [f"{index + 1} ({height}×{width})" for index, (height, width) in enumerate(grids)]
-    chart = charts.layers(prediction.layer_scores[0], judge.detector.calibration_layer_scores, names)
+    normals = None if detector.normals is None else detector.normals.layer_scores
+    chart = charts.layers(prediction.measurement.layer_scores[0], normals, names)
     st.altair_chart(chart, alt="The image's error in each critical layer, beside the middle 90 % of normals")
-    if judge.normals is None:
-        st.caption(SCORE_IN_WORDS[judge.detector.config.score])
+    if normals is None:
+        st.caption(detector.score.description)
 
 
-def _bars(parts: "list[Part]") -> pd.DataFrame:
+def _bars(parts: "list[Contribution]") -> pd.DataFrame:
     """What each part adds to an ordinary normal's score, and between what the middle 90 % of normals lie."""
     rows = []
     for part in parts:
         low, high = np.quantile(part.normals, [0.05, 0.95]) - np.median(part.normals)
-        rows.append({"part": _name(part), "adds": part.excess, "low": low, "high": high})
+        rows.append({"part": part.title, "adds": part.excess, "low": low, "high": high})
     return pd.DataFrame(rows)
 
 
-def _name(part: "Part") -> str:
-    return PART_IN_WORDS.get(part.name, (part.name.capitalize(), ""))[0]
-
-
-def _sum_in_words(parts: "list[Part]") -> str:
+def _sum_in_words(parts: "list[Contribution]") -> str:
     """What the parts add to the score of an ordinary normal, and that this is the score."""
     ordinary = sum(part.value - part.excess for part in parts)
     added = " ".join(
-        f"{'−' if part.excess < 0 else '+'} {abs(part.excess):.2f} ({_name(part).lower()})" for part in parts
+        f"{'−' if part.excess < 0 else '+'} {abs(part.excess):.2f} ({part.title.lower()})" for part in parts
     )
     return f"Score {sum(part.value for part in parts):.2f} = {ordinary:.2f} (an ordinary normal) {added}"
 
 
-def _reason(parts: "list[Part]", anomalous: bool | None) -> str:
+def _reason(parts: "list[Contribution]", anomalous: bool | None) -> str:
     """In a sentence, what made the verdict, and whether it is in one place."""
     top = parts[0]
     if not anomalous:

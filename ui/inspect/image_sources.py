@@ -8,7 +8,7 @@ from kdad.data import patterns
 from kdad.data.datasets import at_hand
 from kdad.errors import UserError
 from ui.shared.links import GALLERY, PER_PAGE, page_key
-from ui.shared.pictures import LARGEST_UPLOAD, TYPES, Picture, gallery, gallery_page, read_uploads, samples
+from ui.shared.pictures import MAX_UPLOAD_MB, TYPES, Picture, gallery, gallery_page, read_uploads, samples
 from ui.shared.student_index import Student
 from ui.shared.words import plain
 
@@ -53,11 +53,11 @@ def _uploads(student: Student) -> list[Picture]:
         f"Images to compare with normal {plain(student.normal_class)}: drop several here, or browse", TYPES,
         accept_multiple_files=True, key="uploads",
     )  # fmt: skip
-    pictures, problems = read_uploads(files, student.white)
+    pictures, problems = read_uploads(files, student.max_value)
     for problem in problems:
         st.error(plain(problem), icon=":material/broken_image:")
     if not files:
-        st.info(f"Drop one or more images above: PNG, JPEG, WebP, BMP or TIFF, up to {LARGEST_UPLOAD} MB each.")
+        st.info(f"Drop one or more images above: PNG, JPEG, WebP, BMP or TIFF, up to {MAX_UPLOAD_MB} MB each.")
     return pictures
 
 
@@ -66,7 +66,7 @@ def _camera(student: Student) -> list[Picture]:
     if photo is None:
         st.info("Take a photo above; it stays on this machine.")
         return []
-    pictures, problems = read_uploads([photo], student.white)
+    pictures, problems = read_uploads([photo], student.max_value)
     for problem in problems:
         st.error(plain(problem), icon=":material/broken_image:")
     return [replace(picture, name="photo") for picture in pictures]  # not as the browser calls its file

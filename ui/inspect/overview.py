@@ -1,13 +1,13 @@
-"""All pictures as cards, with heatmap and verdict under every judge."""
+"""All pictures as cards, with heatmap and verdict under every detector."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from kdad.errors import UserError
+from ui.inspect.detectors import CachedDetector, cached_detector, share_below, verdict
 from ui.inspect.drawing import drawn, overlaid
-from ui.inspect.judges import Judge, judge_of
 from ui.inspect.view_controls import View
 from ui.shared.links import LINKED
 from ui.shared.pictures import Picture, card, png, side_by_side
@@ -18,57 +18,71 @@ if TYPE_CHECKING:
     from kdad.detection.detector import Prediction
 
 CARD_SIDE = 160
-MOST_UNSCROLLED = 18
+MAX_UNSCROLLED = 18
 ALL, ANOMALIES, DISAGREED = "All", "Anomalies", "Judged differently"
 
 
-def load_judges(students: list[Student]) -> list[Judge]:
-    """The judges of these students; one that cannot be loaded is reported, and the first ends the page."""
-    judges = []
+def load_detectors(students: list[Student]) -> list[CachedDetector]:
+    """The detectors of these students; one that cannot be loaded is reported, and the page ends without any."""
+    detectors = []
     for student in students:
         try:
-            judges.append(judge_of(student))
+            detectors.append(cached_detector(student))
         except UserError as error:
             st.error(f"**{plain(student.key)}** cannot be used: {plain(error)}")
-    if not judges:
+    if not detectors:
         st.stop()
-    return judges
+    return detectors
 
 
-def overview(pictures: list[Picture], judges: list[Judge], view: View) -> Picture:
+@dataclass(frozen=True)
+class Row:
+    """A picture beside the prediction and the verdict of every detector."""
+
+    picture: Picture
+    predictions: "list[Prediction]"
+    verdicts: list[bool | None]
+
+
+def overview(pictures: list[Picture], detectors: list[CachedDetector], view: View) -> Picture:
     """All pictures as cards with heatmaps and verdicts; returns the one to look at closely."""
     with st.spinner("Judging the images…"):
-        said = [[judge(picture) for judge in judges] for picture in pictures]
-    verdicts = [[judge.is_anomaly(one, view.fpr) for judge, one in zip(judges, each, strict=True)] for each in said]
-    picked = _picked(pictures, said)
-    shown = _filtered(verdicts, len(judges))
+        rows = [_row(picture, detectors, view) for picture in pictures]
+    picked = _picked(rows)
+    shown = _filtered(rows, compared=len(detectors) > 1)
     if not shown:
-        st.caption("None of them.")
-    with st.container(height=460 if len(shown) > MOST_UNSCROLLED else "content", border=False):
+        st.caption("No images match this filter.")
+    with st.container(height=460 if len(shown) > MAX_UNSCROLLED else "content", border=False):
         grid = st.grid(6, min_column_width=100, gap="small")
         for index in shown:
             with grid.cell():
-                _card(index, pictures[index], said[index], verdicts[index], judges, view)
+                _card(index, rows[index], detectors, view)
     return picked
 
 
-def _picked(pictures: list[Picture], said: "list[list[Prediction]]") -> Picture:
+def _row(picture: Picture, detectors: list[CachedDetector], view: View) -> Row:
+    predictions = [cached.predict(picture) for cached in detectors]
+    both = zip(detectors, predictions, strict=True)
+    return Row(picture, predictions, [verdict(cached.detector, one, view.fpr) for cached, one in both])
+
+
+def _picked(rows: list[Row]) -> Picture:
     """The picture to look at closely: the one of the page's link, the one looked at before, or the most telling."""
-    by_name = {picture.name: picture for picture in pictures}
+    by_name = {row.picture.name: row.picture for row in rows}
     # The link is not written here, only by a click: that is a step in the browser's history, where Back would end.
-    wanted = (st.query_params.get(LINKED), st.session_state.get("picked"), _most_telling(pictures, said))
+    wanted = (st.query_params.get(LINKED), st.session_state.get("picked"), _most_telling(rows))
     st.session_state["picked"] = next(name for name in wanted if name in by_name)
     return by_name[st.session_state["picked"]]
 
 
-def _filtered(verdicts: list[list[bool | None]], judges: int) -> list[int]:
-    """Which pictures to show: all, or those that a filter leaves."""
+def _filtered(rows: list[Row], compared: bool) -> list[int]:
+    """The indices of the rows to show: all, or those that a filter leaves."""
     found = {
-        ALL: list(range(len(verdicts))),
-        ANOMALIES: [index for index, each in enumerate(verdicts) if any(each)],
-        DISAGREED: [index for index, each in enumerate(verdicts) if {True, False} <= set(each)],
+        ALL: list(range(len(rows))),
+        ANOMALIES: [index for index, row in enumerate(rows) if any(row.verdicts)],
+        DISAGREED: [index for index, row in enumerate(rows) if {True, False} <= set(row.verdicts)],
     }
-    choices = [ALL, ANOMALIES, *([DISAGREED] if judges > 1 else [])]
+    choices = [ALL, ANOMALIES, *([DISAGREED] if compared else [])]
     if st.session_state.get("filter", ALL) not in choices:
         st.session_state["filter"] = ALL
     chosen = st.segmented_control(
@@ -78,19 +92,19 @@ def _filtered(verdicts: list[list[bool | None]], judges: int) -> list[int]:
     return found[chosen]
 
 
-def _most_telling(pictures: list[Picture], said: "list[list[Prediction]]") -> str:
+def _most_telling(rows: list[Row]) -> str:
     """The name of the most unusual picture; a defect, if there are any, says more than another texture."""
-    ranked = sorted(zip(pictures, said, strict=True), key=lambda pair: -pair[1][0].score[0])
-    return next((picture.name for picture, _ in ranked if picture.truth == "defect"), ranked[0][0].name)
+    ranked = sorted(rows, key=lambda row: -row.predictions[0].score[0])
+    return next((row.picture.name for row in ranked if row.picture.truth == "defect"), ranked[0].picture.name)
 
 
-def _card(
-    index: int, picture: Picture, said: "list[Prediction]", verdicts: list[bool | None], judges: list[Judge], view: View
-) -> None:
-    words = [_in_words(judge, one, verdict) for judge, one, verdict in zip(judges, said, verdicts, strict=True)]
+def _card(index: int, row: Row, detectors: list[CachedDetector], view: View) -> None:
+    picture, columns = row.picture, zip(detectors, row.predictions, row.verdicts, strict=True)
+    words = [_in_words(cached, prediction, called) for cached, prediction, called in columns]
+    stamps = tuple(cached.stamp for cached in detectors)
     at_any_rate = replace(view, fpr=None)  # which changes verdicts, and no picture
     st.image(
-        _drawn(tuple(judge.stamp for judge in judges), picture.digest, at_any_rate, judges, picture, said),
+        _drawn(stamps, picture.digest, at_any_rate, detectors, row),
         width="stretch",
         alt=f"{picture.name} with its heatmap, {'; '.join(spoken for _, spoken in words)}",
     )  # fmt: skip
@@ -103,13 +117,11 @@ def _card(
 
 
 @st.cache_data(max_entries=512, show_spinner=False)
-def _drawn(
-    stamps: tuple[str, ...], digest: str, view: View, _judges: list[Judge], _picture: Picture, _said: list
-) -> bytes:
-    """A card's picture as PNG; of two judges, one half each."""
-    side = CARD_SIDE // len(_judges)
-    shown = [drawn(_picture, one, judge, view) for judge, one in zip(_judges, _said, strict=True)]
-    halves = [card(overlaid(_picture, each, view.opacity, side), side) for each in shown]
+def _drawn(stamps: tuple[str, ...], digest: str, view: View, _detectors: list[CachedDetector], _row: Row) -> bytes:
+    """A card's picture as PNG; of two detectors, one half each."""
+    side, picture = CARD_SIDE // len(_detectors), _row.picture
+    shown = [drawn(picture, one, cached, view) for cached, one in zip(_detectors, _row.predictions, strict=True)]
+    halves = [card(overlaid(picture, each, view.opacity, side), side) for each in shown]
     return png(side_by_side(halves))
 
 
@@ -117,11 +129,11 @@ def _pick(name: str) -> None:
     st.session_state["picked"] = st.query_params[LINKED] = name
 
 
-def _in_words(judge: Judge, said: "Prediction", verdict: bool | None) -> tuple[str, str]:
-    """How a judge's verdict is shown, and how it is spoken."""
-    share, score = judge.share_below(said), f"score {said.score[0]:.3f}"
+def _in_words(cached: CachedDetector, prediction: "Prediction", called: bool | None) -> tuple[str, str]:
+    """How a verdict is shown, and how it is spoken."""
+    share, score = share_below(cached.detector, prediction), f"score {prediction.score[0]:.3f}"
     if share is None:
         return score, score
     unusual = percentile(share)
-    colour, word = {True: ("orange", "anomaly"), False: ("green", "normal"), None: ("gray", "")}[verdict]
+    colour, word = {True: ("orange", "anomaly"), False: ("green", "normal"), None: ("gray", "")}[called]
     return f":{colour}[**{word}**] {unusual}", f"{score}: {word}, more unusual than {unusual} of normals"

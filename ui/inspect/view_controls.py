@@ -1,14 +1,16 @@
 """How scores and heatmaps are read: the controls of the inspect page above its images."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from kdad.detection import conformal
 from kdad.storage.layout import HELD_OUT
-from ui.inspect.judges import Judge
+from ui.inspect.detectors import CachedDetector
 from ui.shared.words import percent
+
+if TYPE_CHECKING:
+    from kdad.detection.detector import Detector
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 KEPT: dict[str, Any] = {"persist_state": "session", "bind": "query-params"}  # by the session, and by a link to it
@@ -27,18 +29,18 @@ class View:
     outlines: bool
 
 
-def choose_view(judges: list[Judge]) -> View:
+def choose_view(detectors: list[CachedDetector]) -> View:
     """The controls above the images, where a narrow screen shows them, too: false-positive rate, and how to draw."""
     verdict, heatmap = st.columns([3, 1], gap="small", vertical_alignment="center")
     with verdict:
-        fpr = _choose_fpr(judges)
+        fpr = _choose_fpr(detectors)
     with heatmap, st.popover("Heatmap", icon=":material/tune:", width="stretch"):
-        return _drawn_as(judges, fpr)
+        return _drawn_as(detectors, fpr)
 
 
-def _drawn_as(judges: list[Judge], fpr: float | None) -> View:
-    method = _choose_method(judges)
-    grids = judges[0].detector.teacher.grids
+def _drawn_as(detectors: list[CachedDetector], fpr: float | None) -> View:
+    method = _choose_method(detectors)
+    grids = detectors[0].detector.teacher.grids
     layer = st.segmented_control(
         "Critical layer", range(len(grids) + 1), default=0, required=True, key="layer", **KEPT,
         format_func=lambda layer: str(layer or "All"), disabled=method != PATCH,
@@ -61,11 +63,11 @@ def _drawn_as(judges: list[Judge], fpr: float | None) -> View:
     return View(fpr, method, layer - 1 if layer and method == PATCH else None, opacity / 100, own, outlines)
 
 
-def _choose_method(judges: list[Judge]) -> str:
+def _choose_method(detectors: list[CachedDetector]) -> str:
     """How the place is found; only what all students shown side by side allow."""
     from kdad.detection.localisation import METHODS, methods_for
 
-    allowed = set.intersection(*(set(methods_for(judge.detector)) for judge in judges))
+    allowed = set.intersection(*(set(methods_for(cached.detector)) for cached in detectors))
     options = [EXPLANATION, *(method for method in METHODS if method in allowed)]
     if st.session_state.get("method", EXPLANATION) not in options:  # chosen for another student
         st.session_state["method"] = EXPLANATION
@@ -78,13 +80,12 @@ def _choose_method(judges: list[Judge]) -> str:
     )  # fmt: skip
 
 
-def _choose_fpr(judges: list[Judge]) -> float | None:
-    calibrated = [len(judge.normals) for judge in judges if judge.normals is not None]
+def _choose_fpr(detectors: list[CachedDetector]) -> float | None:
+    calibrated = [cached.detector for cached in detectors if cached.detector.calibration is not None]
     if not calibrated:
         st.caption("This student was never calibrated: it gives scores, but no p-values and no verdicts.")
         return None
-    normals = min(calibrated)
-    lowest = conformal.lowest_fpr(normals)
+    lowest = max(detector.lowest_fpr for detector in calibrated)
     rates = sorted({lowest, *(rate for rate in RATES if rate > lowest)})
     usual = min(rates, key=lambda rate: abs(rate - 0.05))
     if st.session_state.get("fpr", usual) not in rates:  # chosen for another student
@@ -95,11 +96,10 @@ def _choose_fpr(judges: list[Judge]) -> float | None:
         "one in their number plus one.",
     )  # fmt: skip
     # Of several students, what holds for the one that promises least.
-    least = min((judge for judge in judges if judge.normals is not None), key=_promise)
-    st.caption(conformal.guarantee(len(least.normals), fpr, least.student.calibration))
+    st.caption(min(calibrated, key=_promise).guarantee(fpr))
     return fpr
 
 
-def _promise(judge: Judge) -> tuple[bool, int]:
-    """How much a judge's calibration promises: whether there are bounds, then how narrow they are."""
-    return judge.student.calibration == HELD_OUT, len(judge.normals)
+def _promise(detector: "Detector") -> tuple[bool, int]:
+    """How much a calibration promises: whether there are bounds, then how narrow they are."""
+    return detector.calibration.kind == HELD_OUT, len(detector.calibration)

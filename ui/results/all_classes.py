@@ -9,15 +9,16 @@ import streamlit as st
 
 from kdad.errors import UserError
 from kdad.evaluation import results_file as results
-from kdad.evaluation.results_file import CHOSEN_ON, DATASET, FAMILIES, SQUARE, Line
-from kdad.networks.registry import available
+from kdad.evaluation.results_file import DATASET, FAMILIES, SQUARE, Line
+from kdad.networks.teachers.registry import available
+from kdad.scores import SELECTION_CLASSES
 from ui.results import charts
 from ui.shared import figures
 from ui.shared.page import ROOT
 from ui.shared.words import overlap_badge, plain
 
 CLASS_WIDTH, SYSTEM_WIDTH = 58, 170  # pixels: ten classes fit beside each other
-TABLE_HEIGHT, MOST_ROWS = 420, 10
+TABLE_HEIGHT, MAX_ROWS = 420, 10
 
 
 def results_path() -> Path:
@@ -54,7 +55,7 @@ def _square(entries: dict, score: str) -> None:
     st.markdown(
         "A teacher that was trained on CIFAR-10 with labels has met the anomalies before. Rows change the "
         "architecture, columns what the teacher was trained on: its images, their labels, for how long. Mean AUROC "
-        f"over the classes that had no part in choosing the score (all but {' and '.join(CHOSEN_ON)}):"
+        f"over the classes that had no part in choosing the score (all but {' and '.join(SELECTION_CLASSES)}):"
     )
     grid = st.grid(2, min_column_width=300, border=True)
     for (family, seen), teacher in SQUARE.items():
@@ -110,7 +111,7 @@ def _table(lines: list[Line], dataset: str, score: str) -> None:
     ]
     of_classes = {name: st.column_config.TextColumn(width=CLASS_WIDTH) for name in list(rows[0])[2:]}
     st.dataframe(
-        pd.DataFrame(rows), hide_index=True, height=TABLE_HEIGHT if len(rows) > MOST_ROWS else "content",
+        pd.DataFrame(rows), hide_index=True, height=TABLE_HEIGHT if len(rows) > MAX_ROWS else "content",
         alt="AUROC in per cent, one row per system",
         column_config={"system": st.column_config.TextColumn(pinned=True, width=SYSTEM_WIDTH), **of_classes},
     )  # fmt: skip

@@ -20,7 +20,7 @@ from ui.shared.student_picker import check_link, provenance, students_or_stop
 from ui.shared.words import percent, plain
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
-MOST_POINTS, THUMBNAIL = 500, 64
+MAX_POINTS, THUMBNAIL = 500, 64
 BOTH = ("both", "the first alone", "the second alone", "neither")
 
 
@@ -59,7 +59,7 @@ def _choose() -> tuple[Evidence, Evidence]:
     """Two calibrated students of one task, by default a VGG's and a ViT's; ends the page where there are none."""
     check_link("first", students := students_or_stop())
     pairs = {key: _rivals(student, students) for key, student in students.items() if student.evaluation}
-    pairs = {key: rivals for key, rivals in pairs.items() if rivals}
+    pairs = {key: others for key, others in pairs.items() if others}
     if not pairs:
         st.info("No two evaluated students of one task are here. Train one under another teacher, then come back.")
         st.stop()
@@ -67,9 +67,9 @@ def _choose() -> tuple[Evidence, Evidence]:
     keys = list(pairs)
     favourite = next((index for index, key in enumerate(keys) if students[key].dataset == "patterns-defects"), 0)
     first = left.selectbox("First", keys, index=favourite, key="first", bind="query-params", persist_state="session")
-    rivals = pairs[first]
-    vit = next((index for index, key in enumerate(rivals) if "vit" in students[key].teacher), 0)
-    second = right.selectbox("Second", rivals, index=vit, key=f"second-{first}")
+    others = pairs[first]
+    vit = next((index for index, key in enumerate(others) if "vit" in students[key].teacher), 0)
+    second = right.selectbox("Second", others, index=vit, key=f"second-{first}")
     evidences = []
     for column, key in ((left, first), (right, second)):
         with column:
@@ -124,11 +124,11 @@ def _scatter(table: pd.DataFrame, one: Evidence, other: Evidence, rate: float) -
 
 
 def telling(table: pd.DataFrame) -> pd.DataFrame:
-    """At most `MOST_POINTS` rows: up to half of those judged differently, and others drawn from a fixed seed."""
+    """At most `MAX_POINTS` rows: up to half of those judged differently, and others drawn from a fixed seed."""
     apart = table[table["outcome"].isin(BOTH[1:3])]
-    apart = apart.sample(min(len(apart), MOST_POINTS // 2), random_state=0)
+    apart = apart.sample(min(len(apart), MAX_POINTS // 2), random_state=0)
     rest = table.drop(apart.index)
-    return pd.concat([apart, rest.sample(min(len(rest), MOST_POINTS - len(apart)), random_state=0)])
+    return pd.concat([apart, rest.sample(min(len(rest), MAX_POINTS - len(apart)), random_state=0)])
 
 
 def _thumbnails(student: Student, rows: pd.DataFrame) -> list[str] | None:

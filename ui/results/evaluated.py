@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from kdad.detection.discrepancy import SCORES
 from kdad.errors import UserError
 from kdad.evaluation import metrics
+from kdad.scores import MKD, Measurement, score_named
 from kdad.storage.history import read_history
 from kdad.storage.layout import CALIBRATION, CONFIG, HISTORY, PIXEL_CURVES, SCORES_TABLE
 from kdad.storage.sealing import read_sealed, read_verified
@@ -18,7 +18,7 @@ from ui.shared.student_index import Student, below_roots
 
 DEFAULT, PUBLISHED = "score", "score_mkd"  # columns of scores.parquet
 NEEDED = ["index", "label", "anomalous", DEFAULT, PUBLISHED]
-MOST_POINTS = 400  # of a ROC curve; more cannot be told apart on a screen
+MAX_POINTS = 400  # of a ROC curve; more cannot be told apart on a screen
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Evidence:
     """One student's scores: of the test images, and of the held-out normals (n,) if it is calibrated.
 
     `table` has the columns `index`, `kind` (class or defect), `anomalous` and `score`; `score` is the
-    score's name in `kdad.detection.discrepancy.SCORES`.
+    score's name in `kdad.scores.SCORES`.
     """
 
     student: Student
@@ -59,7 +59,7 @@ def evidence_of(student: Student, column: str) -> Evidence | None:
                 "score": table[column].astype(np.float64),
             }
         )
-        score = "mkd" if column == PUBLISHED else student.evaluation["score"]
+        score = MKD if column == PUBLISHED else student.evaluation["score"]
         normals = _normals(student, score)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(f"{student.key} is damaged ({type(error).__name__}); run evaluate on it again") from None
@@ -81,14 +81,14 @@ def _normals(student: Student, score: str) -> np.ndarray | None:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    read, file = SCORES[score], student.folder / CALIBRATION
+    file = student.folder / CALIBRATION
     if not file.is_file():
         return None
     config = read_sealed(student.folder / CONFIG)
     mse_weight, sha256 = config["recipe"]["mse_weight"], config.get("calibration_sha256", "")
     try:
         calibration = load(read_verified(file, sha256))
-        return read(calibration, mse_weight).astype(np.float64)
+        return score_named(score)(Measurement.of_normals(calibration, mse_weight)).astype(np.float64)
     except SafetensorError as error:
         raise ValueError(str(error)) from None
 
@@ -130,10 +130,10 @@ def auroc_by_kind(table: pd.DataFrame) -> pd.DataFrame:
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def roc(table: pd.DataFrame) -> pd.DataFrame:
-    """The ROC curve, thinned to `MOST_POINTS`: columns `false_alarms`, `found`, `threshold`, in 0…1."""
+    """The ROC curve, thinned to `MAX_POINTS`: columns `false_alarms`, `found`, `threshold`, in 0…1."""
     false_alarms, found, thresholds = metrics.roc_curve(table["score"], table["anomalous"])
     thresholds[0] = table["score"].max()  # scikit-learn's first threshold is infinite
-    kept = np.unique(np.linspace(0, len(found) - 1, MOST_POINTS).round().astype(int))
+    kept = np.unique(np.linspace(0, len(found) - 1, MAX_POINTS).round().astype(int))
     return pd.DataFrame({"false_alarms": false_alarms, "found": found, "threshold": thresholds}).iloc[kept]
 
 

@@ -66,19 +66,19 @@ def _disagreement(evidence: Evidence, here: bool) -> None:
             f"No other evaluated student knows **{plain(student.normal_class)}** of {plain(student.dataset)}. Train "
             "one under another teacher, then compare them here:"
         )
-        rival = "vit-cifar10" if "vgg" in student.teacher else "vgg-cifar10"
+        other_student = "vit-cifar10" if "vgg" in student.teacher else "vgg-cifar10"
         st.code(
-            f"python -m kdad train --dataset {student.dataset} --teacher {rival} "
+            f"python -m kdad train --dataset {student.dataset} --teacher {other_student} "
             f"--normal-class {student.normal_class}", language="bash", wrap_lines=True,
         )  # fmt: skip
         return
     key = st.selectbox("Disagreeing with", list(others), key=f"rival-{evidence.student.key}")
-    rival = evidence_or_stop(others[key], st.session_state["score"])
-    table = disagreement(evidence, rival)
+    other_student = evidence_or_stop(others[key], st.session_state["score"])
+    table = disagreement(evidence, other_student)
     agreement = float(np.corrcoef(table["rank"], table["other"])[0, 1])
-    one, other = plain(evidence.student.teacher_name), plain(rival.student.teacher_name)
+    one, other = plain(evidence.student.teacher_name), plain(other_student.student.teacher_name)
     if one == other:
-        one, other = (f"seed {each.student.seed}" for each in (evidence, rival))
+        one, other = (f"seed {each.student.seed}" for each in (evidence, other_student))
     st.metric("Rank correlation of the two", f"{agreement:.3f}", width="content")
     for first, second, rows in (
         (one, other, table[table["gap"] > 0].head(SHOWN)),
@@ -101,12 +101,12 @@ def _rivals(student: Student) -> dict[str, Student]:
     """Evaluated students of the same task, those of another teacher first."""
     students, _ = find()
     task = (student.dataset, student.normal_class)
-    rivals = [
+    others = [
         other
         for other in students.values()
         if (other.dataset, other.normal_class) == task and other.key != student.key and other.evaluation
     ]
-    return {other.key: other for other in sorted(rivals, key=lambda other: other.teacher == student.teacher)}
+    return {other.key: other for other in sorted(others, key=lambda other: other.teacher == student.teacher)}
 
 
 def _show(student: Student, rows: pd.DataFrame, words: list[str], here: bool, place: str) -> None:

@@ -6,6 +6,7 @@ import streamlit as st
 
 from kdad.detection import conformal
 from kdad.errors import UserError
+from kdad.scores import score_named
 from ui.results import charts
 from ui.results.evaluated import (
     DEFAULT,
@@ -22,7 +23,7 @@ from ui.shared import figures
 from ui.shared.palette import ACCENT, CALM
 from ui.shared.student_index import Student
 from ui.shared.student_picker import check_link, provenance, students_or_stop
-from ui.shared.words import SCORE_IN_WORDS, percent, plain
+from ui.shared.words import percent, plain
 
 SCORE_NAMES = {DEFAULT: "Default", PUBLISHED: "Published"}
 SCORE_HELP = (
@@ -144,7 +145,7 @@ def _figures(
     words = (
         f"{plain(student.dataset)}, {evaluation.get('split', 'test')} split, seed {student.seed}, teacher "
         f"{plain(student.teacher_name)}; {(~table['anomalous']).sum():,} normal and {table['anomalous'].sum():,} "
-        f"anomalous images. {SCORE_IN_WORDS[evidence.score]}"
+        f"anomalous images. {score_named(evidence.score).description}"
     )
     if threshold is not None:
         promise = conformal.guarantee(len(evidence.normals), rate, student.calibration)

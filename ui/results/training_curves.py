@@ -11,7 +11,7 @@ from ui.shared import figures
 from ui.shared.student_index import root, train_command
 from ui.shared.words import percent, plain
 
-MOST_RUNS = 8
+MAX_RUNS = 8
 
 
 def section() -> None:
@@ -45,7 +45,7 @@ def _choose(histories: dict[str, pd.DataFrame]) -> list[str]:
         st.session_state["runs"] = [linked] if linked in keys else _rivals(keys)
     st.session_state["runs"] = [key for key in st.session_state["runs"] if key in keys]
     return st.multiselect(
-        "Runs", keys, key="runs", max_selections=MOST_RUNS, placeholder="choose runs…", persist_state="session",
+        "Runs", keys, key="runs", max_selections=MAX_RUNS, placeholder="choose runs…", persist_state="session",
         help="Finished or not: a run that is still training shows the epochs it has finished.",
     )  # fmt: skip
 
@@ -56,7 +56,7 @@ def _rivals(keys: list[str]) -> list[str]:
     for key in keys:
         parts = key.split("/")
         tasks[parts[0], parts[-1]].append(key)
-    return max(tasks.values(), key=len)[:MOST_RUNS]
+    return max(tasks.values(), key=len)[:MAX_RUNS]
 
 
 def _loss(history: pd.DataFrame) -> None:

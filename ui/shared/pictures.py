@@ -15,7 +15,7 @@ from kdad.errors import UserError
 
 SAMPLE_SEED = 100  # no data set of `kdad.data.sources` is drawn from this seed or a higher one
 DISPLAY_SIDE = 448
-LARGEST_UPLOAD = 20  # MB; the server's own limit in .streamlit/config.toml is higher, so that the page can say why
+MAX_UPLOAD_MB = 20  # MB; the server's own limit in .streamlit/config.toml is higher, so that the page can say why
 TYPES = ["png", "jpg", "jpeg", "jfif", "heic", "heif", "hif", "avif", "webp", "bmp", "tif", "tiff", "pgm"]
 
 
@@ -60,15 +60,15 @@ def samples(texture: str, draw: int) -> list[Picture]:
     return pictures
 
 
-def read_uploads(files: list, white: int) -> tuple[list[Picture], list[str]]:
-    """The readable ones of uploaded files, `white` as in the student's images, and one sentence for each other."""
+def read_uploads(files: list, max_value: int) -> tuple[list[Picture], list[str]]:
+    """The readable ones of uploaded files, `max_value` as in the student's images, and one sentence for each other."""
     pictures, problems = [], []
     for file in files:
-        if file.size > LARGEST_UPLOAD * 2**20:
-            problems.append(f"{file.name}: above {LARGEST_UPLOAD} MB; make it smaller")
+        if file.size > MAX_UPLOAD_MB * 2**20:
+            problems.append(f"{file.name}: above {MAX_UPLOAD_MB} MB; make it smaller")
             continue
         try:
-            picture = _decode(file.file_id, file, white)
+            picture = _decode(file.file_id, file, max_value)
         except UserError as error:
             problems.append(str(error))
         else:
@@ -77,10 +77,10 @@ def read_uploads(files: list, white: int) -> tuple[list[Picture], list[str]]:
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def _decode(file_id: str, _file, white: int) -> Picture:
+def _decode(file_id: str, _file, max_value: int) -> Picture:
     from kdad.data.decoding import read_image
 
-    return Picture(_file.name, read_image(_file, _file.name, white).permute(1, 2, 0).contiguous().numpy())
+    return Picture(_file.name, read_image(_file, _file.name, max_value).permute(1, 2, 0).contiguous().numpy())
 
 
 def _with_distinct_names(pictures: list[Picture]) -> list[Picture]:
@@ -148,8 +148,8 @@ def display_size(pixels: np.ndarray, side: int = DISPLAY_SIDE) -> tuple[int, int
 def to_display(pixels: np.ndarray, side: int = DISPLAY_SIDE) -> np.ndarray:
     """`pixels` at their `display_size`, with the pixels of small images left visible."""
     height, width = display_size(pixels, side)
-    kernel = Image.Resampling.NEAREST if height >= len(pixels) else Image.Resampling.LANCZOS
-    return np.asarray(Image.fromarray(pixels).resize((width, height), kernel))
+    interpolation = Image.Resampling.NEAREST if height >= len(pixels) else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(pixels).resize((width, height), interpolation))
 
 
 def card(pixels: np.ndarray, side: int) -> np.ndarray:

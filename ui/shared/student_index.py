@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from kdad.networks.registry import teacher_slug
-from kdad.storage.layout import CONFIG, EVALUATION, LOCAL, WEIGHTS, calibration_kind
+from kdad.networks.teachers.registry import teacher_slug
+from kdad.storage.layout import CONFIG, EVALUATION, LOCAL, WEIGHTS, upgraded
 from kdad.storage.sealing import read_sealed
 from ui.shared.page import ROOT
 
@@ -24,9 +24,9 @@ class Student:
     teacher: str
     label_overlap: str
     seed: int
-    side: int  # in pixels, at which its teacher reads images
+    image_size: int  # in pixels, at which its teacher reads images
     layers: tuple[str, ...]  # the teacher's, where they can be chosen
-    white: int  # in images of more than 8 bits, see `kdad.data.decoding`; 0 where it was trained on none
+    max_value: int  # in images of more than 8 bits, see `kdad.data.decoding`; 0 where it was trained on none
     calibration: str  # how its normals were held out, a name in `kdad.storage.layout.CALIBRATION_KINDS`
     evaluation: dict | None
 
@@ -89,7 +89,7 @@ def _stamp(file: Path) -> tuple[int, int] | None:
 
 @lru_cache(maxsize=4096)
 def _remembered(key: str, folder: Path, stamps: tuple) -> Student:
-    config = read_sealed(folder / CONFIG)
+    config = upgraded(read_sealed(folder / CONFIG))
     places = _places(folder / LOCAL)
     names = {name: str(config[name]) for name in ("normal_class", "label_overlap")}
     names |= {name: str(places.get(name, config[name])) for name in ("dataset", "teacher")}
@@ -98,9 +98,9 @@ def _remembered(key: str, folder: Path, stamps: tuple) -> Student:
     if figures is not None:
         figures["auroc"] = float(figures["auroc"])
     return Student(
-        key, folder, **names, seed=int(config["seed"]), side=int(config["preprocessing"]["resize"]),
-        layers=tuple(config.get("layers", ())), white=int(config.get("white", 0)),
-        calibration=calibration_kind(config), evaluation=figures,
+        key, folder, **names, seed=int(config["seed"]), image_size=int(config["preprocessing"]["resize"]),
+        layers=tuple(config["layers"]), max_value=int(config["max_value"]),
+        calibration=str(config["calibration"]), evaluation=figures,
     )  # fmt: skip
 
 

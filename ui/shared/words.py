@@ -4,24 +4,8 @@ import re
 
 import streamlit as st
 
-from kdad.networks.provenance import OVERLAP_IN_WORDS
+from kdad.networks.teachers.provenance import OVERLAP_IN_WORDS
 
-SCORE_IN_WORDS = {
-    "distant-error": "The anomaly score is the logarithm of the last layer's error times the teacher's own distance "
-    "from normals (Mahalanobis, squared, per dimension; of normals about 1).",
-    "distant-peak": "The anomaly score is the heatmap's highest value plus the weighted logarithm of the teacher's own "
-    "distance from normals (Mahalanobis, squared, per dimension; of normals about 1). The weight comes from "
-    "pseudo-anomalies.",
-    "last-layer": "The anomaly score reads the last layer.",
-    "mkd": "The anomaly score is the sum of the last three layers.",
-    "peak": "The anomaly score is the highest value of the heatmap.",
-}
-# What a part of a score is, and what the values of its map are in.
-PART_IN_WORDS = {
-    "error": ("Student's error", "share of the error"),
-    "distance": ("Teacher's distance", "share of the distance"),
-    "peak": ("Highest patch error", "σ above normal"),
-}
 OVERLAP_COLOURS = {"same": "orange", "related": "yellow", "none": "green", "unknown": "gray"}
 
 

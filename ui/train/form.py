@@ -8,10 +8,10 @@ from streamlit.delta_generator import DeltaGenerator
 from kdad.data.datasets import DATASETS, FOLDER, at_hand, class_names, is_folder
 from kdad.errors import UserError
 from kdad.jobs import manager
-from kdad.networks.provenance import UNKNOWN, label_overlap
-from kdad.networks.recipes import LARGEST_SEED, Recipe
-from kdad.networks.registry import TeacherFacts, available, default_teacher, teacher_facts
-from kdad.storage.layout import LARGEST_TILE
+from kdad.networks.recipes import MAX_SEED, Recipe
+from kdad.networks.teachers.provenance import UNKNOWN, label_overlap
+from kdad.networks.teachers.registry import TeacherFacts, available, default_teacher, teacher_facts
+from kdad.storage.layout import MAX_TILE_SIZE
 from ui.shared.student_index import jobs_root
 from ui.shared.words import overlap_badge, plain
 from ui.train import own_folder
@@ -90,24 +90,24 @@ def _choose_knobs(preset: Recipe | None, photographs: bool) -> dict:
             batch_size = _number("Batch size", preset, "batch_size", min_value=2, max_value=100_000)
         with right:
             rate = _number("Learning rate", preset, "learning_rate", min_value=1e-9, max_value=100.0, format="%g")
-        seed = left.number_input("Seed", 0, LARGEST_SEED, key="seed", persist_state="session")
+        seed = left.number_input("Seed", 0, MAX_SEED, key="seed", persist_state="session")
         device = right.selectbox(
             "Device", DEVICES, key="device", persist_state="session",
             help="auto takes CUDA, then MPS, then the CPU: the first that is here. Another is refused at the start.",
         )  # fmt: skip
-        tile = _choose_tile(left) if photographs else None
+        tile_size = _choose_tile_size(left) if photographs else None
         st.caption(
             f"The teacher's preset: {preset.epochs} epochs of batches of {preset.batch_size}, {preset.optimizer} at "
-            f"{preset.learning_rate:g}, {preset.schedule}; {preset.fewest_steps} steps at least, of few images."
+            f"{preset.learning_rate:g}, {preset.schedule}; {preset.min_steps} steps at least, of few images."
             if preset else "What is empty follows the preset."
         )  # fmt: skip
     of_recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": rate}
-    return of_recipe | {"seed": seed, "device": device, "tile": tile}
+    return of_recipe | {"seed": seed, "device": device, "tile_size": tile_size}
 
 
-def _choose_tile(place: DeltaGenerator) -> int | None:
+def _choose_tile_size(place: DeltaGenerator) -> int | None:
     return place.number_input(
-        "Tile side", 0, LARGEST_TILE, None, key="tile", persist_state="session", placeholder="by size",
+        "Tile side", 0, MAX_TILE_SIZE, None, key="tile_size", persist_state="session", placeholder="by size",
         help="In pixels. A defect that is small in a large image is lost when that is shrunk to what the teacher sees; "
         "in overlapping tiles it is not, but they take longer. 0 looks at whole images. If left empty, images that are "
         "much larger than what the teacher sees are tiled.",

@@ -17,7 +17,7 @@ from ui.train import charts
 
 SECONDS_BETWEEN_LOOKS = 1.5
 LOG_LINES = 30
-MOST_ENDED = 12
+MAX_ENDED_JOBS = 12
 BADGES = {
     QUEUED: ("queued", "gray", ":material/schedule:"),
     RUNNING: ("running", "blue", ":material/play_arrow:"),
@@ -48,11 +48,11 @@ def _jobs() -> None:
             "a minute or two. It goes on when you leave this page.", icon=":material/model_training:",
         )  # fmt: skip
     ended = [job for job in reversed(found) if not job.active]
-    for job in [*(job for job in found if job.active), *ended[:MOST_ENDED]]:
+    for job in [*(job for job in found if job.active), *ended[:MAX_ENDED_JOBS]]:
         with st.container(border=True, key=f"job-{job.folder.name}"):
             _job(job)
-    if len(ended) > MOST_ENDED:
-        st.caption(f"{len(ended) - MOST_ENDED} older jobs are not shown; remove some to see them.")
+    if len(ended) > MAX_ENDED_JOBS:
+        st.caption(f"{len(ended) - MAX_ENDED_JOBS} older jobs are not shown; remove some to see them.")
 
 
 def _job(job: Job) -> None:

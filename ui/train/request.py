@@ -10,8 +10,8 @@ from kdad.errors import UserError
 from kdad.files import is_directory
 from kdad.jobs import manager
 from kdad.networks.recipes import Recipe, with_overrides
-from kdad.networks.registry import TIMM, available, split_timm, teacher_facts
-from kdad.storage.layout import CONFIG, WEIGHTS, student_folder
+from kdad.networks.teachers.registry import TIMM, available, split_timm, teacher_facts
+from kdad.storage.layout import CONFIG, WEIGHTS, student_folder, upgraded
 from kdad.storage.sealing import read_sealed
 from ui.shared import places
 from ui.shared.student_index import jobs_root, root
@@ -23,7 +23,7 @@ HUB_SECONDS = 4
 class Request:
     """What to train; a knob is None where it follows the teacher's preset, and so is `preset` where it is unknown.
 
-    `tile` is the side in pixels of the tiles to look at, 0 for whole images; None goes by the images' size.
+    `tile_size` is the side in pixels of the tiles to look at, 0 for whole images; None goes by the images' size.
     """
 
     dataset: str
@@ -35,7 +35,7 @@ class Request:
     learning_rate: float | None = None
     seed: int = 0
     device: str = "auto"
-    tile: int | None = None
+    tile_size: int | None = None
     overwrite: bool = False
 
     @property
@@ -53,7 +53,7 @@ class Request:
     def arguments(self) -> list[str]:
         """What follows `python -m kdad`."""
         places = {"dataset": self.dataset, "normal-class": self.normal_class, "teacher": self.teacher}
-        rest = {"seed": self.seed, "device": self.device, "tile": self.tile, "out": root().resolve()}
+        rest = {"seed": self.seed, "device": self.device, "tile_size": self.tile_size, "out": root().resolve()}
         values = {**places, **self.knobs, **rest}
         given = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not None]
         return ["train", *given, *(["--overwrite"] if self.overwrite else [])]
@@ -93,14 +93,14 @@ def obstacle(request: Request) -> str | None:
     if (request.folder / WEIGHTS).is_file():
         return "finished student"
     try:
-        config = read_sealed(request.folder / CONFIG)
-        recipe, tile = config["recipe"], config["tile"]
+        config = upgraded(read_sealed(request.folder / CONFIG))
+        recipe, tile_size = Recipe.from_dict(config["recipe"]), config["tile_size"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "damaged run"
-    wanted = request.preset and with_overrides(request.preset, **request.knobs).as_dict()
-    same = wanted in (None, recipe) and request.tile in (None, tile)
+    wanted = request.preset and with_overrides(request.preset, **request.knobs)
+    same = wanted in (None, recipe) and request.tile_size in (None, tile_size)
     return None if same else "unfinished run of other settings"
 
 
@@ -133,7 +133,7 @@ def unmet(request: Request) -> str | None:
 
 def _no_such_timm(name: str) -> str | None:
     """Why there is no such model of timm, or no such file of weights, or None."""
-    from kdad.networks.timm_backbones import timm_config
+    from kdad.networks.teachers.timm_backbones import timm_config
 
     model, file = split_timm(name)
     try:

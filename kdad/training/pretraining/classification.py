@@ -10,18 +10,14 @@ from torch.nn.functional import cross_entropy, interpolate
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import TensorDataset
 
-from kdad.data.preprocessing import (
-    Preprocessing,
-    in_squares,
-    random_shift,
-)
+from kdad.data.preprocessing import Preprocessing, crop_at
 from kdad.data.sources import Source
 from kdad.data.task import holdout_split
 from kdad.detection.discrepancy import distillation_loss, layer_errors
 from kdad.errors import UserError
-from kdad.networks.features import CompactClassifier, FeatureNetwork
-from kdad.networks.registry import IMAGENET_MEAN, IMAGENET_STD
-from kdad.networks.teachers import Teacher
+from kdad.networks.features import CompactClassifier, FeatureNetwork, in_squares
+from kdad.networks.teachers.loading import Teacher
+from kdad.networks.teachers.registry import IMAGENET_MEAN, IMAGENET_STD
 from kdad.training import loop
 from kdad.training.feature_cache import Views, remember
 
@@ -39,7 +35,7 @@ ANNEAL: dict[str, Literal["linear", "cos"]] = {"nesterov": "linear", "adamw": "c
 AUGMENTED_ALIKE = 512  # images; a group takes about 2 ms before its first pixel is changed
 SQUARES = torch.arange(16)
 EVALUATION_BATCH = 500
-SIDE = 32  # pixels
+IMAGE_SIZE = 32  # pixels
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class PretrainRecipe:
     average: float = 0.0  # decay of the running average of the weights that is kept; 0 for none
     squares: int = 16  # how many of the 4×4 squares of an image a guided network is shown…
     all_squares_from: float = 0.0  # …up to this share of the epochs
-    sides: tuple[int, ...] = (SIDE,)  # pixels, in equal shares of the epochs: smaller images are cheaper
+    image_sizes: tuple[int, ...] = (IMAGE_SIZE,)  # pixels, in equal shares of the epochs: smaller images are cheaper
 
 
 class Classification(pl.LightningModule):
@@ -100,16 +96,16 @@ class Classification(pl.LightningModule):
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
         places, labels = batch
         images = self.shown[places]
-        pixels, targets = shrunk(self.preprocessing(images), self._side()), labels
+        pixels, targets = shrunk(self.preprocessing(images), self._image_size()), labels
         if self.current_epoch < self.recipe.mix_until * self.recipe.epochs:
             pixels, targets = mixed(pixels, labels, len(self.source.classes))
         loss = self.loss(pixels, targets)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
         return loss
 
-    def _side(self) -> int:
-        sides = self.recipe.sides
-        return sides[self.current_epoch * len(sides) // self.recipe.epochs]
+    def _image_size(self) -> int:
+        image_sizes = self.recipe.image_sizes
+        return image_sizes[self.current_epoch * len(image_sizes) // self.recipe.epochs]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.averaged is not None:
@@ -154,9 +150,18 @@ class Classification(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def shrunk(pixels: Tensor, side: int) -> Tensor:
-    """Normalised pixels (B, 3, H, H) at `side` by `side`; fast.ai's progressive resizing."""
-    return pixels if side == pixels.shape[-1] else interpolate(pixels, side, mode="bilinear", antialias=True)
+def random_shift(images: Tensor, most: int) -> Tensor:
+    """Move each image by up to `most` pixels each way, filling the border by reflection."""
+    size = images.shape[-1]
+    padded = torch.nn.functional.pad(images.float(), (most,) * 4, mode="reflect").to(images.dtype)
+    return crop_at(padded, torch.randint(0, 2 * most + 1, (len(images), 2), device=images.device), size)
+
+
+def shrunk(pixels: Tensor, image_size: int) -> Tensor:
+    """Normalised pixels (B, 3, H, H) at `image_size` by `image_size`; fast.ai's progressive resizing."""
+    return (
+        pixels if image_size == pixels.shape[-1] else interpolate(pixels, image_size, mode="bilinear", antialias=True)
+    )
 
 
 def random_augment(images: Tensor, recipe: PretrainRecipe) -> Tensor:

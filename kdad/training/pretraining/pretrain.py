@@ -17,17 +17,17 @@ from kdad.files import write_json, write_text
 from kdad.networks.compact_vit import CompactViT
 from kdad.networks.features import CompactClassifier
 from kdad.networks.recipes import with_overrides
-from kdad.networks.registry import CARD_FILE, WEIGHTS_FILE
-from kdad.networks.teacher_cards import teacher_card
-from kdad.networks.teachers import load_teacher, teacher_folder
+from kdad.networks.teachers.cards import teacher_card
+from kdad.networks.teachers.loading import load_teacher, teacher_folder
+from kdad.networks.teachers.registry import CARD_FILE, WEIGHTS_FILE
 from kdad.networks.vgg import CompactVGG
 from kdad.storage.history import read_history
 from kdad.storage.student_folder import round_to_half
 from kdad.training import loop
 from kdad.training.pretraining.classification import (
     EVALUATION_BATCH,
+    IMAGE_SIZE,
     PREPROCESSING,
-    SIDE,
     Classification,
     GuidedClassification,
     PretrainRecipe,
@@ -40,7 +40,7 @@ LICENCE = {
 }
 SETTINGS = "unfinished.json"
 INITIALISATION_IMAGES = 5000
-SMALLEST_SIDE = 16  # a VGG pools four times; its last tap keeps 2×2 places
+MIN_IMAGE_SIZE = 16  # a VGG pools four times; its last tap keeps 2×2 places
 HEAD_TENSORS = 2  # weight and bias of the classifier, which may have another number of classes
 
 
@@ -109,7 +109,7 @@ def train_teacher(
     distil_from: str | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
-    sides: Sequence[int] | None = None,
+    image_sizes: Sequence[int] | None = None,
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
@@ -121,21 +121,23 @@ def train_teacher(
     Args:
         start_from: a teacher of the same backbone whose weights to tune; its head is kept if it fits.
         distil_from: a teacher whose features the new one copies beside learning the labels.
-        sides: of the square training images, in pixels, each for an equal share of the epochs.
+        image_sizes: of the square training images, in pixels, each for an equal share of the epochs.
 
     Raises:
         UserError: `out` holds a teacher already, or an unfinished run of other settings, the backbone cannot
-            be trained at `sides`, or the teachers named do not fit.
+            be trained at `image_sizes`, or the teachers named do not fit.
         WorkFailed: the loss became NaN, or memory ran out.
     """
     chosen = BACKBONES[one_of("backbone", backbone, BACKBONES)]
     source = load_source(one_of("data set", dataset, PREPROCESSING))
     preset = chosen.guided if distil_from else chosen.tuned if start_from else chosen.recipe
-    recipe = with_overrides(preset, epochs=epochs, batch_size=batch_size, sides=_sides(sides, backbone))
+    recipe = with_overrides(
+        preset, epochs=epochs, batch_size=batch_size, image_sizes=_image_sizes(image_sizes, backbone)
+    )
     device = accelerator(device)
     settings = {
         "backbone": backbone,
-        "recipe": {**asdict(recipe), "sides": list(recipe.sides)},
+        "recipe": {**asdict(recipe), "image_sizes": list(recipe.image_sizes)},
         "start_from": start_from,
         "distil_from": distil_from,
         "seed": seed,
@@ -175,16 +177,20 @@ def _card(
     }
 
 
-def _sides(sides: Sequence[int] | None, backbone: str) -> tuple[int, ...] | None:
-    if sides is None:
+def _image_sizes(image_sizes: Sequence[int] | None, backbone: str) -> tuple[int, ...] | None:
+    if image_sizes is None:
         return None
     if backbone != "vgg":
         raise UserError(
-            f"a {backbone} has one place embedding per patch and is trained at {SIDE} pixels; leave out --sides"
+            f"a {backbone} has one position embedding per patch and is trained at {IMAGE_SIZE} pixels; leave out "
+            "--image-sizes"
         )
-    if not all(SMALLEST_SIDE <= side <= SIDE for side in sides) or sides[-1] != SIDE:
-        raise UserError(f"--sides must lie in {SMALLEST_SIDE} to {SIDE} pixels and end with {SIDE}")
-    return tuple(sides)
+    if (
+        not all(MIN_IMAGE_SIZE <= image_size <= IMAGE_SIZE for image_size in image_sizes)
+        or image_sizes[-1] != IMAGE_SIZE
+    ):
+        raise UserError(f"--image-sizes must lie in {MIN_IMAGE_SIZE} to {IMAGE_SIZE} pixels and end with {IMAGE_SIZE}")
+    return tuple(image_sizes)
 
 
 def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:

@@ -11,7 +11,7 @@ from helpers.miniatures import Crash, crash
 from kdad.data.task import holdout_split
 from kdad.errors import UserError, WorkFailed
 from kdad.networks.compact_vit import CompactViT
-from kdad.networks.teachers import load_teacher
+from kdad.networks.teachers.loading import load_teacher
 from kdad.networks.vgg import CompactVGG
 from kdad.storage.history import read_history
 from kdad.training.pretraining import pretrain
@@ -69,8 +69,10 @@ def test_a_taught_folder_loads_as_a_teacher(tmp_path, backbone, grids):
     card = taught(backbone, tmp_path / "mine")
     teacher = load_teacher(str(tmp_path / "mine"))
     assert teacher.trained_on == ("patterns",)
-    assert teacher.grids == [(side, side) for side in grids]
-    assert teacher.preprocessing == replace(PREPROCESSING["patterns"], kernel=teacher.preprocessing.kernel)
+    assert teacher.grids == [(image_size, image_size) for image_size in grids]
+    assert teacher.preprocessing == replace(
+        PREPROCESSING["patterns"], interpolation=teacher.preprocessing.interpolation
+    )
     assert len(teacher(torch.zeros(2, 3, 32, 32))) == 4
     assert json.loads((tmp_path / "mine" / "teacher.json").read_text()) == json.loads(json.dumps(card))
     assert (card["name"], card["backbone"], card["classes"]) == ("mine", backbone, ["even", "odd"])
@@ -104,9 +106,9 @@ def test_the_held_out_tenth_is_never_learned_from(tmp_path, monkeypatch, source,
 
     monkeypatch.setattr(Classification, "training_step", watched)
     taught(backbone, tmp_path)
-    learned = {image.numpy().tobytes() for image in torch.cat(seen)}
+    fitted = {image.numpy().tobytes() for image in torch.cat(seen)}
     kept, held_out = holdout_split(60)
-    assert learned == {image.numpy().tobytes() for image in source.images("train", kept)}
+    assert fitted == {image.numpy().tobytes() for image in source.images("train", kept)}
     # Initialisation and training ask for kept images alone, validation and accuracy for held-out ones alone.
     asked = [indices for part, indices in source.asked if part == "train"]
     assert all(indices <= set(kept.tolist()) or indices == set(held_out.tolist()) for indices in asked)
@@ -123,8 +125,8 @@ def test_starting_from_a_teacher_takes_over_its_weights(tmp_path, monkeypatch, t
     monkeypatch.setitem(pretrain.BACKBONES, "vgg", replace(pretrain.BACKBONES["vgg"], tuned=slow))
     card = taught("vgg", tmp_path, start_from=str(taught_vgg), seed=5)
     old, new = (CompactVGG.load(folder).state_dict() for folder in (taught_vgg, tmp_path))
-    learned = [name for name in old if name.endswith(("weight", "bias"))]
-    assert all(torch.allclose(new[name], old[name], atol=1e-3) for name in learned)
+    fitted = [name for name in old if name.endswith(("weight", "bias"))]
+    assert all(torch.allclose(new[name], old[name], atol=1e-3) for name in fitted)
     assert card["start_from"] == str(taught_vgg)
 
 
@@ -189,18 +191,18 @@ def test_early_epochs_may_show_smaller_images(tmp_path, monkeypatch):
         return usual(module, pixels, labels)
 
     monkeypatch.setattr(Classification, "loss", watched)
-    card = taught("vgg", tmp_path, epochs=4, sides=[16, 32])
+    card = taught("vgg", tmp_path, epochs=4, image_sizes=[16, 32])
     assert set(shown) == {(0, (16, 16)), (1, (16, 16)), (2, (32, 32)), (3, (32, 32))}
-    assert card["recipe"]["sides"] == [16, 32]
+    assert card["recipe"]["image_sizes"] == [16, 32]
 
 
 @pytest.mark.parametrize(
-    ("backbone", "sides", "said"),
-    [("vgg", [16, 24], "end with 32"), ("vgg", [8, 32], "16 to 32"), ("vit", [16, 32], "leave out --sides")],
+    ("backbone", "image_sizes", "said"),
+    [("vgg", [16, 24], "end with 32"), ("vgg", [8, 32], "16 to 32"), ("vit", [16, 32], "leave out --image-sizes")],
 )
-def test_sides_that_cannot_be_taught_at_are_refused(tmp_path, backbone, sides, said):
+def test_sides_that_cannot_be_taught_at_are_refused(tmp_path, backbone, image_sizes, said):
     with pytest.raises(UserError, match=said):
-        taught(backbone, tmp_path, sides=sides)
+        taught(backbone, tmp_path, image_sizes=image_sizes)
     assert not list(tmp_path.iterdir())
 
 

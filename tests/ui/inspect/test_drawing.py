@@ -17,7 +17,7 @@ def spot():
     return heatmap
 
 
-@pytest.mark.parametrize(("found", "lined"), [(2.0, True), (9.0, False), (None, False)])
+@pytest.mark.parametrize(("found", "lined"), [(2.0, True), (9.0, False), (np.inf, False)])
 def test_what_lies_above_nearly_all_normal_patches_is_outlined(spot, found, lined):
     drawn = outlined(PIXELS, Drawn(spot, "σ above normal", 0, 1, found=found), Picture("a", PIXELS))
     assert (drawn == FOUND).all(2).any() == lined

@@ -3,14 +3,19 @@
 import numpy as np
 import pytest
 
-from kdad.detection.explanation import Part
+from kdad.detection.explanation import Contribution
+from kdad.scores import ERROR, HIGHEST_PATCH, LOG_DISTANCE
 from ui.inspect import evidence
 
+TITLES = {part.name: part.title for part in (ERROR, HIGHEST_PATCH, LOG_DISTANCE)}
 
-def part(name: str, value: float, lit: float = 0.0) -> Part:
+
+def part(name: str, value: float, lit: float = 0.0) -> Contribution:
     """A part of which so much of the map is bright; normals have 0 to 1."""
     heatmap = np.where(np.arange(100) < 100 * lit, 9.0, 0.0).reshape(10, 10)
-    return Part(name, value, np.linspace(0, 1, 101), value, None if name.startswith("layer") else heatmap, (0.0, 2.0))
+    words = TITLES.get(name, name.capitalize()), "unit"
+    shown = None if name.startswith("layer") else heatmap
+    return Contribution(name, *words, value, np.linspace(0, 1, 101), value, shown, (0.0, 2.0))
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from kdad.detection.detector import Detector
+from ui.inspect.detectors import CachedDetector
 from ui.inspect.figure import figure
-from ui.inspect.judges import Judge
 from ui.inspect.view_controls import EXPLANATION, View
 from ui.shared import student_index
 from ui.shared.figures import FORMATS
@@ -19,10 +19,10 @@ STARTS = {"PNG": b"\x89PNG", "SVG": b"<?xml", "PDF": b"%PDF"}
 
 
 @pytest.fixture
-def judge(students_root, vgg_teacher, monkeypatch):
+def cached(students_root, vgg_teacher, monkeypatch):
     monkeypatch.setenv("KDAD_STUDENTS", str(students_root))
     student = student_index.find()[0]["patterns/tiny-vgg/dots"]
-    return Judge(student, Detector.load(student.folder, teacher=vgg_teacher, device="cpu"), "stamp")
+    return CachedDetector(student, Detector.load(student.folder, teacher=vgg_teacher, device="cpu"), "stamp")
 
 
 @pytest.fixture
@@ -32,23 +32,23 @@ def picture():
 
 
 @pytest.mark.parametrize("kind", list(FORMATS))
-def test_every_format_is_one(judge, picture, kind):
-    assert figure(picture, [judge], VIEW, kind).startswith(STARTS[kind])
+def test_every_format_is_one(cached, picture, kind):
+    assert figure(picture, [cached], VIEW, kind).startswith(STARTS[kind])
 
 
-def test_names_verdicts_and_scales_are_text_in_a_vector_graphic(judge, picture):
-    drawn = figure(picture, [judge, judge], VIEW, "SVG").decode()
-    said = judge(picture)
+def test_names_verdicts_and_scales_are_text_in_a_vector_graphic(cached, picture):
+    drawn = figure(picture, [cached, cached], VIEW, "SVG").decode()
+    prediction = cached.predict(picture)
     assert picture.name in drawn
     assert drawn.count("patterns/tiny-vgg/dots") == 2
-    assert f"p {said.p_value[0]:.4f}" in drawn
+    assert f"p {prediction.p_value[0]:.4f}" in drawn
     assert "at 10 % false positives" in drawn
     assert "share of the" in drawn
 
 
-def test_one_more_student_makes_it_wider(judge, picture):
+def test_one_more_student_makes_it_wider(cached, picture):
     one, two = (
-        Image.open(io.BytesIO(figure(picture, judges, VIEW, "PNG"))).size for judges in ([judge], [judge, judge])
+        Image.open(io.BytesIO(figure(picture, shown, VIEW, "PNG"))).size for shown in ([cached], [cached, cached])
     )
     assert one[1] == two[1]
     assert one[0] < two[0]

@@ -11,8 +11,8 @@ import pytest
 from helpers.miniatures import ROOT
 
 from kdad.detection.detector import Detector
-from kdad.detection.discrepancy import mkd_score
 from kdad.evaluation import metrics
+from kdad.scores import published_score
 from ui.results import evaluated
 from ui.results.evaluated import DEFAULT, PUBLISHED, Evidence, evidence_of
 from ui.shared.student_index import find
@@ -47,7 +47,7 @@ def test_normals_score_as_they_do_to_the_detector(dots):
 def test_the_published_score_has_its_own_normals(dots, student_of):
     published = evidence_of(student_of(DOTS), PUBLISHED)
     detector = Detector.load(dots.student.folder, device="cpu")
-    expected = mkd_score(detector.calibration.layer_errors, detector.config.recipe.mse_weight)
+    expected = published_score(detector.calibration.layer_errors, detector.config.recipe.mse_weight)
     np.testing.assert_allclose(published.normals, expected.numpy(), rtol=1e-6)
     assert not np.allclose(published.table["score"], dots.table["score"])
 
@@ -112,7 +112,7 @@ def test_the_confusion_matrix_counts_what_lies_above_the_threshold():
 
 def test_a_thinned_roc_keeps_its_ends_and_its_area(dots):
     curve = evaluated.roc(dots.table)
-    assert len(curve) <= evaluated.MOST_POINTS
+    assert len(curve) <= evaluated.MAX_POINTS
     assert np.isfinite(curve).all(axis=None)
     assert curve.iloc[[0, -1]][["false_alarms", "found"]].to_numpy().tolist() == [[0, 0], [1, 1]]
     area = np.trapezoid(curve["found"], curve["false_alarms"])

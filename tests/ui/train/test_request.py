@@ -37,12 +37,12 @@ def test_the_command_line_understands_a_request(root):
 def test_what_follows_the_preset_is_left_to_it():
     args = parsed(REQUEST)
     assert (args.epochs, args.batch_size, args.learning_rate, args.overwrite) == (None, None, None, False)
-    assert args.tile is None
+    assert args.tile_size is None
 
 
-@pytest.mark.parametrize("tile", [0, 256])
-def test_whole_images_and_tiles_can_be_asked_for(tile):
-    assert parsed(replace(REQUEST, tile=tile)).tile == tile
+@pytest.mark.parametrize("tile_size", [0, 256])
+def test_whole_images_and_tiles_can_be_asked_for(tile_size):
+    assert parsed(replace(REQUEST, tile_size=tile_size)).tile_size == tile_size
 
 
 def test_a_request_leads_to_the_folder_that_training_makes(root):
@@ -82,9 +82,9 @@ def test_a_student_in_training_is_not_trained_twice(monkeypatch):
     assert refusal(replace(REQUEST, seed=1)) is None
 
 
-def left_behind(recipe, tile: int = 0) -> None:
+def left_behind(recipe, tile_size: int = 0) -> None:
     REQUEST.folder.mkdir(parents=True)
-    (REQUEST.folder / "config.json").write_text(json.dumps({"recipe": recipe.as_dict(), "tile": tile}))
+    (REQUEST.folder / "config.json").write_text(json.dumps({"recipe": recipe.as_dict(), "tile_size": tile_size}))
 
 
 def test_only_what_would_be_lost_is_an_obstacle():
@@ -92,8 +92,8 @@ def test_only_what_would_be_lost_is_an_obstacle():
     left_behind(COMPACT_VGG)
     assert obstacle(REQUEST) is None  # it is continued
     assert obstacle(replace(REQUEST, epochs=5)) == "unfinished run of other settings"
-    assert obstacle(replace(REQUEST, tile=0)) is None
-    assert obstacle(replace(REQUEST, tile=256)) == "unfinished run of other settings"
+    assert obstacle(replace(REQUEST, tile_size=0)) is None
+    assert obstacle(replace(REQUEST, tile_size=256)) == "unfinished run of other settings"
     (REQUEST.folder / "model.safetensors").touch()
     assert obstacle(REQUEST) == "finished student"
 

@@ -13,8 +13,9 @@ from kdad.detection.detector import Detector
 from kdad.networks import timm_backbones
 from kdad.networks.recipes import Recipe
 from kdad.networks.students import build_student, preset
-from kdad.networks.teachers import load_teacher, teacher_for
-from kdad.networks.timm_backbones import TimmFeatures, timm_pixels
+from kdad.networks.teachers.loading import load_teacher
+from kdad.networks.teachers.registry import default_image_size
+from kdad.networks.teachers.timm_backbones import TimmFeatures, timm_pixels
 from kdad.training.distillation import train_student
 
 QUICK = Recipe(epochs=1, batch_size=16, mse_weight=0.0)
@@ -22,8 +23,8 @@ FAMILIES = ("test_resnet", "test_convnext", "test_byobnet", "test_efficientnet",
 
 
 def features_of(teacher, count=2):
-    side = teacher.preprocessing.crop
-    return teacher(torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0)))
+    image_size = teacher.preprocessing.crop
+    return teacher(torch.randn(count, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)))
 
 
 @pytest.fixture(scope="module", params=[name for name in FAMILIES if timm.is_model(name)])
@@ -34,11 +35,11 @@ def any_teacher(request, tmp_path_factory):
 
 def test_shapes_are_what_the_grids_say_and_the_student_has_the_same(any_teacher):
     student = build_student(preset(any_teacher)[0]).eval()
-    side = any_teacher.preprocessing.crop
-    features, copied = features_of(any_teacher), student(torch.randn(2, 3, side, side))
+    image_size = any_teacher.preprocessing.crop
+    features, copied = features_of(any_teacher), student(torch.randn(2, 3, image_size, image_size))
     assert [layer.shape[1] - any_teacher.prefix for layer in features] == [h * w for h, w in any_teacher.grids]
     assert [layer.shape for layer in copied] == [layer.shape for layer in features]
-    assert student.grids(side, side) == any_teacher.grids
+    assert student.grids(image_size, image_size) == any_teacher.grids
 
 
 def test_layers_hold_what_the_model_itself_computes(timm_teacher, timm_file):
@@ -53,13 +54,13 @@ def test_layers_hold_what_the_model_itself_computes(timm_teacher, timm_file):
 
 
 def test_layers_can_be_chosen_and_a_student_follows(timm_file):
-    teacher = load_teacher(f"timm:test_resnet@{timm_file}", side=64, layers=["layer1", "layer2", "layer4"])
+    teacher = load_teacher(f"timm:test_resnet@{timm_file}", image_size=64, layers=["layer1", "layer2", "layer4"])
     assert teacher.grids == [(16, 16), (8, 8), (2, 2)]
     assert preset(teacher)[0] == {"kind": "conv", "strides": [4, 8, 32], "channels": [32, 48, 96]}
 
 
 def test_the_final_layer_alone_will_do(timm_file):
-    teacher = load_teacher(f"timm:test_resnet@{timm_file}", side=64, layers=["final"])
+    teacher = load_teacher(f"timm:test_resnet@{timm_file}", image_size=64, layers=["final"])
     assert [layer.shape for layer in features_of(teacher)] == [(2, 4, 96)]
 
 
@@ -75,17 +76,17 @@ def test_layers_that_are_not_there_or_out_of_order_are_refused(layers, message, 
     assert message in refusal(load_teacher, f"timm:test_resnet@{timm_file}", layers=layers)
 
 
-@pytest.mark.parametrize(("model", "side", "message"), [
+@pytest.mark.parametrize(("model", "image_size", "message"), [
     ("test_resnet", 100, "multiple of 32, not 100"), ("test_vit", 100, "multiple of 16, not 100"),
 ])  # fmt: skip
-def test_a_side_that_does_not_fit_is_refused(model, side, message, tmp_path, refusal):
+def test_a_side_that_does_not_fit_is_refused(model, image_size, message, tmp_path, refusal):
     file = save_timm_weights(tmp_path / "weights.safetensors", model)
-    assert message in refusal(load_teacher, f"timm:{model}@{file}", side=side)
+    assert message in refusal(load_teacher, f"timm:{model}@{file}", image_size=image_size)
 
 
 def test_a_transformer_takes_another_side_by_resampled_positions(tmp_path):
     file = save_timm_weights(tmp_path / "weights.safetensors", "test_vit")
-    small, usual = (load_teacher(f"timm:test_vit@{file}", side=side) for side in (96, None))
+    small, usual = (load_teacher(f"timm:test_vit@{file}", image_size=image_size) for image_size in (96, None))
     assert (small.grids[0], usual.grids[0]) == ((6, 6), (10, 10))
     assert small.prefix == usual.prefix == 1
     assert small.network.model.pos_embed.shape[1] == 37
@@ -123,17 +124,18 @@ def test_pixels_are_what_the_model_asks_for():
 
 
 def test_lite0_is_here_with_the_package_and_reads_data_sets_at_sides_of_their_own():
-    small, large = teacher_for("lite0-imagenet", "cifar10"), teacher_for("lite0-imagenet", "folder:screws")
+    sizes = (default_image_size("lite0-imagenet", dataset) for dataset in ("cifar10", "folder:screws"))
+    small, large = (load_teacher("lite0-imagenet", image_size=size) for size in sizes)
     assert (small.preprocessing.resize, large.preprocessing.resize) == (160, 256)
     assert (small.trained_on, small.layers) == (("imagenet-1k",), ("blocks.2", "blocks.4", "final"))
     assert small.network.channels == (40, 112, 512)
     assert large.grids == [(32, 32), (16, 16), (8, 8)]
-    assert teacher_for("lite0-imagenet", "cifar10", side=64).grids[-1] == (2, 2)
+    assert load_teacher("lite0-imagenet", image_size=64).grids[-1] == (2, 2)
 
 
-@pytest.mark.parametrize("options", [{"side": 64}, {"layers": ["x"]}])
+@pytest.mark.parametrize("options", [{"image_size": 64}, {"layers": ["x"]}])
 def test_other_teachers_have_one_side_and_layers_of_their_own(options, vgg_folder, refusal):
-    assert "--side and --layers are for lite0-imagenet and timm:NAME" in refusal(
+    assert "--image-size and --layers are for lite0-imagenet and timm:NAME" in refusal(
         load_teacher, str(vgg_folder), **options
     )
 
@@ -151,7 +153,7 @@ def test_a_student_finds_its_teacher_where_its_file_was_with_its_side_and_layers
 
 def test_a_student_of_other_layers_is_refused(timm_teacher, timm_file, tmp_path, refusal):
     folder = train_student(TinyTask(), timm_teacher, tmp_path, recipe=QUICK, device="cpu")
-    other = load_teacher(f"timm:test_resnet@{timm_file}", side=96, layers=["layer2", "layer3", "layer4"])
+    other = load_teacher(f"timm:test_resnet@{timm_file}", image_size=96, layers=["layer2", "layer3", "layer4"])
     assert "load it with these layers" in refusal(Detector.load, folder, teacher=other, device="cpu")
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)

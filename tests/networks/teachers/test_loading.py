@@ -10,9 +10,9 @@ from helpers.miniatures import PREPROCESSING, save_vgg_teacher
 from safetensors.torch import load_file, save_file
 
 from kdad.devices import accelerator
-from kdad.networks.provenance import label_overlap
-from kdad.networks.registry import IMAGENET_MEAN, IMAGENET_STD, TEACHERS, available, teacher_slug
-from kdad.networks.teachers import load_teacher, vgg16_sha256_prefix
+from kdad.networks.teachers.loading import load_teacher, vgg16_sha256_prefix
+from kdad.networks.teachers.provenance import label_overlap
+from kdad.networks.teachers.registry import IMAGENET_MEAN, IMAGENET_STD, TEACHERS, available, teacher_slug
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
 SIZES = {"image_size": 32, "patch_size": 8}
@@ -98,7 +98,7 @@ def test_vgg16_is_fetched_once_and_prepared_as_published(vgg16_url, hub, capsys)
     assert (teacher.name, teacher.trained_on, teacher.prefix) == ("vgg16-imagenet", ("imagenet-1k",), 0)
     assert teacher.sha256 == hashlib.sha256(vgg16_url.read_bytes()).hexdigest()
     prepared = teacher.preprocessing
-    assert (prepared.resize, prepared.crop, prepared.kernel) == (256, 224, "lanczos")
+    assert (prepared.resize, prepared.crop, prepared.interpolation) == (256, 224, "lanczos")
     assert (prepared.mean, prepared.std) == (IMAGENET_MEAN, IMAGENET_STD)
     assert [(read.shape[1], read.shape[2]) for read in teacher(random_pixels(224)[:1])] == [
         (56 * 56, 128), (28 * 28, 256), (14 * 14, 512), (7 * 7, 512),
@@ -172,7 +172,7 @@ def seed_vit(hub, vit_folder, tmp_path):
 def test_vit_base_cifar10_takes_its_own_colours_and_leaves_room_to_crop(seed_vit, vit_teacher):
     teacher = load_teacher("vit-base-cifar10")
     prepared = teacher.preprocessing
-    assert (prepared.mean, prepared.std, prepared.kernel) == ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), "bilinear")
+    assert (prepared.mean, prepared.std, prepared.interpolation) == ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), "bilinear")
     assert (prepared.resize, prepared.crop) == (37, 32)  # 256 : 224
     assert (teacher.name, teacher.trained_on) == ("vit-base-cifar10", ("imagenet-21k", "cifar10"))
     assert teacher.sha256 == hashlib.sha256((seed_vit / CHECKPOINT).read_bytes()).hexdigest()
@@ -199,12 +199,16 @@ FAMILY = {
 
 @pytest.mark.parametrize("kind", FAMILY)
 def test_family_members_load_alike_from_a_folder_and_from_the_hub(kind, hub, tmp_path):
-    processor, prefix, (resize, kernel) = FAMILY[kind]
+    processor, prefix, (resize, interpolation) = FAMILY[kind]
     folder = save_family_member(kind, tmp_path / "model", processor)
     hub.add_folder("someone/model", folder)
     local, fetched = load_teacher(str(folder)), load_teacher("someone/model")
     assert (local.prefix, local.grids) == (prefix, [(4, 4)] * 4)
-    assert (local.preprocessing.resize, local.preprocessing.crop, local.preprocessing.kernel) == (resize, 32, kernel)
+    assert (local.preprocessing.resize, local.preprocessing.crop, local.preprocessing.interpolation) == (
+        resize,
+        32,
+        interpolation,
+    )
     assert (local.trained_on, fetched.trained_on) == (("unknown",), ("unknown",))
     assert (local.name, fetched.name) == (str(folder), "someone/model")
     assert local.sha256 == fetched.sha256 == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()

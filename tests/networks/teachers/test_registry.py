@@ -9,9 +9,9 @@ from helpers.miniatures import ROOT
 
 from kdad.data.datasets import PARQUET, at_hand
 from kdad.networks import provenance, recipes, registry, students
-from kdad.networks.registry import teacher_facts
 from kdad.networks.students import preset
-from kdad.networks.teachers import load_teacher
+from kdad.networks.teachers.loading import load_teacher
+from kdad.networks.teachers.registry import teacher_facts
 from kdad.storage.layout import student_folder
 
 
@@ -91,8 +91,8 @@ def test_every_optimizer_and_schedule_of_a_recipe_exists():
 def test_none_of_it_needs_torch():
     script = (
         "import sys; sys.modules['torch'] = None\n"
-        "import kdad.networks.registry, kdad.storage.history, kdad.jobs.manager, kdad.networks.recipes\n"
+        "import kdad.networks.teachers.registry, kdad.storage.history, kdad.jobs.manager, kdad.networks.recipes\n"
         "import ui.train.form, ui.train.job_list, ui.train.student_list, ui.train.request\n"
-        "kdad.data.datasets.at_hand('cifar10'), kdad.networks.registry.teacher_facts('vit-base-cifar10')\n"
+        "kdad.data.datasets.at_hand('cifar10'), kdad.networks.teachers.registry.teacher_facts('vit-base-cifar10')\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)

@@ -1,4 +1,4 @@
-"""Judging through the app's caches gives what the detector gives, and notices changed files."""
+"""Predicting through the app's caches gives what the detector gives, and notices changed files."""
 
 import shutil
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdad.detection.detector import Detector
-from ui.inspect import judges
+from ui.inspect import detectors
 from ui.shared import student_index
 from ui.shared.pictures import Picture, samples
 
@@ -21,17 +21,17 @@ def root(monkeypatch, students_root, tmp_path):
     return tmp_path
 
 
-def judge(key: str = DOTS) -> judges.Judge:
-    return judges.judge_of(student_index.find()[0][key])
+def cached(key: str = DOTS) -> detectors.CachedDetector:
+    return detectors.cached_detector(student_index.find()[0][key])
 
 
-def test_a_judge_says_what_the_detector_says(root):
+def test_a_cached_detector_says_what_the_detector_says(root):
     detector = Detector.load(root / DOTS)
     for picture in samples("dots", 0):
-        seen, expected = judge()(picture), detector.predict([picture.pixels])
+        seen, expected = cached().predict(picture), detector.predict([picture.pixels])
         np.testing.assert_allclose(seen.score, expected.score, rtol=1e-5)
         assert seen.p_value == expected.p_value
-        heatmap = judge().heatmap(seen, None, 32, 32)
+        heatmap = seen.heatmap_at(32, 32)[0]
         np.testing.assert_allclose(heatmap, expected.heatmap[0], rtol=1e-5)
 
 
@@ -52,42 +52,42 @@ def test_only_what_is_small_is_computed_by_one_thread(root, monkeypatch, two_thr
         return predict(*given, **options)
 
     monkeypatch.setattr(Detector, "predict", watched)
-    judge()(Picture("noise", np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)))
+    cached().predict(Picture("noise", np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)))
     assert seen == [threads]
 
 
 def test_students_of_one_teacher_share_it(root):
-    assert judge(DOTS).detector.teacher is judge(STRIPES).detector.teacher
+    assert cached(DOTS).detector.teacher is cached(STRIPES).detector.teacher
 
 
 def test_a_student_is_loaded_once_and_again_when_its_files_change(root):
-    first = judge()
-    assert judge().detector is first.detector
+    first = cached()
+    assert cached().detector is first.detector
     (root / DOTS / "calibration.safetensors").unlink()
-    assert judge().detector is not first.detector
-    assert judge().normals is None
+    assert cached().detector is not first.detector
+    assert cached().detector.calibration is None
 
 
 def test_a_threshold_agrees_with_the_detector_s_verdict(root):
     picture = samples("stripes", 0)[0]
     for fpr in (0.05, 0.1, 0.5):
-        verdict = judge()(picture).score > judge().threshold(fpr)
-        assert verdict == Detector.load(root / DOTS).predict([picture.pixels], fpr=fpr).is_anomaly
+        called = detectors.verdict(cached().detector, cached().predict(picture), fpr)
+        assert called == Detector.load(root / DOTS).predict([picture.pixels], fpr=fpr).is_anomaly
 
 
 def test_a_ranking_is_in_order_and_in_each_student_s_own_units(root):
     picture = samples("dots", 0)[0]
-    rows = judges.rank([judge(DOTS), judge(STRIPES)], picture)
+    rows = detectors.rank([cached(DOTS), cached(STRIPES)], picture)
     assert sorted(row["key"] for row in rows) == [DOTS, STRIPES]
     deviations = [row["deviations"] for row in rows]
     assert deviations == sorted(deviations)
     own = next(row for row in rows if row["key"] == DOTS)
-    normals = judge(DOTS).normals.astype(float)
-    assert own["score"] == judge(DOTS)(picture).score[0]
+    normals = cached(DOTS).detector.calibration_scores.astype(float)
+    assert own["score"] == cached(DOTS).predict(picture).score[0]
     assert own["deviations"] == pytest.approx((own["score"] - normals.mean()) / normals.std(), rel=1e-5)
 
 
 def test_students_without_calibration_are_left_out_of_a_ranking(root):
     (root / DOTS / "calibration.safetensors").unlink()
-    assert [row["key"] for row in judges.rank([judge(DOTS), judge(STRIPES)], samples("dots", 0)[0])] == [STRIPES]
-    assert judges.rank([judge(DOTS)], samples("dots", 0)[0]) == []
+    assert [row["key"] for row in detectors.rank([cached(DOTS), cached(STRIPES)], samples("dots", 0)[0])] == [STRIPES]
+    assert detectors.rank([cached(DOTS)], samples("dots", 0)[0]) == []

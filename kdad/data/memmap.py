@@ -15,7 +15,7 @@ LARGE = 2**29  # bytes from which images leave the main memory
 ON_DISK = Path("/var/tmp")  # noqa: S108 - by convention; what is in /tmp may be in memory
 
 
-def roomy_stack(images: Iterable[Tensor], shape: tuple[int, int, int, int]) -> Tensor:
+def memmap_stack(images: Iterable[Tensor], shape: tuple[int, int, int, int]) -> Tensor:
     """`shape[0]` images, each uint8 of `shape[1:]`, as one tensor; of `LARGE` bytes or more, in a temporary file.
 
     The file has no name and goes with the tensor. It is where TMPDIR says, or in /var/tmp.

@@ -17,9 +17,9 @@ from kdad.errors import UserError, one_line
 from kdad.files import is_directory, sha256_of
 from kdad.networks.compact_vit import CompactViT
 from kdad.networks.features import FeatureNetwork, in_parts
-from kdad.networks.folding import fold_batch_norms
-from kdad.networks.provenance import UNKNOWN, trained_on_of_tag
-from kdad.networks.registry import (
+from kdad.networks.teachers.folding import fold_batch_norms
+from kdad.networks.teachers.provenance import UNKNOWN, trained_on_of_tag
+from kdad.networks.teachers.registry import (
     CARD_FILE,
     COMPACT_VGG_TYPE,
     COMPACT_VIT_BACKBONE,
@@ -34,17 +34,16 @@ from kdad.networks.registry import (
     TeacherSpec,
     adjustable,
     available,
-    side_for,
     split_timm,
     teacher_facts,
 )
-from kdad.networks.timm_backbones import TimmFeatures, build_timm, timm_config, timm_pixels
-from kdad.networks.timm_weights import lite0, timm_weights
+from kdad.networks.teachers.timm_backbones import TimmFeatures, build_timm, timm_config, timm_pixels
+from kdad.networks.teachers.timm_weights import lite0, timm_weights
 from kdad.networks.vgg import CompactVGG, imagenet_vgg16
 from kdad.networks.vit import ViTFeatures
 
-LONGEST_SHOWN = 80  # characters of a name in an error
-PIL_KERNELS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+MAX_SHOWN = 80  # characters of a name in an error
+PIL_INTERPOLATIONS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 @dataclass(frozen=True)
@@ -100,54 +99,37 @@ class Teacher:
         return self
 
 
-def load_teacher(name: str, side: int | None = None, layers: Sequence[str] = ()) -> Teacher:
+def load_teacher(
+    name: str, *, image_size: int | None = None, layers: Sequence[str] = (), allow_download: bool = True
+) -> Teacher:
     """Load a teacher by name, local folder, Hub id of a ViT-family model, or `timm:NAME[@FILE]`.
 
     Args:
         name: one of the above.
-        side: the side in pixels at which to read images, if not its own; of `lite0-imagenet` and timm's models.
+        image_size: the side in pixels at which to read images, if not its own; of `lite0-imagenet` and timm's models.
         layers: the names of its critical layers, from fine to coarse, if not its own; of the same.
+        allow_download: whether to fetch a teacher that is neither known by name nor on this machine; the name may be a
+            stranger's.
 
     Raises:
-        UserError: nothing of that name is here or can be fetched, or it cannot be read so.
+        UserError: nothing of that name is here or may be fetched, or it cannot be read so.
     """
-    if adjustable(name):
-        load = _from_timm if name.startswith(TIMM) else _from_package
-        return load(name, side, layers)
-    teacher = _of_fixed_size(name)
-    if layers or side not in (None, teacher.preprocessing.resize):
-        raise UserError(
-            f"teacher {name!r} reads images at {teacher.preprocessing.resize} px, at layers of its own; --side and "
-            f"--layers are for {LITE0} and timm:NAME"
-        )
-    return teacher
-
-
-def teacher_for(name: str, dataset: str, side: int | None = None, layers: Sequence[str] = ()) -> Teacher:
-    """A teacher as students of `dataset` read it, unless another side or other layers are asked for."""
-    return load_teacher(name, side or side_for(name, dataset), layers)
-
-
-def teacher_of_student(name: str, side: int, layers: Sequence[str]) -> Teacher:
-    """The teacher that a student's own files name, as the student read it.
-
-    They may be a stranger's: whatever is neither known by name nor on this machine is not fetched unasked.
-
-    Raises:
-        UserError: it is neither, or cannot be loaded.
-    """
-    if name not in TEACHERS and not teacher_facts(name).here:
-        shown = repr(name[:LONGEST_SHOWN])
+    if not (allow_download or name in TEACHERS or teacher_facts(name).here):
+        shown = repr(name[:MAX_SHOWN])
         raise UserError(
             f"the teacher of this student, {shown}, is not on this machine: say where with --teacher FOLDER, or ask "
             f"for it with --teacher {shown}"
         )
-    return teacher_copied(name, side, layers)
-
-
-def teacher_copied(name: str, side: int, layers: Sequence[str]) -> Teacher:
-    """A teacher as a student read it, of whose configuration `side` and `layers` are."""
-    return load_teacher(name, side, layers) if adjustable(name) else load_teacher(name)
+    if adjustable(name):
+        load = _from_timm if name.startswith(TIMM) else _from_package
+        return load(name, image_size, layers)
+    teacher = _of_fixed_size(name)
+    if layers or image_size not in (None, teacher.preprocessing.resize):
+        raise UserError(
+            f"teacher {name!r} reads images at {teacher.preprocessing.resize} px, at layers of its own; --image-size "
+            f"and --layers are for {LITE0} and timm:NAME"
+        )
+    return teacher
 
 
 def _of_fixed_size(name: str) -> Teacher:
@@ -221,7 +203,7 @@ def _processor_preprocessing(folder: Path) -> Preprocessing:
             crop=crop,
             mean=tuple(fields["image_mean"]),
             std=tuple(fields["image_std"]),
-            kernel=PIL_KERNELS.get(fields.get("resample", 2), "bilinear"),
+            interpolation=PIL_INTERPOLATIONS.get(fields.get("resample", 2), "bilinear"),
         )
 
 
@@ -268,22 +250,22 @@ def _fetch_snapshot(repo: str) -> Path:
     return folder
 
 
-def _from_package(name: str, side: int | None, layers: Sequence[str]) -> Teacher:
+def _from_package(name: str, image_size: int | None, layers: Sequence[str]) -> Teacher:
     spec = TEACHERS[name]
     model, sha256 = lite0(spec.place)
     fold_batch_norms(model.eval())
     preprocessing = Preprocessing(**(spec.pixels or {}))
-    if side is not None:
-        preprocessing = replace(preprocessing, resize=side, crop=side)
+    if image_size is not None:
+        preprocessing = replace(preprocessing, resize=image_size, crop=image_size)
     network = TimmFeatures(model, layers, preprocessing.crop)
     return Teacher(name, sha256, spec.trained_on or UNKNOWN, preprocessing, network)
 
 
-def _from_timm(name: str, side: int | None, layers: Sequence[str]) -> Teacher:
+def _from_timm(name: str, image_size: int | None, layers: Sequence[str]) -> Teacher:
     model, given = split_timm(name)
     config, file = timm_config(model), timm_weights(model, given)
-    preprocessing = timm_pixels(config, side)
-    network = TimmFeatures(build_timm(model, file, side), layers, preprocessing.crop)
+    preprocessing = timm_pixels(config, image_size)
+    network = TimmFeatures(build_timm(model, file, image_size), layers, preprocessing.crop)
     full_name = f"{TIMM}{model}@{file.resolve()}" if given else name
     return Teacher(full_name, sha256_of([file]), trained_on_of_tag(config.get("tag") or ""), preprocessing, network)
 

@@ -1,0 +1,200 @@
+"""Detectors of the app: loaded once per process, their answers remembered, and all of it bounded."""
+
+import gc
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+import streamlit as st
+
+from kdad.networks.teachers.registry import WEIGHTS_FOLDER
+from ui.shared.pictures import Picture, display_size
+from ui.shared.student_index import Student
+
+if TYPE_CHECKING:
+    from kdad.detection.detector import Detector, Prediction
+    from kdad.detection.explanation import Contribution
+    from kdad.networks.teachers.loading import Teacher
+
+# One student or teacher serves all sessions, and a device does one thing at a time.
+DEVICE_LOCK = Lock()
+SMALL_SIDE = 64  # pixels
+
+
+def fingerprint(folder: Path) -> str:
+    """Changes whenever a JSON or safetensors file of `folder` does."""
+    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
+    digests = [_file_digest(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+    return hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _file_digest(file: str, mtime: int, size: int) -> str:
+    with open(file, "rb") as content:
+        return f"{file} {mtime} {hashlib.file_digest(content, 'sha256').hexdigest()}\n"
+
+
+def load(student: Student) -> "Detector":
+    """The detector of a student, from the cache if neither its folder nor its teacher's changed.
+
+    Raises:
+        UserError: student or teacher are missing, damaged, or do not match.
+    """
+    stamps = fingerprint(student.folder), _teacher_fingerprint(student)
+    return _load(str(student.folder), stamps[0], student.teacher, stamps[1], student.image_size, student.layers)
+
+
+@st.cache_resource(max_entries=32, show_spinner="Loading the student…")
+def _load(
+    folder: str, stamp: str, teacher: str, teacher_stamp: str, image_size: int, layers: tuple[str, ...]
+) -> "Detector":
+    _import_torch()
+    from kdad.detection.detector import Detector
+
+    return Detector.load(folder, teacher=_load_teacher(teacher, teacher_stamp, image_size, layers))
+
+
+@cache
+def _import_torch() -> None:
+    """Import what detectors need without garbage collections on the way, and leave it out of all later ones.
+
+    Streamlit does a full one at the end of every run: with torch in memory that takes long, and no page hears from the
+    server meanwhile.
+    """
+    gc.disable()
+    try:
+        import kdad.detection.explanation  # noqa: F401
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@st.cache_resource(max_entries=3, show_spinner="Loading the teacher…")
+def _load_teacher(name: str, stamp: str, image_size: int, layers: tuple[str, ...]) -> "Teacher":
+    from kdad.networks.teachers.loading import load_teacher
+
+    return load_teacher(name, image_size=image_size, layers=layers, allow_download=False)
+
+
+def _teacher_fingerprint(student: Student) -> str:
+    """Empty for a teacher from the network, whose cached files do not change."""
+    folders = [folder for folder in (WEIGHTS_FOLDER / student.teacher, Path(student.teacher)) if folder.is_dir()]
+    return fingerprint(folders[0]) if folders else ""
+
+
+@dataclass(frozen=True)
+class CachedDetector:
+    """A student's detector whose answers about pictures are remembered by content, for all sessions."""
+
+    student: Student
+    detector: "Detector"
+    stamp: str
+
+    def predict(self, picture: Picture) -> "Prediction":
+        """The prediction of one picture."""
+        return _predict(self.stamp, picture.digest, self.detector, picture.pixels)
+
+    def explain(self, picture: Picture) -> "list[Contribution]":
+        """The parts of a picture's score, most telling first, at its `display_size`; none without calibration."""
+        if self.detector.calibration is None:
+            return []
+        return _explain(self.stamp, picture.digest, self.detector, picture.pixels)
+
+    def localise(self, picture: Picture, method: str) -> np.ndarray:
+        """The map of one picture at its `display_size` by a method of `kdad.detection.localisation`."""
+        return _localise(self.stamp, picture.digest, method, self.detector, picture.pixels)
+
+
+def cached_detector(student: Student) -> CachedDetector:
+    """The detector of a student; see `load` for what can go wrong."""
+    return CachedDetector(student, load(student), f"{student.key} {fingerprint(student.folder)}")
+
+
+def verdict(detector: "Detector", prediction: "Prediction", fpr: float | None) -> bool | None:
+    """Whether one image is anomalous at a false-positive rate, or None where nobody can say."""
+    if detector.calibration is None or fpr is None:
+        return None
+    return bool(detector.is_anomaly(prediction, fpr)[0])
+
+
+def share_below(detector: "Detector", prediction: "Prediction") -> float | None:
+    """The share of held-out normals that are less unusual than one image, 0…1, or None without calibration."""
+    return None if detector.calibration is None else float(detector.share_below(prediction)[0])
+
+
+@contextmanager
+def _at_work(detector: "Detector", pixels: np.ndarray) -> Iterator[None]:
+    """Nobody else uses the device, and what is small is computed by one thread.
+
+    Several would wait for each other at every layer, and for a long time where a browser or a training has a processor.
+    """
+    from kdad.devices import one_thread
+
+    small = max(*pixels.shape[:2], detector.teacher.preprocessing.resize) <= SMALL_SIDE
+    with DEVICE_LOCK, one_thread() if small else nullcontext():
+        yield
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _predict(stamp: str, digest: str, _detector: "Detector", _pixels: np.ndarray) -> "Prediction":
+    with _at_work(_detector, _pixels):
+        return _detector.predict([_pixels])
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _explain(stamp: str, digest: str, _detector: "Detector", _pixels: np.ndarray) -> "list[Contribution]":
+    from kdad.detection.explanation import explain
+
+    prediction = _predict(stamp, digest, _detector, _pixels)
+    with _at_work(_detector, _pixels):
+        return explain(_detector, [_pixels], prediction, size=display_size(_pixels))
+
+
+@st.cache_data(max_entries=64, show_spinner="Asking for gradients…")
+def _localise(stamp: str, digest: str, method: str, _detector: "Detector", _pixels: np.ndarray) -> np.ndarray:
+    from kdad.detection.inputs import to_batch
+    from kdad.detection.localisation import localise
+    from kdad.detection.rendering import resized_map
+
+    with _at_work(_detector, _pixels):
+        saliency = localise(_detector, to_batch([_pixels]), method)
+    return resized_map(saliency[0], *display_size(_pixels))
+
+
+def rank(detectors: Sequence[CachedDetector], picture: Picture) -> list[dict]:
+    """The predictions of students of one teacher for a picture, least unusual first; they share one teacher pass.
+
+    One row per student: `key`, `normal_class`, `score`, `p_value`, and `deviations`, the score in
+    standard deviations of that student's own normals. Students without calibration are left out.
+    """
+    calibrated = [cached for cached in detectors if cached.detector.calibration is not None]
+    if not calibrated:
+        return []
+    return _rank(tuple(cached.stamp for cached in calibrated), picture.digest, calibrated, picture.pixels)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _rank(stamps: tuple[str, ...], digest: str, _cached: list[CachedDetector], _pixels: np.ndarray) -> list[dict]:
+    from kdad.detection.inputs import to_batch
+
+    image, first = to_batch([_pixels]), _cached[0].detector
+    with _at_work(first, _pixels):
+        features = first.teacher_features(image)
+        predictions = [cached.detector.predict_with_features(image, features) for cached in _cached]
+    rows = [
+        {
+            "key": cached.student.key,
+            "normal_class": cached.student.normal_class,
+            "score": float(prediction.score[0]),
+            "p_value": float(prediction.p_value[0]),
+            "deviations": float(cached.detector.deviations(prediction)[0]),
+        }
+        for cached, prediction in zip(_cached, predictions, strict=True)
+    ]
+    return sorted(rows, key=lambda row: row["deviations"])
