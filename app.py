@@ -1,4 +1,4 @@
-"""Home: what this is, an example, what is here, and where to go next."""
+"""Home page: introduction, an example, the available students and links to the other pages."""
 
 import streamlit as st
 
@@ -23,5 +23,5 @@ with right:
 st.divider()
 story()
 here()
-device.caption("Device: looking…")
+device.caption("Device: detecting…")
 device.caption(f"Device: {device_in_words()}")

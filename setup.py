@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say: in the wheel, the app and the shipped students are in the package, in `kdad/_app`.
 
-In a checkout they stand at its root, where `streamlit run app.py` finds them; `kdad.cli.app` knows both places.
+In a checkout they stand at its root, where `streamlit run app.py` finds them; `kdad.cli.servers` knows both places.
 """
 
 import shutil

@@ -1,7 +1,5 @@
-"""Which device to compute on, how its memory is kept, and what to do where it ends."""
+"""The device to compute on, its precision and its free memory."""
 
-import ctypes
-import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,37 +13,7 @@ from torch import Tensor
 from kdad.errors import UserError, WorkFailed
 
 Result = TypeVar("Result")
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of <malloc.h>
-KEPT_BYTES = 2**30
 SHARE_OF_FREE_MEMORY = 0.5  # how much of it what is kept for speed may take
-MALLOC_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
-
-
-def keep_freed_memory() -> bool:
-    """Let this process use freed memory again; whether the C library can, and nobody has set it otherwise.
-
-    glibc gives blocks as large as activations back at once, and the kernel clears every page of them anew for the next
-    layer: on a CPU, that takes as long as computing. And it keeps an arena for each thread, of which only the first can
-    hold large blocks.
-    """
-    if any(name in os.environ for name in MALLOC_SETTINGS):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library, or Windows
-        return False
-    settings = ((M_MMAP_THRESHOLD, KEPT_BYTES), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_ARENA_MAX, 1))
-    done = [mallopt(name, value) for name, value in settings]
-    return all(done)
-
-
-def give_memory_back() -> None:
-    """Return memory that was freed to the system, where the C library can: between parts of work that need it unlike.
-
-    What one part of the work has kept for itself, the next cannot always use: blocks of other sizes lie between.
-    """
-    with suppress(AttributeError, OSError, TypeError):  # another C library, or Windows
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def accelerator(device: str) -> str:

@@ -10,7 +10,7 @@ from kdad.errors import UserError
 
 
 @contextmanager
-def alone(lock: Path, refusal: str) -> Iterator[None]:
+def exclusive_lock(lock: Path, refusal: str) -> Iterator[None]:
     """Nobody else holds the file `lock` for the length of the block; the kernel ends that with the process.
 
     Raises:

@@ -231,6 +231,11 @@ SCORES: dict[str, Score] = {
 }
 
 
+def default_score(local_anomalies: bool) -> str:
+    """The name of the score for anomalies that are a place in an otherwise normal image, or the image as a whole."""
+    return DISTANT_PEAK if local_anomalies else DISTANT_ERROR
+
+
 def score_named(name: str) -> Score:
     """The score of this name.
 

@@ -1,4 +1,4 @@
-"""Make a student, watch it being made, or look through those that are here."""
+"""Train students and follow their progress, or browse the available ones."""
 
 import streamlit as st
 
@@ -21,7 +21,7 @@ if view == TRAIN:
         device = form.new_student()
     with right:
         job_list.show_jobs()
-    device.caption("auto: looking for a device…")
+    device.caption("auto: detecting the device…")
     device.caption(f"auto: {device_in_words()}")
 else:
     student_list.show_students()

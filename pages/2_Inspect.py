@@ -1,4 +1,4 @@
-"""Look at images through a student's eyes: score, verdict, heatmap, and what changes them."""
+"""Inspect images with a student: score, verdict, heatmap and their response to image changes."""
 
 import streamlit as st
 

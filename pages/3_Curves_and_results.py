@@ -1,4 +1,4 @@
-"""How well students do: scores and thresholds, training curves, test images, and the table of all classes."""
+"""Student results: scores and thresholds, training curves, test images and the table of all classes."""
 
 import streamlit as st
 

@@ -1,1 +1,1 @@
-"""What the pages of the app share; the only place, with `app.py` and `pages/`, that knows Streamlit."""
+"""Building blocks of the app's pages; with `app.py` and `pages/`, the only code that imports Streamlit."""

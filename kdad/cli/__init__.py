@@ -10,6 +10,7 @@ from collections.abc import Callable
 from kdad.cli import judging, servers, students, training
 from kdad.cli.options import EXIT_STATUSES, Parser
 from kdad.errors import UserError, WorkFailed
+from kdad.memory import keep_freed_memory
 
 INTERRUPTED = 130
 UNUSABLE_PATH = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     try:
         args = build_parser().parse_args(argv)
+        keep_freed_memory()
         args.run(args)
         return 0
     except UserError as error:

@@ -153,7 +153,7 @@ def _score_into_parts(args: argparse.Namespace) -> None:
     """Judge what has no row yet, here or on a cluster, with one progress bar."""
     from tqdm import tqdm
 
-    from kdad.detection.bulk import ScoringJob, alone_in, find, judge_here, remaining
+    from kdad.detection.bulk import ScoringJob, find, judge_here, lock_folder, remaining
 
     if args.heatmaps:
         raise UserError("--parquet is for scores alone; leave --heatmaps out")
@@ -168,7 +168,7 @@ def _score_into_parts(args: argparse.Namespace) -> None:
         fpr=args.fpr,
         device=args.device,
     )
-    with alone_in(job.out):
+    with lock_folder(job.out):
         images = find(args.images)
         parts = remaining(images, job)
         left = sum(len(part.images) for part in parts)

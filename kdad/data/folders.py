@@ -28,7 +28,7 @@ from kdad.data.masks import MaskFiles, image_size
 from kdad.data.memmap import memmap_stack
 from kdad.data.preprocessing import Preprocessing, resample
 from kdad.data.protocol import ENOUGH_TO_CALIBRATE, FOLDS, HELD_OUT, MAX_HELD_OUT
-from kdad.data.task import Labelled, all_normal, holdout_split
+from kdad.data.task import Labelled, Task, all_normal, holdout_split
 from kdad.errors import UserError
 from kdad.files import sha256_of
 
@@ -71,7 +71,7 @@ class FolderFold(NamedTuple):
     left_out: ImageFiles
 
 
-class FolderTask:
+class FolderTask(Task):
     """The normals of a folder against whatever is not one of them.
 
     Args:
@@ -84,16 +84,17 @@ class FolderTask:
     """
 
     normal_class, classes, normal_index = GOOD, (GOOD,), 0
-    same_images = False
-    local_anomalies = True
 
     def __init__(self, root: Path, pixels: Preprocessing, tile_size: int | None = None):
         self.layout = FolderLayout(root.resolve())
         self.root, self.pixels, self.image_size = self.layout.root, pixels, pixels.resize
-        self.dataset = f"{FOLDER}{self.root}"
         self._asked_tile_size = tile_size
         self._fingerprints: dict[str, str] = {}
         self._checked = False
+
+    @property
+    def dataset(self) -> str:
+        return f"{FOLDER}{self.root}"
 
     @cached_property
     def tile_size(self) -> int:

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -47,6 +47,17 @@ def in_advance(read: Callable[[Place], Value], files: Iterable[Place]) -> Iterat
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def readable(
+    read: Callable[[Place], Value], files: Sequence[Place], refuse: Callable[[Place, UserError], None]
+) -> Iterator[tuple[Place, Value]]:
+    """Each file that can be read, with its content and in order; `refuse` is called with the others and the reason."""
+    for file, value in zip(files, in_advance(read, files), strict=True):
+        if isinstance(value, UserError):
+            refuse(file, value)
+        else:
+            yield file, value
 
 
 def find_images(paths: Iterable[Path | str]) -> list[Path]:

@@ -6,34 +6,31 @@ import torch
 from torch import Tensor
 
 from kdad.data.sources import Source
-from kdad.data.task import Fold, Labelled, holdout_split
+from kdad.data.task import Labelled, Task, holdout_split
 from kdad.errors import one_of
 
 
-class OneVsRestTask:
+class OneVsRestTask(Task):
     """One-vs-rest on a labelled source: `normal_class` is normal, every other class anomalous.
 
     The parts never overlap except that the calibration images are the normals of the validation
     part: they set thresholds, and are never trained on.
     """
 
-    tile_size = max_value = 0
-    folds: tuple[Fold, ...] = ()
-    cross_fitted = False
     same_images = True
     local_anomalies = False
 
     def __init__(self, source: Source, normal_class: str):
         self.source = source
-        self.normal_class = one_of(f"class of {source.name}", normal_class, source.classes)
-        self.normal_index = source.classes.index(normal_class)
-
-    def check(self) -> None:
-        """As of `Task`: nothing is left that could end the work."""
+        self.normal_index = source.classes.index(one_of(f"class of {source.name}", normal_class, source.classes))
 
     @property
     def dataset(self) -> str:
         return self.source.name
+
+    @property
+    def normal_class(self) -> str:
+        return self.classes[self.normal_index]
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -7,29 +7,24 @@ import torch
 from torch import Tensor
 
 from kdad.data import patterns
-from kdad.data.task import Fold, Labelled, all_normal
+from kdad.data.task import Labelled, Task, all_normal
 from kdad.errors import one_of
 
 
-class PatternDefectsTask:
+class PatternDefectsTask(Task):
     """Normals of one texture; the test part also holds defects on it."""
 
     dataset = "patterns-defects"
     classes = patterns.CLASSES
     kinds = ("good", *patterns.DEFECTS)
-    tile_size = max_value = 0
-    folds: tuple[Fold, ...] = ()
-    cross_fitted = False
-    same_images = False
-    local_anomalies = True
     counts = {"train": 1080, "calibration": 200, "test": 200, "defects": 50}
 
     def __init__(self, normal_class: str):
-        self.normal_class = one_of("class of patterns-defects", normal_class, self.classes)
-        self.normal_index = self.classes.index(normal_class)
+        self.normal_index = self.classes.index(one_of("class of patterns-defects", normal_class, self.classes))
 
-    def check(self) -> None:
-        """As of `Task`: nothing is left that could end the work."""
+    @property
+    def normal_class(self) -> str:
+        return self.classes[self.normal_index]
 
     @cached_property
     def train(self) -> Tensor:

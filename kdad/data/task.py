@@ -1,5 +1,6 @@
 """What every task looks like to the code that trains and evaluates, and the split that all of them share."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -36,76 +37,94 @@ class Fold(Protocol):
     def left_out(self) -> Images: ...
 
 
-class Task(Protocol):
+class Task(ABC):
     """Which images are normal, and which may be used for training, calibration, validation and testing.
 
     Training, calibration and test images never overlap. Calibration images set thresholds, p-values and heatmap
     scales; they may be the normals of the validation part, which draws curves and chooses nothing.
     """
 
-    same_images: bool  # whether the tasks of all classes validate and test on the same images
-    local_anomalies: bool  # whether an anomaly is a place in an otherwise normal image, or the image as a whole
+    same_images = False  # whether the tasks of all classes validate and test on the same images
+    local_anomalies = True  # whether an anomaly is a place in an otherwise normal image, or the image as a whole
 
     @property
+    @abstractmethod
     def dataset(self) -> str:
         """The data set's name, or `folder:PATH`."""
 
     @property
-    def normal_class(self) -> str: ...
+    @abstractmethod
+    def normal_class(self) -> str:
+        """One of `classes`."""
+
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """The names that a normal class may have."""
+
     @property
+    @abstractmethod
     def kinds(self) -> tuple[str, ...]:
-        """What the labels of test images mean."""
+        """The meaning of the labels of test images."""
+
+    @property
+    @abstractmethod
+    def train(self) -> Tensor:
+        """Normals to train on, uint8 (N, 3, H, W)."""
+
+    @property
+    @abstractmethod
+    def calibration(self) -> Images:
+        """Held-out normals."""
+
+    @property
+    @abstractmethod
+    def validation(self) -> Labelled:
+        """Held-out images, for curves."""
+
+    @property
+    @abstractmethod
+    def test(self) -> Labelled | None:
+        """The test part, to be read once at the end; None where there is none with both kinds of image."""
+
+    @abstractmethod
+    def fingerprint(self, part: str) -> str:
+        """SHA-256 of the files or settings behind one part, `train` or `test`; '' for a part that is not there.
+
+        Runs on different images have different fingerprints, whatever their data set or folder is called.
+        """
+
+    @property
+    def train_size(self) -> int:
+        """How many normals there are to train on; overridden where that is known without reading them."""
+        return len(self.train)
 
     @property
     def tile_size(self) -> int:
-        """The side in pixels of the tiles to look at one by one; 0 for whole images."""
+        """The side in pixels of the tiles that images are cut into; 0 for whole images."""
+        return 0
 
     @property
     def max_value(self) -> int:
-        """What is white in images of more than 8 bits, see `kdad.data.decoding`; 0 where normals have 8."""
+        """The white of images of more than 8 bits, see `kdad.data.decoding`; 0 where normals have 8."""
+        return 0
 
-    def check(self) -> None:
+    @property
+    def cross_fitted(self) -> bool:
+        """Whether there are `folds`."""
+        return False
+
+    @property
+    def folds(self) -> Iterable[Fold]:
+        """Where held-out normals are too few: all normals with a part left out, for each part in turn. Else none."""
+        return ()
+
+    def check(self) -> None:  # noqa: B027 - most tasks have nothing to check
         """Look, before any work is done, at what is read last.
 
         Raises:
             UserError: something there would end the work, or make its figures wrong.
         """
-
-    @property
-    def train(self) -> Tensor:
-        """Normals to train on, uint8 (N, 3, H, W)."""
-
-    @property
-    def train_size(self) -> int:
-        """How many those are, without reading them."""
-
-    def fingerprint(self, part: str) -> str:
-        """SHA-256 of what the images of one part, `train` or `test`, are read from; '' for a part that is not there.
-
-        Runs on other images have other fingerprints, whatever their data set or folder is called.
-        """
-
-    @property
-    def calibration(self) -> Images:
-        """Held-out normals."""
-
-    @property
-    def validation(self) -> Labelled:
-        """Held-out images, for curves."""
-
-    @property
-    def test(self) -> Labelled | None:
-        """The test part, to be read once at the end; None where there is none with both kinds of image."""
-
-    @property
-    def cross_fitted(self) -> bool:
-        """Whether there are `folds`."""
-
-    @property
-    def folds(self) -> Iterable[Fold]:
-        """Where held-out normals are too few: all normals with a part left out, for each part in turn. Else none."""
 
 
 def all_normal(images: Tensor) -> Labelled:

@@ -14,15 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from kdad.data.decoding import read_image
-from kdad.data.images import SUFFIXES, batches_of_one_size, find_images, in_advance, is_hidden
+from kdad.data.images import SUFFIXES, batches_of_one_size, find_images, is_hidden, readable
 from kdad.detection.detector import Detector
 from kdad.errors import UserError, one_line
 from kdad.files import shown, write_atomically
-from kdad.locks import alone
+from kdad.locks import exclusive_lock
 
 PART = 1_000  # images
 PREFIX, ENDING, STAMP = "part-", ".parquet", b"kdad"  # of names of files, and where a file says what it is of
@@ -108,16 +107,14 @@ def judge_part(detector: Detector, job: ScoringJob, part: Part) -> Outcome:
     Columns: image, score, p_value, is_anomaly, and error, which is null unless the image could not be read.
     """
     rows: dict[str, dict[str, Any]] = {}
-    for names, images in batches_of_one_size(_readable(part, detector.config.max_value, rows)):
-        prediction = detector.predict(images, fpr=job.fpr)
-        for index, name in enumerate(names):
-            p_value = prediction.p_value[index]
-            rows[name] = {
-                "score": float(prediction.score[index]),
-                "p_value": None if np.isnan(p_value) else float(p_value),
-                "is_anomaly": bool(prediction.is_anomaly[index]),
-            }
-    _write(job.out / part.file_name, [{"image": image, **rows[image]} for image in part.images], job.stamp)
+
+    def refuse(name: str, error: UserError) -> None:
+        rows[name] = {"image": name, "error": str(error)}
+
+    read = partial(_read, max_value=detector.config.max_value)
+    for names, images in batches_of_one_size(readable(read, part.images, refuse)):
+        rows |= {row["image"]: row for row in detector.predict(images, fpr=job.fpr).to_records(names)}
+    _write(job.out / part.file_name, [rows[image] for image in part.images], job.stamp)
     unreadable = tuple(row["error"] for row in rows.values() if "error" in row)
     return Outcome(len(rows) - len(unreadable), unreadable)
 
@@ -128,13 +125,13 @@ def judge_here(job: ScoringJob, parts: Sequence[Part], detector: Detector) -> It
         yield judge_part(detector, job, part)
 
 
-def alone_in(folder: Path) -> AbstractContextManager[None]:
+def lock_folder(folder: Path) -> AbstractContextManager[None]:
     """Nobody else writes to `folder` for the length of the block; it is made if it is not there.
 
     Raises:
         UserError: somebody does.
     """
-    return alone(folder / ".lock", f"another run writes to {folder}; wait for it, or use another folder")
+    return exclusive_lock(folder / ".lock", f"another run writes to {folder}; wait for it, or use another folder")
 
 
 def _found_at(url: str) -> list[str]:
@@ -155,15 +152,6 @@ def _found_at(url: str) -> list[str]:
 
 def _is_litter(name: str, root: str) -> bool:
     return any(map(is_hidden, name.removeprefix(root).strip("/").split("/")))
-
-
-def _readable(part: Part, max_value: int, rows: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Tensor]]:
-    """The images that can be read, with their names; the rows of the others are filled in."""
-    for name, image in zip(part.images, in_advance(partial(_read, max_value=max_value), part.images), strict=True):
-        if isinstance(image, UserError):
-            rows[name] = {"error": str(image)}
-        else:
-            yield name, image
 
 
 def _read(place: str, max_value: int) -> Tensor:

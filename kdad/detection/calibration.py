@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from kdad.data.images import batch_size, in_batches
 from kdad.data.task import Images
+from kdad.detection.discrepancy import Observation, observe
 from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization, sampled
 from kdad.detection.mahalanobis import Gaussian
-from kdad.detection.observation import Observation, observe
 from kdad.detection.tiles import Tiler, WholeImages, tiler_for
 from kdad.detection.weighting import SyntheticPairs
 from kdad.errors import UserError, one_line

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from kdad.data.images import in_batches
 from kdad.detection import conformal
 from kdad.detection.calibration import Calibration, farthest, load_calibration
+from kdad.detection.discrepancy import observe
 from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization
 from kdad.detection.inputs import to_batch
-from kdad.detection.observation import observe
 from kdad.detection.rendering import colour_range
 from kdad.detection.tiles import tiler_for
 from kdad.devices import accelerator, in_halves

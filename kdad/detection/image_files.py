@@ -1,7 +1,7 @@
 """Scoring image files of any size and mode, for the command line."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from kdad.data.decoding import read_image
-from kdad.data.images import batches_of_one_size, find_images, in_advance
-from kdad.detection.detector import Detector, Prediction
+from kdad.data.images import batches_of_one_size, find_images, readable
+from kdad.detection.detector import Detector
 from kdad.detection.localisation import localise
 from kdad.detection.rendering import overlay, save_png
 from kdad.errors import UserError
@@ -37,39 +37,24 @@ def score_files(
     if len(paths) > 1:  # before anything is written
         for path in named:
             read(path)
+
+    def refuse(file: Path, error: UserError) -> None:
+        if file in named:
+            raise error
+        print(f"skipped {error}", file=sys.stderr)
+
     judged = 0
-    for names, images in batches_of_one_size(_readable(find_images(paths), named, read)):
+    found = ((shown(file), image) for file, image in readable(read, find_images(paths), refuse))
+    for names, images in batches_of_one_size(found):
         prediction = detector.predict(images, fpr=fpr)
         if heatmaps:
             maps = prediction.heatmap if method == "patch" else localise(detector, images, method)
             ends = detector.colour_range if method == "patch" else None
             _save_heatmaps(Path(heatmaps), judged, names, images, maps, ends)
         judged += len(names)
-        yield from _rows(names, prediction)
+        yield from prediction.to_records(names)
     if not judged:
         raise UserError("none of the images could be read")
-
-
-def _readable(files: list[Path], named: set[Path], read: Callable[[Path], Tensor]) -> Iterator[tuple[str, Tensor]]:
-    for file, image in zip(files, in_advance(read, files), strict=True):
-        if not isinstance(image, UserError):
-            yield shown(file), image
-        elif file in named:
-            raise image
-        else:
-            print(f"skipped {image}", file=sys.stderr)
-
-
-def _rows(names: list[str], prediction: Prediction) -> list[dict[str, Any]]:
-    return [
-        {
-            "image": name,
-            "score": float(prediction.score[i]),
-            "p_value": None if prediction.p_value[i] != prediction.p_value[i] else float(prediction.p_value[i]),
-            "is_anomaly": bool(prediction.is_anomaly[i]),
-        }
-        for i, name in enumerate(names)
-    ]
 
 
 def _save_heatmaps(

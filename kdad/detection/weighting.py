@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from kdad.data.preprocessing import Preprocessing
 from kdad.data.pseudo_anomalies import blend_in
+from kdad.detection.discrepancy import Observation, observe
 from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization, sampled
 from kdad.detection.mahalanobis import Gaussian
-from kdad.detection.observation import Observation, observe
 from kdad.detection.tiles import WholeImages
 from kdad.networks.teachers.loading import Teacher
 

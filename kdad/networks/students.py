@@ -3,10 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-
 from kdad.errors import UserError, one_line, one_of
 from kdad.networks.conv_student import ConvStudent
 from kdad.networks.features import FeatureNetwork
@@ -16,15 +12,6 @@ from kdad.networks.teachers.registry import TEACHERS
 from kdad.networks.teachers.timm_backbones import TimmFeatures
 from kdad.networks.vgg import ConvStack, compact_layers, compact_student_blocks, paper_student
 from kdad.networks.vit import CRITICAL_LAYERS, AttendingFeatures, ViTStudent
-
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-SCHEDULES: dict[str, Callable[[Optimizer, Recipe, int], LRScheduler]] = {
-    "constant": lambda optimizer, recipe, steps: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
-    "one-cycle": lambda optimizer, recipe, steps: torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=steps
-    ),
-    "step": lambda optimizer, recipe, steps: torch.optim.lr_scheduler.StepLR(optimizer, max(1, steps // 2), 0.2),
-}
 
 
 def _compact_vgg(inner: int) -> ConvStack:

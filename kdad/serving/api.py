@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -107,15 +106,12 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None) 
     @app.post("/students/{name:path}/predict", responses=RESPONSES, openapi_extra=IMAGE_BODY)
     async def predict(name: str, request: Request, fpr: float | None = None) -> Judgement:
         """Judge an image file, which is the body of the request."""
-        image, prediction = await service.judged(name, request, fpr)
+        _, prediction = await service.judged(name, request, fpr)
+        (record,) = prediction.to_records([name])
+        score, p_value, called = record["score"], record["p_value"], record["is_anomaly"]
+        height, width = prediction.size
         return Judgement(
-            student=name,
-            score=float(prediction.score[0]),
-            p_value=None if math.isnan(prediction.p_value[0]) else float(prediction.p_value[0]),
-            is_anomaly=bool(prediction.is_anomaly[0]),
-            fpr=fpr,
-            height=image.shape[1],
-            width=image.shape[2],
+            student=name, score=score, p_value=p_value, is_anomaly=called, fpr=fpr, height=height, width=width
         )
 
     @app.post(

@@ -1,4 +1,4 @@
-"""The names in the student format: its files, where its folders are, and what its score may be. No torch here."""
+"""The student format: the names of its files and folders, and its versions. No torch here."""
 
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ SHARED_FILES = (CONFIG, WEIGHTS, CALIBRATION, HISTORY, EVALUATION, SCORES_TABLE,
 DEFAULT_OUT = Path("trained_students")
 # How normals were held out to calibrate on: all of one network, each of one of several, or nobody can say.
 HELD_OUT, CROSS_FITTED, UNKNOWN = CALIBRATION_KINDS = ("held-out", "cross-fitted", "unknown")
-# Of student folders; one that does not say is of the first.
-FORMAT = 6
+FORMAT = 6  # of student folders; one that does not say is of the first
 RENAMED_FIELDS = {"tile": "tile_size", "white": "max_value"}  # since format 6
 MAX_TILE_SIZE = 65_535  # pixels: no format that is read here holds a wider image
 
@@ -23,7 +22,7 @@ MAX_TILE_SIZE = 65_535  # pixels: no format that is read here holds a wider imag
 def upgraded(config: dict[str, Any]) -> dict[str, Any]:
     """The fields of a config.json of any format up to `FORMAT` under their current names, complete."""
     config = {RENAMED_FIELDS.get(name, name): value for name, value in config.items() if name != "format"}
-    calibration = UNKNOWN if is_folder(config["dataset"]) else HELD_OUT
+    calibration = UNKNOWN if is_folder(str(config["dataset"])) else HELD_OUT
     return {"images_sha256": "", "calibration": calibration, "layers": [], "max_value": 0, **config}
 
 

@@ -15,7 +15,7 @@ from kdad.networks.recipes import Recipe
 from kdad.networks.teachers.loading import Teacher
 from kdad.networks.teachers.provenance import OVERLAP_IN_WORDS, label_overlap
 from kdad.networks.teachers.registry import TIMM, split_timm
-from kdad.scores import DISTANT_ERROR, DISTANT_PEAK, score_named
+from kdad.scores import default_score, score_named
 from kdad.storage.layout import (
     CALIBRATION_KINDS,
     CROSS_FITTED,
@@ -109,7 +109,7 @@ class StudentConfig:
             architecture=architecture,
             recipe=recipe,
             preprocessing=teacher.preprocessing,
-            score=DISTANT_PEAK if task.local_anomalies else DISTANT_ERROR,
+            score=default_score(task.local_anomalies),
             calibration=CROSS_FITTED if task.cross_fitted else HELD_OUT,
             tile_size=task.tile_size,
             seed=seed,

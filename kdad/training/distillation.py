@@ -2,7 +2,7 @@
 
 import gc
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +11,21 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import TensorDataset
 
 from kdad.data.task import Fold, Task
 from kdad.detection.calibration import FittedStudent, HeldOut, calibrate, fit_statistics, save_calibration
 from kdad.detection.discrepancy import distillation_loss, layer_errors
-from kdad.devices import accelerator, give_memory_back, hardware, kept_on
+from kdad.devices import accelerator, hardware, kept_on
 from kdad.errors import UserError
 from kdad.evaluation import metrics
-from kdad.locks import alone
+from kdad.locks import exclusive_lock
+from kdad.memory import give_memory_back
 from kdad.networks.features import in_parts
 from kdad.networks.recipes import Recipe
-from kdad.networks.students import OPTIMIZERS, SCHEDULES, build_student, preset, recipe_for
+from kdad.networks.students import build_student, preset, recipe_for
 from kdad.networks.teachers.loading import Teacher
 from kdad.scores import last_layer_error
 from kdad.storage import layout, student_folder
@@ -32,6 +35,14 @@ from kdad.training.distributed import SINGLE_PROCESS, DistributedConfig, from_fi
 from kdad.training.feature_cache import Views, remember
 
 VALIDATION_BATCH, VALIDATION_PIXELS = 250, 2**22  # as many images at once as are neither more nor larger than this
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+SCHEDULES: dict[str, Callable[[Optimizer, Recipe, int], LRScheduler]] = {
+    "constant": lambda optimizer, recipe, steps: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
+    "one-cycle": lambda optimizer, recipe, steps: torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=steps
+    ),
+    "step": lambda optimizer, recipe, steps: torch.optim.lr_scheduler.StepLR(optimizer, max(1, steps // 2), 0.2),
+}
 FOLDS = "folds"  # the runs of cross-fitting, inside the student's folder until it is complete
 
 
@@ -123,7 +134,7 @@ def train_student(
     task.check()
     config = planned(task, teacher, recipe, seed, device)
     folder = student_folder.folder_of(out, config)
-    with _alone_in(folder) if rank() == 0 else nullcontext():
+    with _lock_run(folder) if rank() == 0 else nullcontext():
         if not from_first(lambda: _claimed(folder, config, task, teacher, overwrite)):
             return folder
         teacher = remember(teacher.to(device), views(task, recipe, device))
@@ -144,10 +155,10 @@ def _check_shares(processes: DistributedConfig, batch: int) -> None:
         raise UserError(f"{count} processes need batches of {2 * count} images or more, not of {batch}")
 
 
-def _alone_in(folder: Path) -> AbstractContextManager[None]:
+def _lock_run(folder: Path) -> AbstractContextManager[None]:
     """Nobody else trains in `folder` for the length of the block."""
     lock = folder.with_name(f".{folder.name}.lock")  # beside it, for an overwritten folder is removed
-    return alone(lock, f"another run trains in {folder}; wait for it, or use another --out")
+    return exclusive_lock(lock, f"another run trains in {folder}; wait for it, or use another --out")
 
 
 def planned(task: Task, teacher: Teacher, recipe: Recipe, seed: int, device: str) -> StudentConfig:
@@ -225,10 +236,7 @@ def _claim(folder: Path, config: StudentConfig, overwrite: bool) -> None:
     The latter is continued even when overwriting: the result is the same, and an interrupted
     `--overwrite` goes on where it stopped.
     """
-    obstacle = _obstacle(folder, config)
-    if obstacle and not overwrite:
-        raise UserError(f"{folder} holds {obstacle}; use --overwrite to train anew, or another --out")
-    if obstacle:
+    if loop.must_replace(folder, _obstacle(folder, config), overwrite):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     student_folder.save_config(folder, config)

@@ -246,6 +246,20 @@ class Progress(Callback):
         self.report({"epoch": epoch, "position": position, "seconds_left": left, **values})
 
 
+def must_replace(folder: Path, obstacle: str | None, overwrite: bool) -> bool:
+    """Whether what is in a run's folder must go before the run can begin.
+
+    Args:
+        obstacle: a description of what is in the way, or None.
+
+    Raises:
+        UserError: there is an obstacle, and it may not be overwritten.
+    """
+    if obstacle and not overwrite:
+        raise UserError(f"{folder} holds {obstacle}; use --overwrite to train anew, or another --out")
+    return obstacle is not None
+
+
 def half_precision(device: str) -> bool:
     """Whether bfloat16 matrix products are quick on this device."""
     if device == "cuda":

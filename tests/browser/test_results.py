@@ -48,7 +48,7 @@ def test_sections_have_links_of_their_own(visit):
     with visit(f"{PAGE}?show=Training&student={STRIPES}") as page:
         expect(page.get_by_role("heading", name="Validation AUROC")).to_be_visible()
         page.get_by_text("Images", exact=True).click()
-        expect(page.get_by_role("heading", name="Normal stripes, judged most unusual")).to_be_visible()
+        expect(page.get_by_role("heading", name="Normal stripes with the highest scores")).to_be_visible()
         expect(page.get_by_role("img", name="stripes, test image")).to_have_count(12)
         assert "show=Images" in page.url
 

@@ -52,7 +52,7 @@ def test_no_name_leads_out_of_the_folder(name, tmp_path, refusal):
 
 
 def test_a_bomb_is_counted_as_it_unpacks(tmp_path, refusal, monkeypatch):
-    monkeypatch.setattr(archives, "MOST_BYTES", 5_000_000)
+    monkeypatch.setattr(archives, "MAX_BYTES", 5_000_000)
     bomb = zipped({f"{i}.png": bytes(1_000_000) for i in range(10)})
     assert len(bomb.getvalue()) < 100_000
     assert "unpacks to more than" in refusal(unpack_images, bomb, tmp_path / "own")
@@ -60,7 +60,7 @@ def test_a_bomb_is_counted_as_it_unpacks(tmp_path, refusal, monkeypatch):
 
 
 def test_too_many_images_are_refused(tmp_path, refusal, monkeypatch):
-    monkeypatch.setattr(archives, "MOST_FILES", 3)
+    monkeypatch.setattr(archives, "MAX_FILES", 3)
     assert "holds 4 images; 3 are the most" in refusal(
         unpack_images, zipped({f"{i}.png": png() for i in range(4)}), tmp_path / "own"
     )

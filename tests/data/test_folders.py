@@ -220,7 +220,7 @@ def deep_folder(root, highest: int, dtype=np.uint16) -> None:
 
 
 @pytest.mark.parametrize(
-    ("highest", "dtype", "white"),
+    ("highest", "dtype", "max_value"),
     [(4000, np.uint16, 4095), (255, np.int32, 255), (65535, np.float32, 65535), (1, np.float32, 1)],
 )
 def test_what_is_white_in_deep_images_is_fixed_by_the_normals(
@@ -345,7 +345,7 @@ def test_cross_fitting_judges_each_normal_by_a_student_that_never_saw_it(mvtec, 
     assert detector.calibration.layer_errors[:, -1, 0].mean() > own.mean()
 
 
-@pytest.mark.parametrize("tile", [0, 32])
+@pytest.mark.parametrize("tile_size", [0, 32])
 def test_folds_cost_the_teacher_nothing(mvtec, vgg_teacher, tmp_path, monkeypatch, tile_size):
     """What all folds train on, mirrored or not, is what was remembered before the first."""
     from kdad.training import distillation

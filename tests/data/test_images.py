@@ -94,8 +94,8 @@ def test_big_endian_sixteen_bit_grey(tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "black", "white"), [("L", 0, 255), ("1", 0, 1), ("LA", (0, 255), (255, 255))])
-def test_grey_modes(tmp_path, mode, black, max_value):
-    two_colours(black, max_value, mode).save(tmp_path / "image.png")
+def test_grey_modes(tmp_path, mode, black, white):
+    two_colours(black, white, mode).save(tmp_path / "image.png")
     assert halves(read_image(tmp_path / "image.png")) == ([0, 0, 0], WHITE)
 
 
@@ -357,7 +357,7 @@ def grey(values, dtype) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("values", "dtype", "white"),
+    ("values", "dtype", "max_value"),
     [
         ([[0, 65535], [32768, 257]], np.uint16, 65535),
         ([[0, 4095], [2048, 16]], np.uint16, 4095),
@@ -381,7 +381,7 @@ def test_white_can_be_what_it_was_in_training(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "dtype", "white", "said"),
+    ("values", "dtype", "max_value", "said"),
     [
         ([[0.0, np.nan]], np.float32, 0, "not finite"),
         ([[0.0, np.inf]], np.float32, 0, "not finite"),

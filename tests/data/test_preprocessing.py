@@ -8,7 +8,6 @@ from PIL import Image
 from kdad.data.preprocessing import (
     Preprocessing,
     random_mirror,
-    random_shift,
     resample,
     resize_matrix,
 )
@@ -140,20 +139,6 @@ def test_random_mirror_keeps_shape_and_type():
     images = random_batch(5)
     assert random_mirror(images).shape == images.shape
     assert random_mirror(images).dtype == torch.uint8
-
-
-def test_random_shift_moves_each_image_by_its_own_whole_pixels():
-    torch.manual_seed(0)
-    image = random_batch(1, size=16)
-    shifted = random_shift(image.expand(100, -1, -1, -1), 4)
-    assert shifted.shape == (100, 3, 16, 16)
-    assert shifted.dtype == torch.uint8
-    # A shift by at most 4 leaves the inner 8×8 somewhere within 4 pixels of its place.
-    inner = shifted[:, :, 4:12, 4:12]
-    windows = image[0].unfold(1, 8, 1).unfold(2, 8, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
-    found = (inner[:, None] == windows[None]).flatten(2).all(2)
-    assert (found.sum(1) == 1).all()
-    assert len(set(found.int().argmax(1).tolist())) > 40
 
 
 def test_randomness_follows_the_torch_seed():

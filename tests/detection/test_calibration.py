@@ -8,9 +8,9 @@ from helpers.miniatures import TinyTask
 from kdad.data.preprocessing import Preprocessing
 from kdad.detection.calibration import FittedStudent, calibrate, farthest, fit_statistics
 from kdad.detection.conformal import lowest_fpr, p_values, realised_fpr
+from kdad.detection.discrepancy import Observation
 from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization
 from kdad.detection.mahalanobis import Gaussian
-from kdad.detection.observation import Observation
 from kdad.detection.tiles import WholeImages
 from kdad.networks.students import build_student
 from kdad.scores import DISTANT_PEAK, PEAK

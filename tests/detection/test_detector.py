@@ -200,6 +200,48 @@ def test_without_calibration_there_are_scores_and_no_p_values(detector, vgg_teac
     assert uncalibrated.calibration_scores is None
 
 
+def test_verdicts_at_any_rate_agree_with_those_of_a_prediction(detector, pictures):
+    prediction = detector.predict(pictures)
+    assert detector.default_fpr == 0.05
+    np.testing.assert_array_equal(detector.is_anomaly(prediction), prediction.is_anomaly)
+    for fpr in (0.05, 0.1, 0.5):
+        expected = detector.predict(pictures, fpr=fpr).is_anomaly
+        np.testing.assert_array_equal(detector.is_anomaly(prediction, fpr), expected)
+        assert (prediction.score[expected] > detector.threshold(fpr)).all()
+    assert "20 held-out normals" in detector.guarantee(0.1)
+
+
+def test_a_score_is_placed_among_the_normals(detector, tiny_task):
+    prediction = detector.predict(tiny_task.calibration)
+    shares = detector.share_below(prediction)
+    assert shares[prediction.score.argmin()] == 0
+    assert shares[prediction.score.argmax()] == pytest.approx(19 / 20, abs=0.06)
+    assert detector.deviations(prediction).mean() == pytest.approx(0, abs=1e-3)
+    assert detector.deviations(prediction).std() == pytest.approx(1, abs=1e-3)
+
+
+def test_without_calibration_nothing_is_anomalous_and_nothing_is_promised(detector, vgg_teacher, pictures):
+    bare = Detector(detector.config, detector.student, vgg_teacher, None)
+    prediction = bare.predict(pictures)
+    assert not bare.is_anomaly(prediction, 0.5).any()
+    assert (bare.threshold(), bare.guarantee(0.05), bare.normals) == (np.inf, "", None)
+    assert np.isnan(bare.share_below(prediction)).all() and np.isnan(bare.deviations(prediction)).all()
+
+
+def test_records_have_a_row_for_every_image(detector, vgg_teacher, pictures):
+    names = [f"{index}.png" for index in range(len(pictures))]
+    prediction = detector.predict(pictures)
+    records = prediction.to_records(names)
+    assert [record["image"] for record in records] == names
+    for index, record in enumerate(records):
+        alone = prediction.only(index)
+        assert (record["score"], record["p_value"]) == (float(alone.score[0]), float(alone.p_value[0]))
+        assert record["is_anomaly"] is bool(alone.is_anomaly[0])
+        np.testing.assert_allclose(alone.heatmap[0], prediction.heatmap[index], atol=1e-6)
+    bare = Detector(detector.config, detector.student, vgg_teacher, None)
+    assert {record["p_value"] for record in bare.predict(pictures).to_records(names)} == {None}
+
+
 def test_heatmaps_are_in_standard_deviations_of_normal_patches(detector, tiny_task):
     heatmap = detector.predict(tiny_task.calibration).heatmap
     assert heatmap.mean() == pytest.approx(0, abs=0.05)

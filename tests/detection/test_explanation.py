@@ -73,4 +73,4 @@ def test_a_tiled_student_is_explained_over_the_whole_image(detector):
 def test_without_calibration_or_distance_there_is_a_reason_and_no_map(detector, refusal):
     bare = Detector(detector.config, detector.student, detector.teacher, None)
     assert "has no normals to explain" in refusal(explain, bare, image())
-    assert "does not read how far" in refusal(distance_map, bare, image()[None])
+    assert "does not read how far" in refusal(distance_map, bare, image()[None], (32, 32))

@@ -7,7 +7,7 @@ from helpers.miniatures import TinyTask
 
 from kdad.data.preprocessing import Preprocessing
 from kdad.detection import weighting
-from kdad.detection.observation import Observation
+from kdad.detection.discrepancy import Observation
 from kdad.detection.weighting import SyntheticPairs, separating
 from kdad.networks.students import build_student
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from kdad.data import patterns
 from kdad.data.pattern_defects import PatternDefectsTask
 from kdad.data.preprocessing import Preprocessing
-from kdad.data.task import Labelled
+from kdad.data.task import Labelled, Task
 from kdad.evaluation.evaluate import evaluate
 from kdad.networks.vgg import CompactVGG
 from kdad.storage.sealing import sealed
@@ -34,24 +34,24 @@ sys.exit(main())
 """
 
 
-class TinyTask:
+class OfEachInstance:
+    """An attribute that an instance must set, and has no longer once it is deleted."""
+
+    def __get__(self, instance, owner):
+        raise AttributeError("not set")
+
+
+class TinyTask(Task):
     """A handful of images in every part: `patterns` in miniature."""
 
-    tile_size, max_value, folds, same_images, local_anomalies, cross_fitted = 0, 0, (), True, False, False
+    dataset, classes, kinds, same_images, local_anomalies = "patterns", patterns.CLASSES, patterns.CLASSES, True, False
+    normal_class = train = calibration = validation = test = OfEachInstance()
 
     def __init__(self, normal_class: str = "dots"):
-        self.dataset, self.normal_class, self.classes = "patterns", normal_class, patterns.CLASSES
-        self.kinds = patterns.CLASSES
+        self.normal_class = normal_class
         self.normal_index = self.classes.index(normal_class)
         self.train, self.calibration = self._normals(24, seed=10), self._normals(20, seed=11)
         self.validation, self.test = self._labelled(seed=11), self._labelled(seed=12)
-
-    def check(self) -> None:
-        pass
-
-    @property
-    def train_size(self) -> int:
-        return len(self.train)
 
     def fingerprint(self, part: str) -> str:
         return patterns.fingerprint(f"tiny {part}")

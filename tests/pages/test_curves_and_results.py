@@ -46,14 +46,14 @@ def copied(evaluated_root, tmp_path, key: str = DOTS, **changes):
 def test_a_cold_link_chooses_section_and_student(results):
     at = results(student=STRIPES)
     assert control(at, "selectbox", "Student").value == STRIPES
-    assert "knows **stripes** as normal" in texts(at)
+    assert "normal class **stripes**" in texts(at)
     assert control(results("Training", student=STRIPES), "multiselect", "Runs").value == [STRIPES]
 
 
 @pytest.mark.parametrize("link", ["nobody", "../../etc/passwd", "**bold**"])
 def test_a_link_to_a_student_that_is_not_here_says_so(results, link):
     at = results(student=link)
-    assert "not here" in at.warning[0].value
+    assert "not available" in at.warning[0].value
     assert control(at, "selectbox", "Student").value == DOTS
 
 
@@ -98,7 +98,7 @@ def test_the_published_score_is_another(results):
 
 def test_a_student_that_was_not_evaluated_says_how(results, students_root):
     at = results(root=students_root)
-    assert "was not evaluated yet" in at.info[0].value
+    assert "is not evaluated yet" in at.info[0].value
     assert at.code[0].value == f"python -m kdad evaluate {students_root / DOTS}"
 
 
@@ -106,7 +106,7 @@ def test_a_student_without_calibration_has_a_curve_but_no_operating_point(result
     root = copied(evaluated_root, tmp_path)
     (root / DOTS / "calibration.safetensors").unlink()
     at = results(root=root)
-    assert "never calibrated" in at.info[0].value
+    assert "not calibrated" in at.info[0].value
     assert list(figures(at)) == ["AUROC against all others"]
     assert not at.get("select_slider")
 
@@ -138,10 +138,10 @@ def test_runs_are_overlaid_also_unfinished_ones(results):
 
 def test_the_best_epoch_is_ringed_and_called_what_it_is(results):
     at = results("Training")
-    assert "The last epoch is what is kept" in texts(at)
+    assert "The last epoch is the one that is kept" in texts(at)
     assert "Best validation epoch" not in texts(at)
     choose(at, "toggle", "Ring the best", True)
-    assert "Best validation epoch, found with labelled anomalies and **not** what is kept" in texts(at)
+    assert "Best validation epoch, chosen with labelled anomalies and **not** the one kept" in texts(at)
 
 
 def test_no_run_chosen_says_to_choose_one(results):
@@ -160,10 +160,10 @@ def test_most_misjudged_images_are_shown_with_class_and_p_value(results):
 
 def test_images_two_students_disagree_on(results):
     at = choose(results("Images", student=DOTS), "button_group", "Images", "Where two students disagree")
-    assert control(at, "selectbox", "Disagreeing with").options == [DOTS1]
+    assert control(at, "selectbox", "Compare with").options == [DOTS1]
     assert len(at.get("image")) == 24
     assert "More unusual to seed 0 than to seed 1" in texts(at)
-    assert float(figures(at)["Rank correlation of the two"]) < 1
+    assert float(figures(at)["Rank correlation"]) < 1
 
 
 def test_a_student_without_a_rival_says_how_to_get_one(results):
@@ -183,7 +183,7 @@ def test_images_that_are_not_here_are_named_by_number(results, evaluated_root, t
 
 def test_without_a_sweep_the_published_lines_stand_with_the_commands(results):
     at = results("All classes")
-    assert "No sweep is in the results file yet" in texts(at)
+    assert "The results file contains no sweep yet" in texts(at)
     commands = "\n".join(code.value for code in at.code)
     for teacher in ("vgg-tinyimagenet", "vgg-cifar10", "vit-tinyimagenet", "vit-cifar10", "lite0-imagenet"):
         assert sweep_command("cifar10", teacher) in commands
@@ -207,7 +207,7 @@ def test_a_sweep_fills_its_cell_and_its_column(results, entry, tmp_path):
     assert "mean of seeds 0 to 2; last epoch" in shown.replace("\\", "")
     assert r"One student: vgg\-cifar10 61 s \(cpu, x86\_64, 2 threads\)" in shown
     assert r"re\-encoded as JPEG" in shown
-    choose(at, "button_group", "Score of ours", "auroc_mkd")
+    choose(at, "button_group", "Score for our students", "auroc_mkd")
     assert figures(at)[r"vgg\-cifar10"] == "95.00 ± 1.00"
 
 

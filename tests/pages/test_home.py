@@ -16,7 +16,7 @@ from ui.shared.pictures import samples
 def test_students_are_shown_by_data_set_and_teacher(open_page):
     shown = texts(open_page())
     assert "2 students, normal: dots, stripes" in shown
-    assert "mean test AUROC 90.00 %, of seed 0 alone" in shown
+    assert "mean test AUROC 90.00 %, seed 0 only" in shown
 
 
 def test_the_example_and_what_it_is_called_are_there(open_page):
@@ -48,7 +48,7 @@ def test_the_device_is_named(open_page):
 
 def test_without_students_the_page_says_how_to_train_one(open_page, tmp_path):
     at = open_page(root=tmp_path)
-    assert "No student is in" in texts(at)
+    assert "No students in" in texts(at)
     assert at.code[0].value.startswith("python -m kdad train --dataset patterns-defects")
     assert at.code[0].value.endswith(f"--out {tmp_path}")
 

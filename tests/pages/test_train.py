@@ -130,9 +130,9 @@ def test_without_jobs_the_page_says_what_to_do(train):
 @pytest.mark.parametrize(
     ("state", "shown", "buttons"),
     [
-        ("queued", "Waits until", ["Stop"]),
+        ("queued", "Waiting for earlier jobs", ["Stop"]),
         ("running", "Stop", ["Stop"]),
-        ("stopped", "resuming begins anew", ["Resume", "Remove from list"]),
+        ("stopped", "resuming starts from the beginning", ["Resume", "Remove from list"]),
         ("failed", "the loss became NaN", ["Resume", "Remove from list"]),
     ],
 )
@@ -147,7 +147,7 @@ def test_a_job_says_how_it_fares_and_offers_what_is_possible(train, root, state,
 def test_a_killed_job_is_shown_as_such(train, root):
     made_job(root, "running", pid=2**22 + 1, started="1")
     at = train()
-    assert "ended without a word" in plain_texts(at)
+    assert "ended without a message" in plain_texts(at)
     assert "Resume" in labels(at)
 
 
@@ -177,7 +177,7 @@ def test_a_finished_job_leads_to_its_student(train, root):
 
 def test_a_finished_job_whose_student_is_gone_says_so(train, root):
     made_job(root, "finished")
-    assert "has been removed since" in plain_texts(train())
+    assert "has since been removed" in plain_texts(train())
 
 
 def test_stop_resume_and_remove_do_so(train, root, monkeypatch):
@@ -216,7 +216,7 @@ def test_a_student_is_deleted_after_a_second_question(train, root):
     assert labels(at).count("Delete") == 2
     at = press(at, "Delete")
     assert (root / DOTS).exists()
-    at = press(at, "Keep it")
+    at = press(at, "Cancel")
     assert (root / DOTS).exists()
     at = press(press(at, "Delete"), "Delete for good")
     assert not (root / DOTS).exists()
@@ -226,7 +226,7 @@ def test_a_student_is_deleted_after_a_second_question(train, root):
 def test_a_student_that_is_being_trained_anew_is_not_deleted(train, root):
     made_job(root, "queued", DOTS)
     at = press(press(train(view="Load"), "Delete"), "Delete for good")
-    assert "being trained anew" in at.toast[0].value
+    assert "being retrained" in at.toast[0].value
     assert (root / DOTS).exists()
 
 
@@ -234,7 +234,7 @@ def test_what_came_with_the_project_cannot_be_deleted(train, monkeypatch):
     monkeypatch.setattr(student_list, "shipped", lambda _: frozenset([DOTS]))
     at = train(view="Load")
     assert labels(at).count("Delete") == 1
-    assert "came with the project" in plain_texts(at)
+    assert "ship with the project" in plain_texts(at)
 
 
 def test_only_what_git_tracks_came_with_the_project(tmp_path):
@@ -244,7 +244,7 @@ def test_only_what_git_tracks_came_with_the_project(tmp_path):
 
 
 def test_without_students_the_page_says_what_to_do(open_page, tmp_path):
-    assert "No student is in" in plain_texts(open_page(TRAIN, root=tmp_path, view="Load"))
+    assert "No students in" in plain_texts(open_page(TRAIN, root=tmp_path, view="Load"))
 
 
 @pytest.mark.parametrize(("repo", "said"), [("nonsense", "looks like owner/name"), ("owner/model", "could be fetched")])
@@ -290,14 +290,14 @@ def test_others_than_those_at_the_machine_share_nothing_with_its_token(train, mo
 
 def test_own_images_are_trained_on_by_their_folder(train, started, root, tmp_path):
     at = choose(train(), "Data set", "my own images")
-    assert "Give a folder of normal images" in plain_texts(at)
+    assert "Enter a folder of normal images" in plain_texts(at)
     assert control(at, "button", "Start training").disabled
     typed = control(at, "text_input", "Folder")
     typed.set_value(str(tmp_path / "nowhere"))
     assert "There is no folder" in plain_texts(rerun(at))
     (tmp_path / "mugs").mkdir()
     control(at, "text_input", "Folder").set_value(str(tmp_path / "mugs"))
-    control(at, "number_input", "Tile side").set_value(300)
+    control(at, "number_input", "Tile size").set_value(300)
     press(rerun(at), "Start training")
     arguments, student = started[0]
     assert "--tile-size=300" in arguments

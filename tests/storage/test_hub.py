@@ -252,7 +252,7 @@ def test_detectors_come_and_go_by_the_names_that_users_of_the_hub_know(hub, stud
     detector = Detector.load(student_folder, teacher=vgg_teacher, device="cpu")
     assert "me/dots" in detector.push_to_hub("me/dots", commit_message="First")
     assert hub.private["me/dots"]
-    monkeypatch.setattr("kdad.detection.detector._teacher_of", lambda *_: vgg_teacher)
+    monkeypatch.setattr("kdad.detection.detector._load_teacher", lambda *_: vgg_teacher)
     fetched = Detector.from_pretrained("me/dots", device="cpu")
     images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     assert fetched.predict(images).score == detector.predict(images).score

@@ -16,6 +16,7 @@ from kdad.networks.recipes import PAPER, Recipe
 from kdad.networks.students import build_student
 from kdad.storage import layout, student_config
 from kdad.storage import student_folder as store
+from kdad.storage.sealing import sealed
 
 VIT = {"kind": "vit", "size": 32, "patch": 8, "prefix": 1, "width": 16, "hidden": 32, "heads": 2, "dropout": 0.1}
 ARCHITECTURES = [{"kind": "compact-vgg", "inner": 4}, {"kind": "paper-vgg"}, {**VIT, "teacher_width": 24}]
@@ -129,6 +130,16 @@ def test_a_student_of_the_first_format_still_loads(saved):
     assert (config.images_sha256, config.calibration) == ("", "held-out")
     change_config(saved, dataset="folder:/a/bottle")
     assert store.load_config(saved).calibration == "unknown"
+
+
+def test_the_names_of_the_fifth_format_still_load(saved):
+    config, expected = json.loads((saved / layout.CONFIG).read_text()), store.load_config(saved)
+    recipe, preprocessing = config["recipe"], config["preprocessing"]
+    recipe["fewest_steps"], preprocessing["kernel"] = recipe.pop("min_steps"), preprocessing.pop("interpolation")
+    config["tile"], config["white"] = config.pop("tile_size"), config.pop("max_value")
+    (saved / layout.CONFIG).write_text(json.dumps(sealed({**config, "format": 5})))
+    assert store.load_config(saved) == expected
+    assert not store.load_config(saved).differences(expected, versions=True)
 
 
 def test_figures_of_other_weights_are_not_taken_for_the_students(saved, refusal):

@@ -1,4 +1,4 @@
-"""The parts of the home page: an example, and what is here. No torch, so that it is painted at once."""
+"""Parts of the home page: an example, a tour and the available students. Imports no torch, to render at once."""
 
 import json
 from collections import defaultdict
@@ -15,22 +15,22 @@ TO_TRAIN = {"dataset": "patterns-defects"}
 
 
 def example() -> None:
-    """A defect and its heatmap under each student that ships for it; made by docs/make_pictures.py."""
+    """Show a defect and its heatmap from each shipped student; docs/make_pictures.py makes the pictures."""
     made = json.loads((ASSETS / "example.json").read_text())
     name = f"{made['texture']} with a {made['defect']}"
     grid = st.grid(1 + len(made["students"]), min_column_width=90)
     with grid.cell():
         st.image(str(ASSETS / "example.png"), width="stretch", alt=f"A small texture of {name}")
-        st.caption(f"The image: {name}.")
+        st.caption(f"Image: {name}.")
     for judged in made["students"]:
         with grid.cell():
             words = unusualness(judged["share_below"], judged["normals"], made["texture"])
-            st.image(str(ASSETS / judged["heatmap"]), width="stretch", alt=f"Its heatmap: the {made['defect']} glows")
+            st.image(str(ASSETS / judged["heatmap"]), width="stretch", alt=f"Heatmap: the {made['defect']} glows")
             st.caption(f"**{judged['teacher']}**: {words[0].lower()}{words[1:]}")
 
 
 def story() -> None:
-    """What to look at first, in steps that need no data set; nothing where their student is not here."""
+    """Show a short tour that needs no data set; nothing if its student is missing."""
     students, _ = find()
     if STORY not in students:
         return
@@ -39,11 +39,11 @@ def story() -> None:
     to_normal, to_defect, to_other = ({**look, "image": name} for name in ("normal 1", "scratch", anomalous))
     steps = [
         ("A normal image", "The student copies its teacher well: the map stays dark.", INSPECT, to_normal),
-        ("A defect", "In one place the copy fails, and that place glows.", INSPECT, to_defect),
-        ("Another kind", "Nothing here is like the normals: it is unusual as a whole.", INSPECT, to_other),
-        ("Two backbones", "VGG against ViT on the same images: who finds what?", RESULTS, {"show": "Arena"}),
-        ("Labels, or not", "What a teacher was told before, and what it is worth.", RESULTS, {"show": "All classes"}),
-        ("Your own", "Train a student now, and watch its loss fall.", TRAIN, TO_TRAIN),
+        ("A defect", "The copy fails in one place, and that place glows.", INSPECT, to_defect),
+        ("Another texture", "Nothing resembles the normals: the whole image is unusual.", INSPECT, to_other),
+        ("Two backbones", "VGG and ViT on the same images: which finds what?", RESULTS, {"show": "Arena"}),
+        ("Labels or not", "How much it helps if the teacher saw labels.", RESULTS, {"show": "All classes"}),
+        ("Your own", "Train a student now and watch its loss fall.", TRAIN, TO_TRAIN),
     ]
     st.subheader("New here? Six steps", anchor=False)
     grid = st.grid(3, min_column_width=240, border=True)
@@ -54,7 +54,7 @@ def story() -> None:
 
 
 def here() -> None:
-    """The students on this machine, one card for each data set and teacher, from their JSON files alone."""
+    """Show the students on this machine, one card per data set and teacher; reads only their JSON files."""
     students, _ = find()
     if students:
         st.subheader("Ready to use", anchor=False)
@@ -66,17 +66,17 @@ def here() -> None:
             with grid.cell():
                 card(family)
     else:
-        st.info(f"No student is in `{root()}` yet.", icon=":material/info:")
+        st.info(f"No students in `{root()}` yet.", icon=":material/info:")
     st.subheader("Train one", anchor=False)
-    st.markdown("A student of built-in textures is trained, calibrated and tested in a minute or two, while you watch:")
+    st.markdown("Training, calibrating and testing a student on built-in textures takes a minute or two:")
     with st.container(key="kdad-train", width="content"):
         st.page_link(TRAIN, label="Train a student", icon=":material/play_arrow:", query_params=TO_TRAIN)
-    with st.expander("The same from the shell"):
+    with st.expander("From the command line"):
         st.code(train_command(), language="bash", wrap_lines=True)
 
 
 def card(family: list[Student]) -> None:
-    """What one teacher's students of one data set can do."""
+    """Show a card for one teacher's students of one data set."""
     first = family[0]
     st.markdown(f"**{plain(first.dataset)}** · {plain(first.teacher_name)}")
     overlap_badge(first.label_overlap)
@@ -86,6 +86,6 @@ def card(family: list[Student]) -> None:
     if figures:
         seeds = ", ".join(str(seed) for seed in sorted({student.seed for student in family}))
         mean = "mean test AUROC" if len(figures) > 1 else "test AUROC"
-        lines.append(f"{mean} {auroc(sum(figures) / len(figures))}, of seed {seeds} alone")
+        lines.append(f"{mean} {auroc(sum(figures) / len(figures))}, seed {seeds} only")
     st.caption("  \n".join(lines))
     st.page_link(INSPECT, label="Inspect with it", icon=":material/arrow_forward:", query_params={"student": first.key})

@@ -1,4 +1,4 @@
-"""The page that looks at images through students.
+"""The page for inspecting images.
 
 May import the core and `ui.shared`.
 """

@@ -1,4 +1,4 @@
-"""Altair charts: heatmaps that can be hovered and clicked, and the small evidence beside them."""
+"""Altair charts: heatmaps with hover and click, and the small charts of evidence beside them."""
 
 import json
 from functools import lru_cache
@@ -12,21 +12,21 @@ from ui.shared.palette import ACCENT, CALM, MUTED
 from ui.shared.pictures import data_url
 
 PICTURE_HEIGHT = 300
-COARSE = 16  # cells a side of a map that has no patches of its own
-CELL = "cell"  # the name of the selection that a click on a picture makes
-# A picture is square-ish in a box of any width: it keeps its shape and stays inside.
+COARSE = 16  # cells per side of a map without patches
+CELL = "cell"  # selection made by a click on a picture
+# Scales a picture to fit a box of any width while keeping its aspect ratio.
 FIT = "min(width / {w}, height / {h})"
 
 
 def picture(
     pixels: np.ndarray, cells: pd.DataFrame, value_title: str, *, clickable: bool = False, box: tuple | None = None
 ) -> dict:
-    """uint8 pixels (H, W, 3) under a grid of cells whose values show on hover, as a Vega-Lite specification.
+    """Vega-Lite specification of uint8 pixels (H, W, 3) under a grid of cells that show their values on hover.
 
     Args:
-        cells: as `grid_cells` makes them.
-        value_title: what the tooltip calls a cell's value.
-        clickable: whether a click selects a cell, under the name `CELL`, by its row and column.
+        cells: as returned by `grid_cells`.
+        value_title: tooltip title of a cell's value.
+        clickable: whether a click selects a cell by row and column, in the selection `CELL`.
         box: (top, bottom, left, right) in 0…1, drawn as an outline.
     """
     spec = json.loads(
@@ -37,8 +37,8 @@ def picture(
     return spec | {"datasets": {"picture": shown, "cells": cells, "box": pd.DataFrame(edges)}}
 
 
-# Altair tests every part of a chart against its schema, for longer than it takes to judge an image; what is drawn again
-# at every step of a control is described once for each kind, and filled with data.
+# Altair validates every part of a chart against its schema, which takes longer than scoring an image. Charts redrawn at
+# every step of a control are therefore built once per kind and filled with data.
 @lru_cache(maxsize=64)
 def _picture(height: int, width: int, value_title: str | None, clickable: bool, boxed: bool) -> str:
     fit = FIT.format(w=width, h=height)
@@ -57,7 +57,7 @@ def _picture(height: int, width: int, value_title: str | None, clickable: bool, 
 
 
 def _chart_of(data: str) -> alt.Chart:
-    """A chart of data that comes later, under a name."""
+    """Chart of a named data set that is supplied later."""
     return alt.Chart(alt.NamedData(name=data))
 
 
@@ -92,9 +92,9 @@ def _outline() -> alt.Chart:
 
 
 def grid_cells(rows: int, columns: int, values: np.ndarray | None = None, border: float = 0.0) -> pd.DataFrame:
-    """Cells of a picture, rows and columns counted from 1, their edges in 0…1 and, if given, values (rows, columns).
+    """Cells of a picture: row and column counted from 1, edges in 0…1 and, if given, values (rows, columns).
 
-    `border` is the share of each side that the grid leaves free.
+    `border` is the margin around the grid, as a share of the picture's side.
     """
     row, column = (index.ravel() for index in np.mgrid[0:rows, 0:columns])
     inner = 1 - 2 * border
@@ -112,14 +112,14 @@ def grid_cells(rows: int, columns: int, values: np.ndarray | None = None, border
 
 
 def coarse_cells(heatmap: np.ndarray) -> pd.DataFrame:
-    """`grid_cells` of the mean of a map (h, w) over each of `COARSE`² cells."""
+    """Average a map (h, w) over `COARSE`² cells, as in `grid_cells`."""
     rows = np.array_split(heatmap, COARSE)
     means = np.array([[cell.mean() for cell in np.array_split(row, COARSE, 1)] for row in rows])
     return grid_cells(COARSE, COARSE, means)
 
 
 def scale_bar(low: float, high: float, unit: str) -> None:
-    """The colour scale of a heatmap, with its ends."""
+    """Draw the colour scale of a heatmap with its end values."""
     label = f"Colour scale from {low:.2f} to {high:.2f} {unit}"
     st.html(
         f'<div class="kdad-scale" role="img" aria-label="{label}"><span>{low:.2f}</span><i></i>'
@@ -128,7 +128,7 @@ def scale_bar(low: float, high: float, unit: str) -> None:
 
 
 def among_normals(normals: np.ndarray, score: float, threshold: float) -> alt.LayerChart:
-    """The histogram of held-out normals' scores (N,), with an image's score and the threshold."""
+    """Histogram of held-out normals' scores (N,) with an image's score and the threshold."""
     low, high = min(normals.min(), score), max(normals.max(), score, threshold)
     edges = np.linspace(low, high, 31)
     counts = np.histogram(normals, edges)[0]
@@ -157,7 +157,7 @@ def among_normals(normals: np.ndarray, score: float, threshold: float) -> alt.La
 
 
 def parts(frame: pd.DataFrame) -> dict:
-    """What each part of a score adds, beside the middle 90 % of normals: columns `part`, `adds`, `low` and `high`."""
+    """Contribution of each part of a score and the middle 90 % of normals: columns `part`, `adds`, `low`, `high`."""
     return json.loads(_parts(tuple(frame["part"]))) | {"datasets": {"parts": frame}}
 
 
@@ -175,10 +175,10 @@ def _parts(names: tuple[str, ...]) -> str:
 
 
 def over_strength(frame: pd.DataFrame, title: str, amount: int, threshold: float | None) -> alt.LayerChart:
-    """A line for each student over how strongly an image is changed: columns `amount`, `student` and `share` in 0…1.
+    """One line per student over the strength of an image change: columns `amount`, `student` and `share` in 0…1.
 
     Args:
-        amount: the strength that is looked at.
+        amount: the current strength.
         threshold: the share of normals from which an image is called anomalous.
     """
     y = alt.Y(
@@ -204,7 +204,7 @@ def over_strength(frame: pd.DataFrame, title: str, amount: int, threshold: float
 
 
 def layers(parts: np.ndarray, normals: np.ndarray | None, names: list[str]) -> alt.LayerChart:
-    """Each critical layer's part of the published score (L,), beside the middle 90 % of normals (N, L)."""
+    """Critical layers' parts of the published score (L,) and the middle 90 % of normals (N, L)."""
     frame = pd.DataFrame({"layer": names, "part": parts.astype(float)})
     y = alt.Y("layer:N", sort=names, title=None, axis=alt.Axis(labelOverlap=False))
     bars = (
@@ -231,7 +231,7 @@ def layers(parts: np.ndarray, normals: np.ndarray | None, names: list[str]) -> a
 
 
 def ranking(rows: list[dict], chosen: str) -> alt.Chart:
-    """How unusual one image is for every student; `rows` are those of `ui.inspect.detectors.rank`, `chosen` a key."""
+    """Bars of how unusual an image is to each student; `rows` as from `ui.inspect.detectors.rank`, `chosen` a key."""
     frame = pd.DataFrame(rows).assign(chosen=lambda frame: frame["key"] == chosen)
     return (
         alt.Chart(frame)

@@ -1,4 +1,4 @@
-"""One picture in detail, side by side under every detector."""
+"""Detailed view of one picture, with all detectors side by side."""
 
 from typing import TYPE_CHECKING
 
@@ -26,15 +26,15 @@ MAX_CELLS = 64
 
 @st.fragment
 def studied(chosen: Picture, pictures: list[Picture], detectors: list[CachedDetector], view: View) -> None:
-    """What follows from one picture, which the controls here may change: nothing else of the page runs again."""
+    """Draw everything about one picture, as a fragment: its controls rerun only this part of the page."""
     shown = _closer_look(chosen, pictures, detectors, view)
     ranking(shown, detectors[0])
-    # What was changed is one more.
+    # A changed picture is downloaded in addition to the originals.
     downloads(shown, pictures if shown is chosen else [*pictures, shown], detectors, view)
 
 
 def _closer_look(picture: Picture, others: list[Picture], detectors: list[CachedDetector], view: View) -> Picture:
-    """One picture in detail, side by side under every detector; returns it as the controls have changed it."""
+    """Show one picture in detail, with all detectors side by side; returns it as changed by the controls."""
     st.divider()
     st.subheader(plain(picture.name) + (f" · {plain(picture.truth)}" if picture.truth else ""), anchor=False)
     columns = st.columns(3, gap="medium")
@@ -63,7 +63,7 @@ def _closer_look(picture: Picture, others: list[Picture], detectors: list[Cached
 
 
 def _over_strength(strength: perturbation_controls.Strength, detectors: list[CachedDetector], view: View) -> None:
-    """How unusual every detector finds the image as it is changed more and more."""
+    """Plot how unusual the image is to each detector over the strength of the change."""
     calibrated = [cached for cached in detectors if cached.detector.calibration is not None]
     if not calibrated or not st.toggle("Curve over strength", key="curve", persist_state="page"):
         return
@@ -75,17 +75,17 @@ def _over_strength(strength: perturbation_controls.Strength, detectors: list[Cac
             rows.append({"amount": amount, "student": cached.student.key, "share": share})
     called = None if view.fpr is None else 1 - view.fpr
     chart = charts.over_strength(pd.DataFrame(rows), strength.title, strength.amount, called)
-    alt = "The share of held-out normals that are less unusual, over the strength of the change"
+    alt = "Share of held-out normals that are less unusual, over the strength of the change"
     figures.chart(chart, "over-strength", alt=alt)
 
 
 def _suggestion(detectors: list[CachedDetector]) -> None:
-    """Where a change in one place should be tried: a student of whole images is not made for it."""
+    """Link to a student of defects, since one-vs-rest students are not trained for local changes."""
     students, _ = find()
     of_defects = [key for key, student in students.items() if student.dataset == "patterns-defects"]
     if of_defects and not any(cached.student.dataset == "patterns-defects" for cached in detectors):
         st.page_link(
-            INSPECT, label="This student knows whole images. Try one of defects", icon=":material/arrow_forward:",
+            INSPECT, label="This student judges whole images. Try one for defects", icon=":material/arrow_forward:",
             query_params={"student": of_defects[0]},
         )  # fmt: skip
 
@@ -97,7 +97,7 @@ def _heading(cached: CachedDetector | None) -> None:
 def _input(change: perturbation_controls.Change) -> None:
     cells = charts.grid_cells(perturbation_controls.GRID, perturbation_controls.GRID)
     chart = charts.picture(change.picture.shown, cells, "", clickable=change.clickable, box=change.box)
-    alt = f"{change.picture.name}, as the student gets it"
+    alt = f"{change.picture.name}, as the student sees it"
     if change.clickable:
         st.vega_lite_chart(
             spec=chart, key="picture", on_select=perturbation_controls.take_click, selection_mode=charts.CELL, alt=alt
@@ -114,15 +114,15 @@ def _heatmap(picture: Picture, prediction: "Prediction", cached: CachedDetector,
     st.vega_lite_chart(spec=charts.picture(pixels, cells, shown.unit), alt=shown.in_words(picture))
     charts.scale_bar(shown.low, shown.high, shown.unit)
     if view.method not in (PATCH, EXPLANATION):
-        st.caption(f"{view.method} has no unit of its own: these colours cannot be compared with another image's.")
+        st.caption(f"{view.method} has no unit: its colours cannot be compared between images.")
     elif view.own_contrast:
-        st.caption("Per-image contrast: these colours cannot be compared with another image's.")
+        st.caption("Per-image contrast: colours cannot be compared between images.")
     elif shown.words:
-        st.caption(f"Shown: **{shown.words}**, which lifts the score most.")
+        st.caption(f"Shown: **{shown.words}**, which raises the score most.")
 
 
 def _cells(prediction: "Prediction", detector: "Detector", view: View) -> pd.DataFrame:
-    """The patches of a heatmap: a layer's own, or a grid over all layers together."""
+    """Cells of a heatmap: a layer's patches, or a grid over all layers combined."""
     if view.layer is None:
         values = prediction.heatmap_at(charts.COARSE, charts.COARSE)[0]
         return charts.grid_cells(*values.shape, values)
@@ -144,7 +144,7 @@ def _verdict(
     if share is None:
         st.metric("Anomaly score", f"{score:.3f}", width="content")
         st.caption(
-            f"No p-value: this student was never calibrated.{delta} Where its data set is at hand, this does it:"
+            f"No p-value: this student is not calibrated.{delta} To calibrate it where its data set is available:"
         )
         st.code(evaluate_command(cached.student), language="bash", wrap_lines=True)
         return

@@ -1,4 +1,4 @@
-"""Detectors of the app: loaded once per process, their answers remembered, and all of it bounded."""
+"""Detectors of the app: loaded once per process, with predictions cached, both in bounded caches."""
 
 import gc
 import hashlib
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from kdad.detection.explanation import Contribution
     from kdad.networks.teachers.loading import Teacher
 
-# One student or teacher serves all sessions, and a device does one thing at a time.
+# All sessions share the loaded models, and a device runs one computation at a time.
 DEVICE_LOCK = Lock()
 SMALL_SIDE = 64  # pixels
 
 
 def fingerprint(folder: Path) -> str:
-    """Changes whenever a JSON or safetensors file of `folder` does."""
+    """Digest of the JSON and safetensors files of `folder`."""
     files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
     digests = [_file_digest(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
     return hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
@@ -41,10 +41,10 @@ def _file_digest(file: str, mtime: int, size: int) -> str:
 
 
 def load(student: Student) -> "Detector":
-    """The detector of a student, from the cache if neither its folder nor its teacher's changed.
+    """Load a student's detector, from the cache unless its folder or its teacher's has changed.
 
     Raises:
-        UserError: student or teacher are missing, damaged, or do not match.
+        UserError: student or teacher is missing or damaged, or they do not match.
     """
     stamps = fingerprint(student.folder), _teacher_fingerprint(student)
     return _load(str(student.folder), stamps[0], student.teacher, stamps[1], student.image_size, student.layers)
@@ -62,10 +62,10 @@ def _load(
 
 @cache
 def _import_torch() -> None:
-    """Import what detectors need without garbage collections on the way, and leave it out of all later ones.
+    """Import what detectors need with garbage collection paused, and exclude it from later collections.
 
-    Streamlit does a full one at the end of every run: with torch in memory that takes long, and no page hears from the
-    server meanwhile.
+    Streamlit runs a full collection after every script run; with torch in memory that takes long and blocks the server
+    for all pages.
     """
     gc.disable()
     try:
@@ -83,56 +83,56 @@ def _load_teacher(name: str, stamp: str, image_size: int, layers: tuple[str, ...
 
 
 def _teacher_fingerprint(student: Student) -> str:
-    """Empty for a teacher from the network, whose cached files do not change."""
+    """Fingerprint of a teacher's folder; '' for a downloaded teacher, whose cached files do not change."""
     folders = [folder for folder in (WEIGHTS_FOLDER / student.teacher, Path(student.teacher)) if folder.is_dir()]
     return fingerprint(folders[0]) if folders else ""
 
 
 @dataclass(frozen=True)
 class CachedDetector:
-    """A student's detector whose answers about pictures are remembered by content, for all sessions."""
+    """A student's detector with predictions cached by picture content, for all sessions."""
 
     student: Student
     detector: "Detector"
     stamp: str
 
     def predict(self, picture: Picture) -> "Prediction":
-        """The prediction of one picture."""
+        """Predict one picture."""
         return _predict(self.stamp, picture.digest, self.detector, picture.pixels)
 
     def explain(self, picture: Picture) -> "list[Contribution]":
-        """The parts of a picture's score, most telling first, at its `display_size`; none without calibration."""
+        """Decompose a picture's score, largest excess first, at its `display_size`; empty without calibration."""
         if self.detector.calibration is None:
             return []
         return _explain(self.stamp, picture.digest, self.detector, picture.pixels)
 
     def localise(self, picture: Picture, method: str) -> np.ndarray:
-        """The map of one picture at its `display_size` by a method of `kdad.detection.localisation`."""
+        """Map of one picture at its `display_size`, by a method of `kdad.detection.localisation`."""
         return _localise(self.stamp, picture.digest, method, self.detector, picture.pixels)
 
 
 def cached_detector(student: Student) -> CachedDetector:
-    """The detector of a student; see `load` for what can go wrong."""
+    """Cached detector of a student; raises as `load` does."""
     return CachedDetector(student, load(student), f"{student.key} {fingerprint(student.folder)}")
 
 
 def verdict(detector: "Detector", prediction: "Prediction", fpr: float | None) -> bool | None:
-    """Whether one image is anomalous at a false-positive rate, or None where nobody can say."""
+    """Whether one image is anomalous at a false-positive rate; None without calibration or rate."""
     if detector.calibration is None or fpr is None:
         return None
     return bool(detector.is_anomaly(prediction, fpr)[0])
 
 
 def share_below(detector: "Detector", prediction: "Prediction") -> float | None:
-    """The share of held-out normals that are less unusual than one image, 0…1, or None without calibration."""
+    """Share in 0…1 of held-out normals that are less unusual than one image; None without calibration."""
     return None if detector.calibration is None else float(detector.share_below(prediction)[0])
 
 
 @contextmanager
 def _at_work(detector: "Detector", pixels: np.ndarray) -> Iterator[None]:
-    """Nobody else uses the device, and what is small is computed by one thread.
+    """Hold the device, and compute small images on one thread.
 
-    Several would wait for each other at every layer, and for a long time where a browser or a training has a processor.
+    Several threads would wait for each other at every layer, and longer if a browser or a training occupies a core.
     """
     from kdad.devices import one_thread
 
@@ -168,9 +168,9 @@ def _localise(stamp: str, digest: str, method: str, _detector: "Detector", _pixe
 
 
 def rank(detectors: Sequence[CachedDetector], picture: Picture) -> list[dict]:
-    """The predictions of students of one teacher for a picture, least unusual first; they share one teacher pass.
+    """Rank students of one teacher by how unusual they find a picture, least first, with one teacher pass.
 
-    One row per student: `key`, `normal_class`, `score`, `p_value`, and `deviations`, the score in
+    One row per student: `key`, `normal_class`, `score`, `p_value` and `deviations`, the score in
     standard deviations of that student's own normals. Students without calibration are left out.
     """
     calibrated = [cached for cached in detectors if cached.detector.calibration is not None]

@@ -1,4 +1,4 @@
-"""Scores as CSV, heatmaps as PNG, and a figure."""
+"""Downloads: scores as CSV, heatmaps as PNG and a figure."""
 
 import io
 import zipfile
@@ -16,7 +16,7 @@ from ui.shared.pictures import Picture, png
 
 
 def downloads(shown: Picture, pictures: list[Picture], detectors: list[CachedDetector], view: View) -> None:
-    """Scores as CSV, heatmaps as PNG in one archive, and the picture that is shown as a figure."""
+    """Offer scores as CSV, heatmaps as PNG in one archive, and the shown picture as a figure."""
     st.divider()
     st.subheader("Take it with you", anchor=False)
     with st.container(horizontal=True):
@@ -36,7 +36,7 @@ def downloads(shown: Picture, pictures: list[Picture], detectors: list[CachedDet
 
 
 def _csv(pictures: list[Picture], detectors: list[CachedDetector], view: View) -> str:
-    """One row per picture and student, as `kdad score --csv` writes them, with each layer's part."""
+    """One row per picture and student, with the columns of `kdad score --csv` and each layer's part."""
     rows = []
     for cached in detectors:
         for picture in pictures:
@@ -50,7 +50,7 @@ def _csv(pictures: list[Picture], detectors: list[CachedDetector], view: View) -
 
 
 def _archive(pictures: list[Picture], detectors: list[CachedDetector], view: View) -> bytes:
-    """A zip file with one heatmap PNG per picture and student."""
+    """Zip file with one heatmap PNG per picture and student."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for cached in detectors:

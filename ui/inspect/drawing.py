@@ -1,4 +1,4 @@
-"""How a picture is drawn under its heatmap, and what it is called."""
+"""Draw a picture under its heatmap, and describe it."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -19,9 +19,9 @@ FOUND, TRUE = (255, 255, 255), (61, 220, 151)  # the colours of outlines
 
 @dataclass(frozen=True)
 class Drawn:
-    """A heatmap (h, w), what its values are in, the ends of its colours, and what it shows, in words.
+    """A heatmap (h, w), the unit of its values, the range of its colour scale and a description.
 
-    What lies above `found` is called anomalous; infinite where nobody knows what nearly all normal patches stay below.
+    Values above `found` are called anomalous; it is infinite if no threshold is known.
     """
 
     heatmap: np.ndarray
@@ -32,12 +32,12 @@ class Drawn:
     found: float = np.inf
 
     def in_words(self, picture: Picture) -> str:
-        """What the heatmap over a picture shows, for those who cannot see it."""
+        """Alternative text of the heatmap over a picture."""
         return f"{self.words or 'Heatmap'} over {picture.name}: up to {self.heatmap.max():.3g} {self.unit}"
 
 
 def drawn(picture: Picture, prediction: "Prediction", cached: CachedDetector, view: View) -> Drawn:
-    """The heatmap of a picture at its `display_size`, as the view asks for it."""
+    """Heatmap of a picture at its `display_size`, as set in the view."""
     detector = cached.detector
     if view.method == EXPLANATION:
         explaining = [part for part in cached.explain(picture) if part.heatmap is not None]
@@ -55,7 +55,7 @@ def drawn(picture: Picture, prediction: "Prediction", cached: CachedDetector, vi
 
 
 def of_part(part: "Contribution", own_contrast: bool = False) -> Drawn:
-    """The heatmap of one part of a score."""
+    """Heatmap of one part of a score."""
     assert part.heatmap is not None
     ends = _own_ends(part.heatmap) if own_contrast else part.colour_range
     return Drawn(part.heatmap, part.unit, *ends, part.title)
@@ -66,7 +66,7 @@ def _own_ends(heatmap: np.ndarray) -> tuple[float, float]:
 
 
 def overlaid(picture: Picture, shown: Drawn, opacity: float, side: int = DISPLAY_SIDE) -> np.ndarray:
-    """The picture under a heatmap, uint8 (h, w, 3), with no side above `side`."""
+    """Overlay a heatmap on the picture: uint8 (h, w, 3), the longer side at most `side`."""
     from kdad.detection.rendering import overlay, resized_map
 
     pixels = to_display(picture.shown, side)
@@ -74,13 +74,13 @@ def overlaid(picture: Picture, shown: Drawn, opacity: float, side: int = DISPLAY
 
 
 def under(shown: Drawn, picture: Picture, view: View) -> np.ndarray:
-    """The picture under a heatmap of its `display_size`, with outlines if they are asked for."""
+    """Overlay a heatmap on the picture at its `display_size`, with outlines if the view shows them."""
     pixels = overlaid(picture, shown, view.opacity)
     return outlined(pixels, shown, picture) if view.outlines else pixels
 
 
 def outlined(pixels: np.ndarray, shown: Drawn, picture: Picture) -> np.ndarray:
-    """`pixels` with lines around what is called anomalous, and around what truly is."""
+    """Outline the regions called anomalous and the true defect in `pixels`."""
     from kdad.detection.rendering import mask_of, outline
 
     if np.isfinite(shown.found):

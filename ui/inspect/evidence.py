@@ -1,4 +1,4 @@
-"""The reasons of a verdict: the parts of the score, beside those of normals."""
+"""Evidence for a verdict: the parts of the score, compared with those of normals."""
 
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from kdad.detection.explanation import Contribution
 
 OTHER_WIDTH = 150  # pixels
-WIDE = 0.5  # of an image's area: from there on it is unusual as a whole
+WIDE = 0.5  # share of the image's area above which the whole image counts as unusual
 
 
 def evidence(picture: Picture, prediction: "Prediction", cached: CachedDetector, view: View) -> None:
-    """Where the score stands among normals, and what makes it up."""
+    """Show what the score consists of and how it compares with normals."""
     detector = cached.detector
     if detector.calibration_scores is None:
         _layers(prediction, detector)
@@ -30,12 +30,12 @@ def evidence(picture: Picture, prediction: "Prediction", cached: CachedDetector,
     st.markdown("**Why**")
     st.markdown(_reason(parts, verdict(detector, prediction, view.fpr)))
     total = _sum_in_words(parts)
-    st.vega_lite_chart(spec=charts.parts(_bars(parts)), alt=f"What lifts the score above an ordinary normal's: {total}")
+    st.vega_lite_chart(spec=charts.parts(_bars(parts)), alt=f"What raises the score above a typical normal's: {total}")
     st.caption(f"{total}. Band: the middle 90 % of normals. {detector.score.description}")
     for part in parts[1:]:
         if part.heatmap is not None:
             _other_part(of_part(part), picture, view)
-    # Drawn only where it is asked for: charts are most of what a step of a control takes.
+    # Drawn only when opened: charts take most of the time of a rerun.
     more = st.expander(
         "Among held-out normals, and layer by layer", key=f"more-{cached.student.key}", on_change="rerun"
     )
@@ -48,27 +48,27 @@ def evidence(picture: Picture, prediction: "Prediction", cached: CachedDetector,
 
 
 def _other_part(shown: Drawn, picture: Picture, view: View) -> None:
-    """The map of a part that does not lift the score most."""
-    pixels = overlaid(picture, shown, view.opacity, side=2 * OTHER_WIDTH)  # for screens of two dots to a pixel
+    """Show the map of a part other than the main one."""
+    pixels = overlaid(picture, shown, view.opacity, side=2 * OTHER_WIDTH)  # for high-density screens
     st.image(png(pixels), width=OTHER_WIDTH, alt=shown.in_words(picture))
     charts.scale_bar(shown.low, shown.high, shown.unit)
     st.caption(f"**{shown.words}**")
 
 
 def _layers(prediction: "Prediction", detector: "Detector") -> None:
-    """How badly each critical layer is copied."""
+    """Show the student's error in each critical layer."""
     st.markdown("**The student's error in each critical layer**")
     grids = detector.teacher.grids
     names = [f"{index + 1} ({height}×{width})" for index, (height, width) in enumerate(grids)]
     normals = None if detector.normals is None else detector.normals.layer_scores
     chart = charts.layers(prediction.measurement.layer_scores[0], normals, names)
-    st.altair_chart(chart, alt="The image's error in each critical layer, beside the middle 90 % of normals")
+    st.altair_chart(chart, alt="The image's error in each critical layer and the middle 90 % of normals")
     if normals is None:
         st.caption(detector.score.description)
 
 
 def _bars(parts: "list[Contribution]") -> pd.DataFrame:
-    """What each part adds to an ordinary normal's score, and between what the middle 90 % of normals lie."""
+    """What each part adds to a typical normal's score, and the range of the middle 90 % of normals."""
     rows = []
     for part in parts:
         low, high = np.quantile(part.normals, [0.05, 0.95]) - np.median(part.normals)
@@ -77,19 +77,19 @@ def _bars(parts: "list[Contribution]") -> pd.DataFrame:
 
 
 def _sum_in_words(parts: "list[Contribution]") -> str:
-    """What the parts add to the score of an ordinary normal, and that this is the score."""
+    """Write the score as the sum of a typical normal's score and what each part adds."""
     ordinary = sum(part.value - part.excess for part in parts)
     added = " ".join(
         f"{'−' if part.excess < 0 else '+'} {abs(part.excess):.2f} ({part.title.lower()})" for part in parts
     )
-    return f"Score {sum(part.value for part in parts):.2f} = {ordinary:.2f} (an ordinary normal) {added}"
+    return f"Score {sum(part.value for part in parts):.2f} = {ordinary:.2f} (a typical normal) {added}"
 
 
 def _reason(parts: "list[Contribution]", anomalous: bool | None) -> str:
-    """In a sentence, what made the verdict, and whether it is in one place."""
+    """Explain the verdict in a sentence: its main cause, and whether that is local."""
     top = parts[0]
     if not anomalous:
-        return "Nothing lifts the score far above what normals have."
+        return "Nothing raises the score far above those of normals."
     seen = {
         "error": "The student fails to copy the teacher",
         "distance": "The teacher itself sees something far from every normal",
@@ -97,5 +97,5 @@ def _reason(parts: "list[Contribution]", anomalous: bool | None) -> str:
     }.get(top.name, f"The student fails in {top.name}")
     if top.heatmap is None:
         return f"{seen}."
-    bright = float((top.heatmap > np.mean(top.colour_range)).mean())  # above what nearly all normals are
+    bright = float((top.heatmap > np.mean(top.colour_range)).mean())  # above nearly all normals
     return f"{seen}, {'all over the image: it is unusual **as a whole**' if bright > WIDE else 'in part of the image'}."

@@ -1,4 +1,4 @@
-"""One picture and its heatmaps as a figure for a slide or a paper."""
+"""Figure of one picture and its heatmaps, for a slide or a paper."""
 
 import io
 
@@ -12,7 +12,7 @@ SIDE, DPI = 3.2, 200  # inches and dots per inch
 
 
 def figure(picture: Picture, detectors: list[CachedDetector], view: View, kind: str) -> bytes:
-    """The image, a heatmap under every detector with its colour scale, verdict and p-value; `kind` as in `FORMATS`."""
+    """Render the image and each detector's heatmap, colour scale, verdict and p-value; `kind` is one of `FORMATS`."""
     from matplotlib import rc_context
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -20,7 +20,7 @@ def figure(picture: Picture, detectors: list[CachedDetector], view: View, kind: 
 
     from kdad.detection.rendering import COLOUR_MAP
 
-    with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42}):  # text stays text
+    with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42}):  # keep text as text
         made = Figure(figsize=(SIDE * (1 + len(detectors)), SIDE * 1.35), layout="constrained")
         axes = made.subplots(1, 1 + len(detectors), squeeze=False)[0]
         axes[0].imshow(picture.shown, interpolation="nearest")

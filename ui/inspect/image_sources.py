@@ -1,4 +1,4 @@
-"""The controls that choose which images to look at."""
+"""Controls for choosing the images to inspect."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import streamlit as st
 from kdad.data import patterns
 from kdad.data.datasets import at_hand
 from kdad.errors import UserError
-from ui.shared.links import GALLERY, PER_PAGE, page_key
+from ui.shared.links import GALLERY, PER_PAGE, kind_key, page_key
 from ui.shared.pictures import MAX_UPLOAD_MB, TYPES, Picture, gallery, gallery_page, read_uploads, samples
 from ui.shared.student_index import Student
 from ui.shared.words import plain
@@ -16,7 +16,7 @@ SAMPLES, UPLOAD, CAMERA = "Samples", "Upload", "Camera"
 
 
 def choose_pictures(student: Student) -> list[Picture]:
-    """Draw the controls and return the pictures they choose; messages about unreadable ones are shown beside."""
+    """Draw the controls and return the chosen pictures; unreadable ones are reported on the page."""
     source = st.segmented_control(
         "Images from", [SAMPLES, UPLOAD, CAMERA, GALLERY], default=SAMPLES, required=True, key="source",
         persist_state="session", bind="query-params",
@@ -31,14 +31,14 @@ def _samples(student: Student) -> list[Picture]:
     texture = left.selectbox(
         "Texture", textures, index=textures.index(own) if own in textures else textures.index("bricks"),
         key=f"texture-{own}", bind="query-params",
-        help="Made by this app from a seed: three normals, four kinds of defect, two others.",
+        help="Generated from a seed: three normals, four kinds of defect and two other textures.",
     )  # fmt: skip
     draws = st.session_state.setdefault("draws", 0)
     right.button("Draw others", on_click=_draw_again, width="stretch")
     if texture != own:
         st.info(
-            f"This student knows **{plain(student.normal_class)}** of {plain(student.dataset)} as normal, "
-            f"so textures of {texture} should all look unusual to it. Upload images of its own kind for a fair test.",
+            f"This student was trained on **{plain(student.normal_class)}** of {plain(student.dataset)}, so all "
+            f"{texture} textures should look unusual to it. Upload images of its normal class for a fair test.",
             icon=":material/info:",
         )
     return samples(texture, draws)
@@ -50,7 +50,7 @@ def _draw_again() -> None:
 
 def _uploads(student: Student) -> list[Picture]:
     files = st.file_uploader(
-        f"Images to compare with normal {plain(student.normal_class)}: drop several here, or browse", TYPES,
+        f"Images to compare with normal {plain(student.normal_class)}: drop them here or browse", TYPES,
         accept_multiple_files=True, key="uploads",
     )  # fmt: skip
     pictures, problems = read_uploads(files, student.max_value)
@@ -69,14 +69,14 @@ def _camera(student: Student) -> list[Picture]:
     pictures, problems = read_uploads([photo], student.max_value)
     for problem in problems:
         st.error(plain(problem), icon=":material/broken_image:")
-    return [replace(picture, name="photo") for picture in pictures]  # not as the browser calls its file
+    return [replace(picture, name="photo") for picture in pictures]  # instead of the browser's file name
 
 
 def _gallery(student: Student) -> list[Picture]:
     if not at_hand(student.dataset):
         st.info(
-            f"The images of {plain(student.dataset)} are not on this machine. Put them below `$KDAD_DATA` and start "
-            "the app again, or train once with a network: the data set then stays in the Hugging Face cache.",
+            f"The images of {plain(student.dataset)} are not on this machine. Put them below `$KDAD_DATA` and restart "
+            "the app, or train once with network access: the data set then stays in the Hugging Face cache.",
             icon=":material/folder_off:",
         )
         return []
@@ -90,14 +90,14 @@ def _gallery(student: Student) -> list[Picture]:
 
 def _gallery_page(student: Student, kinds: tuple[str, ...], labels) -> list[Picture]:
     left, right = st.columns([1, 2], vertical_alignment="bottom")
-    # The kinds of defect have no class that equals the normal one: there, the first kind is "good".
+    # Kinds of defect do not include the normal class; their first kind is "good".
     first = kinds.index(student.normal_class) if student.normal_class in kinds else 0
     kind = left.selectbox(
-        "Kind", kinds, index=first, key=f"kind-{student.dataset}-{student.normal_class}", bind="query-params"
+        "Kind", kinds, index=first, key=kind_key(student), bind="query-params"
     )
     count = int((labels == kinds.index(kind)).sum())
     with right:
         key = page_key(student, kind)
         page = st.pagination(max(1, -(-count // PER_PAGE)), key=key, bind="query-params")
-    st.caption(f"{count} test images; the student saw none of them in training.")
+    st.caption(f"{count} test images, none of them used in training.")
     return gallery_page(student.dataset, student.normal_class, kind, page, PER_PAGE)

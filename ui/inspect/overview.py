@@ -1,4 +1,4 @@
-"""All pictures as cards, with heatmap and verdict under every detector."""
+"""Cards of all pictures, with each detector's heatmap and verdict."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ ALL, ANOMALIES, DISAGREED = "All", "Anomalies", "Judged differently"
 
 
 def load_detectors(students: list[Student]) -> list[CachedDetector]:
-    """The detectors of these students; one that cannot be loaded is reported, and the page ends without any."""
+    """Load the students' detectors; reports those that cannot be loaded, and ends the page if none can."""
     detectors = []
     for student in students:
         try:
@@ -37,7 +37,7 @@ def load_detectors(students: list[Student]) -> list[CachedDetector]:
 
 @dataclass(frozen=True)
 class Row:
-    """A picture beside the prediction and the verdict of every detector."""
+    """A picture with every detector's prediction and verdict."""
 
     picture: Picture
     predictions: "list[Prediction]"
@@ -45,7 +45,7 @@ class Row:
 
 
 def overview(pictures: list[Picture], detectors: list[CachedDetector], view: View) -> Picture:
-    """All pictures as cards with heatmaps and verdicts; returns the one to look at closely."""
+    """Show all pictures as cards with heatmaps and verdicts; returns the one to show in detail."""
     with st.spinner("Judging the images…"):
         rows = [_row(picture, detectors, view) for picture in pictures]
     picked = _picked(rows)
@@ -67,16 +67,16 @@ def _row(picture: Picture, detectors: list[CachedDetector], view: View) -> Row:
 
 
 def _picked(rows: list[Row]) -> Picture:
-    """The picture to look at closely: the one of the page's link, the one looked at before, or the most telling."""
+    """The picture to show in detail: from the page's link, the previous one, or the most unusual."""
     by_name = {row.picture.name: row.picture for row in rows}
-    # The link is not written here, only by a click: that is a step in the browser's history, where Back would end.
+    # Only a click writes the link: writing it here would add a history entry that traps the Back button.
     wanted = (st.query_params.get(LINKED), st.session_state.get("picked"), _most_telling(rows))
     st.session_state["picked"] = next(name for name in wanted if name in by_name)
     return by_name[st.session_state["picked"]]
 
 
 def _filtered(rows: list[Row], compared: bool) -> list[int]:
-    """The indices of the rows to show: all, or those that a filter leaves."""
+    """Indices of the rows that pass the filter."""
     found = {
         ALL: list(range(len(rows))),
         ANOMALIES: [index for index, row in enumerate(rows) if any(row.verdicts)],
@@ -93,7 +93,7 @@ def _filtered(rows: list[Row], compared: bool) -> list[int]:
 
 
 def _most_telling(rows: list[Row]) -> str:
-    """The name of the most unusual picture; a defect, if there are any, says more than another texture."""
+    """Name of the most unusual picture; defects take precedence, as they show more than other textures."""
     ranked = sorted(rows, key=lambda row: -row.predictions[0].score[0])
     return next((row.picture.name for row in ranked if row.picture.truth == "defect"), ranked[0].picture.name)
 
@@ -102,7 +102,7 @@ def _card(index: int, row: Row, detectors: list[CachedDetector], view: View) -> 
     picture, columns = row.picture, zip(detectors, row.predictions, row.verdicts, strict=True)
     words = [_in_words(cached, prediction, called) for cached, prediction, called in columns]
     stamps = tuple(cached.stamp for cached in detectors)
-    at_any_rate = replace(view, fpr=None)  # which changes verdicts, and no picture
+    at_any_rate = replace(view, fpr=None)  # the rate changes verdicts, not pictures
     st.image(
         _drawn(stamps, picture.digest, at_any_rate, detectors, row),
         width="stretch",
@@ -111,14 +111,14 @@ def _card(index: int, row: Row, detectors: list[CachedDetector], view: View) -> 
     picked = st.session_state["picked"] == picture.name
     st.button(
         plain(picture.name), key=f"card-{index}", width="stretch", type="primary" if picked else "secondary",
-        on_click=_pick, args=(picture.name,), help=None if picked else "Look at this image closely",
+        on_click=_pick, args=(picture.name,), help=None if picked else "Show this image in detail",
     )  # fmt: skip
     st.caption("  \n".join(shown for shown, _ in words), text_alignment="center")
 
 
 @st.cache_data(max_entries=512, show_spinner=False)
 def _drawn(stamps: tuple[str, ...], digest: str, view: View, _detectors: list[CachedDetector], _row: Row) -> bytes:
-    """A card's picture as PNG; of two detectors, one half each."""
+    """A card's picture as PNG; two detectors get one half each."""
     side, picture = CARD_SIDE // len(_detectors), _row.picture
     shown = [drawn(picture, one, cached, view) for cached, one in zip(_detectors, _row.predictions, strict=True)]
     halves = [card(overlaid(picture, each, view.opacity, side), side) for each in shown]
@@ -130,7 +130,7 @@ def _pick(name: str) -> None:
 
 
 def _in_words(cached: CachedDetector, prediction: "Prediction", called: bool | None) -> tuple[str, str]:
-    """How a verdict is shown, and how it is spoken."""
+    """A verdict as caption and as alternative text."""
     share, score = share_below(cached.detector, prediction), f"score {prediction.score[0]:.3f}"
     if share is None:
         return score, score

@@ -1,4 +1,4 @@
-"""The controls that change an image, to see what a student sees."""
+"""Controls that change an image, to test a student's response."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from ui.shared.pictures import Picture
 
 NOTHING, NOISE, BLUR, ROTATE, ERASE, PASTE = "Nothing", "Noise", "Blur", "Rotate", "Erase", "Paste"
 KEPT: dict[str, Any] = {"persist_state": "page", "bind": "query-params"}
-GRID = 8  # cells a side that can be clicked
-SIZES = (5, 100, 40, 5)  # of a square, % of the shorter side: lowest, highest, usual, step
+GRID = 8  # clickable cells per side
+SIZES = (5, 100, 40, 5)  # of a square, % of the shorter side: minimum, maximum, default, step
 WOVEN = "a built-in texture"
 
 
 class Everywhere(NamedTuple):
-    """A change of the whole image: its slider, what it does to pixels (H, W, 3), and the same in words."""
+    """A change of the whole image: its slider, the function on pixels (H, W, 3) and a description."""
 
     title: str
     amounts: range
@@ -38,13 +38,13 @@ EVERYWHERE = {
         "Blur, % of the shorter side", range(0, 21, 2), 4, 1,
         lambda pixels, amount: perturbations.blur(pixels, amount / 100), "blurred by {} %",
     ),
-    ROTATE: Everywhere("Turn, degrees", range(-180, 181, 30), 30, 5, perturbations.rotate, "turned by {}°"),
+    ROTATE: Everywhere("Angle, degrees", range(-180, 181, 30), 30, 5, perturbations.rotate, "rotated by {}°"),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Strength:
-    """How much an image is changed: what that is called, what it is, and the image changed by any other amount."""
+    """Strength of a change: its title, amount and range, and the image changed by another amount."""
 
     title: str
     amount: int
@@ -54,7 +54,7 @@ class Strength:
 
 @dataclass(frozen=True)
 class Change:
-    """A picture after the change, the same in words, how strong it was, and the square that was changed."""
+    """A changed picture, with the description, strength and square of the change."""
 
     picture: Picture
     words: str | None = None
@@ -67,7 +67,7 @@ class Change:
 
 
 def choose_change(picture: Picture, others: list[Picture]) -> Change:
-    """Draw the controls and return `picture` changed as they say."""
+    """Draw the controls and return `picture` with the chosen change."""
     kind = st.pills(
         "Change the image", [NOTHING, NOISE, BLUR, ROTATE, ERASE, PASTE], default=NOTHING, required=True, key="change",
         **KEPT, wrap=True,
@@ -93,7 +93,7 @@ def _everywhere(kind: str, picture: Picture) -> Change:
 def _square(kind: str, picture: Picture, others: list[Picture]) -> Change:
     st.caption("Click a cell of the image, or move the sliders.")
     down, across = st.columns(2, wrap=False)
-    # A click sets these through the session, so that is where their first value must be, too.
+    # Clicks set these through the session state, so their defaults must be set there too.
     for place in ("row", "column"):
         st.session_state.setdefault(place, GRID // 2)
     row = down.slider("Row", 1, GRID, key="row", persist_state="page")
@@ -128,7 +128,7 @@ def _edges(where: tuple[slice, slice], shape: tuple[int, ...]) -> tuple[float, f
 
 
 def take_click() -> None:
-    """Move the square to the clicked cell; the callback of the picture's chart."""
+    """Callback of the picture's chart: move the square to the clicked cell."""
     cells = st.session_state["picture"]["selection"].get(charts.CELL)
     if cells:
         st.session_state["row"], st.session_state["column"] = int(cells[0]["row"]), int(cells[0]["column"])

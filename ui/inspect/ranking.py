@@ -1,4 +1,4 @@
-"""Which normal class explains a picture best."""
+"""Ranking of normal classes by how well they explain a picture."""
 
 import streamlit as st
 
@@ -12,19 +12,19 @@ from ui.shared.words import plain
 
 
 def ranking(picture: Picture, cached: CachedDetector) -> None:
-    """Which normal class explains a picture best, by all students of one teacher and data set."""
+    """Rank normal classes by how well they explain a picture, over all students of one teacher and data set."""
     students, _ = find()
     family = same_family(cached.student, students)
     st.divider()
     st.subheader("Which normal class explains it best?", anchor=False)
     dataset, teacher = plain(cached.student.dataset), plain(cached.student.teacher_name)
     if len(family) < 2:
-        st.caption(f"This is the only student of {teacher} on {dataset} here. To rank all classes, train the others:")
+        st.caption(f"This is the only student of {teacher} on {dataset}. To rank all classes, train the others:")
         st.code(sweep_command(cached.student), language="bash", wrap_lines=True)
         return
-    if not st.toggle(f"Ask all {len(family)} students of {teacher} on {dataset}", key="rank", persist_state="session"):
+    if not st.toggle(f"Run all {len(family)} students of {teacher} on {dataset}", key="rank", persist_state="session"):
         return
-    with st.spinner("Asking every student…"):
+    with st.spinner("Running all students…"):
         rows = rank(load_detectors(family), picture)
     if not rows:
         st.caption("None of them is calibrated, so their scores cannot be compared.")

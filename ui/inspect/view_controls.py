@@ -1,4 +1,4 @@
-"""How scores and heatmaps are read: the controls of the inspect page above its images."""
+"""Controls of the inspect page for verdicts and heatmaps."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from kdad.detection.detector import Detector
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-KEPT: dict[str, Any] = {"persist_state": "session", "bind": "query-params"}  # by the session, and by a link to it
+KEPT: dict[str, Any] = {"persist_state": "session", "bind": "query-params"}  # in the session and in links
 EXPLANATION, PATCH = "explanation", "patch"
 
 
 @dataclass(frozen=True)
 class View:
-    """How scores and heatmaps are read: see `choose_view`."""
+    """Settings for verdicts and heatmaps; see `choose_view`."""
 
     fpr: float | None
     method: str
@@ -30,7 +30,7 @@ class View:
 
 
 def choose_view(detectors: list[CachedDetector]) -> View:
-    """The controls above the images, where a narrow screen shows them, too: false-positive rate, and how to draw."""
+    """Draw the controls for false-positive rate and heatmap above the images, where narrow screens show them too."""
     verdict, heatmap = st.columns([3, 1], gap="small", vertical_alignment="center")
     with verdict:
         fpr = _choose_fpr(detectors)
@@ -44,27 +44,27 @@ def _drawn_as(detectors: list[CachedDetector], fpr: float | None) -> View:
     layer = st.segmented_control(
         "Critical layer", range(len(grids) + 1), default=0, required=True, key="layer", **KEPT,
         format_func=lambda layer: str(layer or "All"), disabled=method != PATCH,
-        help="All: the layers together, weighed by how well each finds what was pasted into normal images. Values "
-        "are standard deviations above a normal patch. Low numbers see "
-        "texture in fine patches, high ones see shapes in coarse patches.",
+        help="All: all layers, weighted by how well each finds patches pasted into normal images. Values are standard "
+        "deviations above a normal patch. Lower layers respond to texture in fine patches, higher layers to "
+        "shapes in coarse patches.",
     )  # fmt: skip
     opacity = st.slider("Opacity, %", 0, 100, 50, 5, key="opacity", **KEPT)
     own = st.toggle(
         "Per-image contrast", key="contrast", **KEPT,
-        help="Off: one colour scale for all images, fixed from held-out normals, so that a normal image stays "
-        "dark. On: each image is stretched from its own lowest to its own highest value, so that even a "
-        "normal image glows somewhere; use it to see structure, not to compare.",
+        help="Off: one colour scale for all images, set on held-out normals, so normal images stay dark. "
+        "On: each image is scaled from its lowest to its highest value, so even normal images glow somewhere; "
+        "use it to see structure, not to compare images.",
     )  # fmt: skip
     outlines = st.toggle(
         "Outlines", key="outlines", **KEPT,
-        help="White, wherever patch errors are shown: what lies above 99 % of the patches of held-out normals, "
-        "after a 3×3 opening. Green: where the defect truly is, if that is known.",
+        help="White: patch errors above those of 99 % of the patches of held-out normals, after a 3×3 opening. "
+        "Green: the true defect, if known.",
     )  # fmt: skip
     return View(fpr, method, layer - 1 if layer and method == PATCH else None, opacity / 100, own, outlines)
 
 
 def _choose_method(detectors: list[CachedDetector]) -> str:
-    """How the place is found; only what all students shown side by side allow."""
+    """Choose the localisation method among those that all shown students support."""
     from kdad.detection.localisation import METHODS, methods_for
 
     allowed = set.intersection(*(set(methods_for(cached.detector)) for cached in detectors))
@@ -73,17 +73,17 @@ def _choose_method(detectors: list[CachedDetector]) -> str:
         st.session_state["method"] = EXPLANATION
     return st.selectbox(
         "Method", options, key="method", **KEPT,
-        help="explanation shows the part of the score that lifts it most above normals. patch compares teacher and "
-        "student patch by patch. gradients, smoothgrad and guided-backprop ask which pixels would change the published "
-        "score, as the paper does; they are slower and coarser. attention-rollout shows where a ViT teacher looks, "
-        "unusual or not. Only explanation and patch compare between images.",
+        help="explanation shows the part of the score that raises it most above normals. patch compares teacher and "
+        "student patch by patch. gradients, smoothgrad and guided-backprop show the pixels to which the published "
+        "score is most sensitive, as in the paper; they are slower and coarser. attention-rollout shows what a ViT "
+        "teacher attends to, unusual or not. Only explanation and patch are comparable between images.",
     )  # fmt: skip
 
 
 def _choose_fpr(detectors: list[CachedDetector]) -> float | None:
     calibrated = [cached.detector for cached in detectors if cached.detector.calibration is not None]
     if not calibrated:
-        st.caption("This student was never calibrated: it gives scores, but no p-values and no verdicts.")
+        st.caption("This student is not calibrated: it gives scores, but no p-values or verdicts.")
         return None
     lowest = max(detector.lowest_fpr for detector in calibrated)
     rates = sorted({lowest, *(rate for rate in RATES if rate > lowest)})
@@ -92,14 +92,14 @@ def _choose_fpr(detectors: list[CachedDetector]) -> float | None:
         st.session_state["fpr"] = usual
     fpr = st.select_slider(
         "False-positive rate", rates, usual, key="fpr", format_func=percent, **KEPT,
-        help="How many normal images may be called anomalous. The lowest rate is what the held-out normals allow: "
-        "one in their number plus one.",
+        help="Share of normal images that may be called anomalous. With n held-out normals, the lowest possible rate "
+        "is 1 / (n + 1).",
     )  # fmt: skip
-    # Of several students, what holds for the one that promises least.
+    # With several students, show the weakest guarantee.
     st.caption(min(calibrated, key=_promise).guarantee(fpr))
     return fpr
 
 
 def _promise(detector: "Detector") -> tuple[bool, int]:
-    """How much a calibration promises: whether there are bounds, then how narrow they are."""
+    """Strength of a calibration's guarantee: whether it has bounds, then how narrow they are."""
     return detector.calibration.kind == HELD_OUT, len(detector.calibration)

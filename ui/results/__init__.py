@@ -1,4 +1,4 @@
-"""The page of curves and results.
+"""The page for curves and results.
 
 May import the core and `ui.shared`.
 """

@@ -1,4 +1,4 @@
-"""All classes of a data set: our students beside the published lines, and what is architecture, what labels."""
+"""Results over all classes of a data set: our students and published systems, by architecture and labels seen."""
 
 import os
 from collections import defaultdict
@@ -17,7 +17,7 @@ from ui.shared import figures
 from ui.shared.page import ROOT
 from ui.shared.words import overlap_badge, plain
 
-CLASS_WIDTH, SYSTEM_WIDTH = 58, 170  # pixels: ten classes fit beside each other
+CLASS_WIDTH, SYSTEM_WIDTH = 58, 170  # pixels: ten classes fit side by side
 TABLE_HEIGHT, MAX_ROWS = 420, 10
 
 
@@ -27,7 +27,7 @@ def results_path() -> Path:
 
 
 def section() -> None:
-    """The table of all classes and the square."""
+    """Draw the section: the table of all classes, and the square of architectures and labels."""
     try:
         entries = results.load_results(results_path())
     except UserError as error:
@@ -39,7 +39,7 @@ def section() -> None:
         "Data set", datasets, index=datasets.index(DATASET), key="dataset", persist_state="session"
     )
     score = right.segmented_control(
-        "Score of ours", list(results.AUROCS), default="auroc", required=True, key="of-sweeps",
+        "Score for our students", list(results.AUROCS), default="auroc", required=True, key="of-sweeps",
         format_func=lambda score: results.AUROCS[score].removesuffix(" score").capitalize(), persist_state="session",
     )  # fmt: skip
     lines = results.lines(entries, dataset, score)
@@ -53,9 +53,9 @@ def section() -> None:
 def _square(entries: dict, score: str) -> None:
     st.subheader("Architecture, or labels seen?", anchor=False)
     st.markdown(
-        "A teacher that was trained on CIFAR-10 with labels has met the anomalies before. Rows change the "
-        "architecture, columns what the teacher was trained on: its images, their labels, for how long. Mean AUROC "
-        f"over the classes that had no part in choosing the score (all but {' and '.join(SELECTION_CLASSES)}):"
+        "A teacher trained on CIFAR-10 with labels has already seen the anomalies. Rows differ in architecture, "
+        "columns in the teacher's training: images, labels and duration. Mean AUROC over the classes not used to "
+        f"select the score (all but {' and '.join(SELECTION_CLASSES)}):"
     )
     grid = st.grid(2, min_column_width=300, border=True)
     for (family, seen), teacher in SQUARE.items():
@@ -67,7 +67,7 @@ def _square(entries: dict, score: str) -> None:
             if all(line.published for line in found):
                 _fill(teacher, family, seen)
     if changes := results.effects(entries, score):
-        st.caption("Ours, like for like: " + "; ".join(changes) + ".")
+        st.caption("Paired comparisons of our students: " + "; ".join(changes) + ".")
 
 
 def _cell_line(line: Line) -> None:
@@ -83,26 +83,26 @@ def _cell_line(line: Line) -> None:
 
 
 def _fill(teacher: str, family: str, seen: bool) -> None:
-    """The commands that put a figure into an empty cell."""
+    """Show the commands that fill an empty cell."""
     commands = [results.sweep_command(DATASET, teacher)]
-    if teacher not in available():  # one that is trained here
+    if teacher not in available():  # a teacher pretrained by this project
         data = "cifar10" if seen else "tiny-imagenet-32"
         commands.insert(0, f"python -m kdad pretrain --backbone {family} --dataset {data} --out kdad/weights/{teacher}")
-    st.caption(f"Our {plain(teacher)} is not measured yet. This fills the cell:")
+    st.caption(f"Our {plain(teacher)} has not been measured yet. To measure it:")
     st.code("\n".join(commands), language="bash", wrap_lines=True)
 
 
 def _table(lines: list[Line], dataset: str, score: str) -> None:
     st.subheader(f"Every class of {plain(dataset)}", anchor=False)
     if all(line.published for line in lines):
-        st.info("No sweep is in the results file yet; the published lines stand alone. This measures all classes:")
+        st.info("The results file contains no sweep yet, only published figures. To measure all classes:")
         st.code(results.sweep_command(dataset, "vgg-cifar10"), language="bash", wrap_lines=True)
     if not lines:
         return
     drawn = [line for line in lines if not line.baseline]
     chart = charts.by_class(_long(drawn), [line.name for line in drawn])
     figures.chart(
-        chart, "all-classes", alt="AUROC of every student on every class; the table below has the same figures"
+        chart, "all-classes", alt="AUROC of every student on every class; the table below shows the same values"
     )
     rows = [
         {"system": line.name, "mean": str(line.mean)}
@@ -116,9 +116,9 @@ def _table(lines: list[Line], dataset: str, score: str) -> None:
         column_config={"system": st.column_config.TextColumn(pinned=True, width=SYSTEM_WIDTH), **of_classes},
     )  # fmt: skip
     st.caption(
-        "AUROC in per cent over all seeds, where home shows the students that are here, of one; ± is the sample "
-        f"deviation over seeds. Ours by the {results.AUROCS[score]}. Diamonds are published figures. They and "
-        "baselines, which are in the table alone, have one value per class and no spread."
+        "AUROC in per cent, averaged over all seeds (the home page shows the students on this machine, one seed only); "
+        f"± is the sample standard deviation over seeds. Ours use the {results.AUROCS[score]}. Diamonds are published "
+        "figures. Published figures and baselines (table only) have one value per class and no spread."
     )
 
 
@@ -143,7 +143,7 @@ def _long(lines: list[Line]) -> pd.DataFrame:
 
 
 def _provenance(entries: list[dict], lines: list[Line]) -> None:
-    """What each system is, those of one origin together."""
+    """Describe each system, grouped by origin."""
     st.subheader("Where these figures come from", anchor=False)
     costs = {Path(entry["teacher"]).name: results.cost_of(entry) for entry in entries}
     origins: dict[tuple[str, str], list[Line]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Two students of one task against each other: who finds what, on the same test images."""
+"""Comparison of two students of one task on the same test images."""
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from ui.shared import figures
 from ui.shared.links import gallery_link
 from ui.shared.page import INSPECT
 from ui.shared.pictures import data_url, to_display
-from ui.shared.student_index import Student
+from ui.shared.student_index import Student, of_same_task
 from ui.shared.student_picker import check_link, provenance, students_or_stop
 from ui.shared.words import percent, plain
 
@@ -25,7 +25,7 @@ BOTH = ("both", "the first alone", "the second alone", "neither")
 
 
 def section() -> None:
-    """Choose two students of one task, and see where they differ."""
+    """Draw the section: choose two students of one task, and see where they differ."""
     one, other = _choose()
     rate = st.segmented_control(
         "False-positive rate on held-out normals", RATES, default=0.05, required=True, key="arena-rate",
@@ -41,8 +41,11 @@ def section() -> None:
 
 
 def compared(one: Evidence, other: Evidence, rate: float) -> pd.DataFrame:
-    """The test images that both have judged: `index`, `kind`, `anomalous`, the p-values `first` and `second`, and
-    `outcome`, who calls them anomalous at a false-positive rate, one of `BOTH`."""
+    """Test images scored by both students.
+
+    Columns `index`, `kind`, `anomalous`, the p-values `first` and `second`, and `outcome`: which of the
+    two calls the image anomalous at the false-positive rate, one of `BOTH`.
+    """
     table = one.table.merge(other.table[["index", "score"]], on="index", suffixes=("", "_other"))
     called = {}
     for name, column, evidence in (("first", "score", one), ("second", "score_other", other)):
@@ -56,12 +59,12 @@ def compared(one: Evidence, other: Evidence, rate: float) -> pd.DataFrame:
 
 
 def _choose() -> tuple[Evidence, Evidence]:
-    """Two calibrated students of one task, by default a VGG's and a ViT's; ends the page where there are none."""
+    """Choose two calibrated students of one task, by default of a VGG and a ViT; ends the page if there are none."""
     check_link("first", students := students_or_stop())
-    pairs = {key: _rivals(student, students) for key, student in students.items() if student.evaluation}
+    pairs = {key: _opponents(student, students) for key, student in students.items() if student.evaluation}
     pairs = {key: others for key, others in pairs.items() if others}
     if not pairs:
-        st.info("No two evaluated students of one task are here. Train one under another teacher, then come back.")
+        st.info("There are no two evaluated students of one task. Train a second one with a different teacher.")
         st.stop()
     left, right = st.columns(2)
     keys = list(pairs)
@@ -76,20 +79,14 @@ def _choose() -> tuple[Evidence, Evidence]:
             provenance(students[key])
         evidences.append(evidence_or_stop(students[key], DEFAULT))
     if any(evidence.normals is None for evidence in evidences):
-        st.info("One of the two was never calibrated, so it has no p-values; run evaluate on it.")
+        st.info("One of the two is not calibrated, so it has no p-values; run evaluate on it.")
         st.stop()
     return evidences[0], evidences[1]
 
 
-def _rivals(student: Student, students: dict[str, Student]) -> list[str]:
-    """The keys of evaluated students of the same task under other teachers."""
-    return [
-        key
-        for key, other in students.items()
-        if other.evaluation
-        and (other.dataset, other.normal_class) == (student.dataset, student.normal_class)
-        and other.teacher != student.teacher
-    ]
+def _opponents(student: Student, students: dict[str, Student]) -> list[str]:
+    """The keys of students of the same task with different teachers."""
+    return [other.key for other in of_same_task(student, students) if other.teacher != student.teacher]
 
 
 def _counts(table: pd.DataFrame) -> None:
@@ -99,13 +96,13 @@ def _counts(table: pd.DataFrame) -> None:
         for outcome in BOTH:
             count = int((anomalous == outcome).sum())
             normals = int((alarms == outcome).sum())
-            words = f"and {normals:,} normals, rightly" if outcome == BOTH[3] else f"{normals:,} normals likewise"
+            words = f"{normals:,} normals correctly passed" if outcome == BOTH[3] else f"{normals:,} false alarms"
             title = f"Anomalies found by {outcome}"
             st.metric(title, f"{count:,}", words, delta_color="off", delta_arrow="off", width="content")
 
 
 def _scatter(table: pd.DataFrame, one: Evidence, other: Evidence, rate: float) -> None:
-    st.subheader("How unusual to each", anchor=False)
+    st.subheader("p-values under each student", anchor=False)
     shown = telling(table)
     here = at_hand(one.student.dataset)
     pictures = _thumbnails(one.student, shown) if here else None
@@ -114,17 +111,15 @@ def _scatter(table: pd.DataFrame, one: Evidence, other: Evidence, rate: float) -
     chart = charts.duel(frame, names, rate)
     figures.chart(
         chart, "p-values", key="duel", on_select="rerun", selection_mode=charts.IMAGE,
-        alt="p-values of the test images under both students; right of and above the lines, they are called normal",
+        alt="p-values of the test images under both students; images right of or above a line are called normal",
     )  # fmt: skip
-    note = (
-        f"{len(shown):,} of {len(table):,} test images: those that the two judge differently first, others at random."
-    )
-    st.caption(f"{note} Hover for the image, click to look at it closely. Lines: {percent(rate)}.")
+    note = f"{len(shown):,} of {len(table):,} test images, preferably those judged differently, the rest at random."
+    st.caption(f"{note} Hover to see an image, click to inspect it. Lines: {percent(rate)}.")
     _clicked(shown, one, other, here)
 
 
 def telling(table: pd.DataFrame) -> pd.DataFrame:
-    """At most `MAX_POINTS` rows: up to half of those judged differently, and others drawn from a fixed seed."""
+    """Sample at most `MAX_POINTS` rows with a fixed seed, up to half of them images judged differently."""
     apart = table[table["outcome"].isin(BOTH[1:3])]
     apart = apart.sample(min(len(apart), MAX_POINTS // 2), random_state=0)
     rest = table.drop(apart.index)
@@ -132,13 +127,13 @@ def telling(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _thumbnails(student: Student, rows: pd.DataFrame) -> list[str] | None:
-    """The test images as addresses that hold them, or None if they cannot be read."""
+    """The test images as data URLs, or None if they cannot be read."""
     pictures = pictures_of(student, rows["index"].to_numpy())
     return None if pictures is None else [data_url(to_display(picture, THUMBNAIL)) for picture in pictures]
 
 
 def _clicked(rows: pd.DataFrame, one: Evidence, other: Evidence, here: bool) -> None:
-    """The image that was clicked, and the way to where it is explained."""
+    """Describe the clicked image, and link to its inspection."""
     picked = st.session_state["duel"].selection.get(charts.IMAGE) if "duel" in st.session_state else None
     if not picked:
         return
@@ -152,7 +147,7 @@ def _clicked(rows: pd.DataFrame, one: Evidence, other: Evidence, here: bool) -> 
     except UserError as error:
         st.error(plain(error))
         return
-    st.page_link(INSPECT, label="Look at it closely", icon=":material/search:", query_params=query)
+    st.page_link(INSPECT, label="Inspect this image", icon=":material/search:", query_params=query)
 
 
 def _rocs(one: Evidence, other: Evidence) -> None:

@@ -6,14 +6,14 @@ import pandas as pd
 
 from ui.shared.palette import ACCENT, CALM, MUTED
 
-POINT, KIND, IMAGE = "point", "kind", "image"  # the names of the selections that a click makes
+POINT, KIND, IMAGE = "point", "kind", "image"  # selections made by a click
 SERIES = ("#c2416f", "#3c8f88", "#c9772b", "#6f6cb0", "#4f8fce", "#8a8f3a", "#b06fae", "#8d8898")
 KINDS = alt.Scale(domain=["normal", "anomalous"], range=[CALM, ACCENT])
 BINS = 40
 
 
 def over_epochs(history: pd.DataFrame, column: str, title: str, best: pd.DataFrame | None = None) -> alt.LayerChart:
-    """One line per run (`run`, `epoch`, `column`); a click in the legend singles a run out, hovering reads values.
+    """One line per run (`run`, `epoch`, `column`); a click in the legend highlights a run, hovering shows values.
 
     `best` holds the points to ring, if any.
     """
@@ -44,7 +44,7 @@ def over_epochs(history: pd.DataFrame, column: str, title: str, best: pd.DataFra
 
 
 def roc(curve: pd.DataFrame, at: tuple[float, float] | None) -> alt.LayerChart:
-    """The ROC curve and the operating point on it; a click on the curve selects `POINT` by its threshold."""
+    """ROC curve with the operating point; a click on the curve selects `POINT` by its threshold."""
     axis = alt.Axis(format="%", tickCount=5)
     x = alt.X("false_alarms:Q", title="normal images called anomalous", axis=axis, scale=alt.Scale(domain=[0, 1]))
     y = alt.Y("found:Q", title="anomalous images found", axis=axis, scale=alt.Scale(domain=[0, 1]))
@@ -77,7 +77,7 @@ def roc(curve: pd.DataFrame, at: tuple[float, float] | None) -> alt.LayerChart:
 
 
 def rocs(curves: pd.DataFrame, students: list[str]) -> alt.LayerChart:
-    """ROC curves over each other: columns of `roc`'s, and `student`, one of `students`."""
+    """Overlaid ROC curves: the columns of `roc`, and `student`, one of `students`."""
     axis = alt.Axis(format="%", tickCount=5)
     x = alt.X("false_alarms:Q", title="normal images called anomalous", axis=axis, scale=alt.Scale(domain=[0, 1]))
     y = alt.Y("found:Q", title="anomalous images found", axis=axis, scale=alt.Scale(domain=[0, 1]))
@@ -93,10 +93,10 @@ def rocs(curves: pd.DataFrame, students: list[str]) -> alt.LayerChart:
 
 
 def duel(images: pd.DataFrame, students: list[str], rate: float) -> alt.LayerChart:
-    """p-values of images under two students, logarithmic; a click selects `IMAGE` by its index.
+    """p-values of images under two students, on log scales; a click selects `IMAGE` by its index.
 
     Args:
-        images: columns `index`, `kind`, `anomalous`, `first` and `second`, and perhaps `image`, an address.
+        images: columns `index`, `kind`, `anomalous`, `first`, `second` and optionally `image`, a URL.
         rate: the p-value up to which an image is called anomalous.
     """
     lowest = float(images[["first", "second"]].to_numpy().min())
@@ -122,7 +122,7 @@ def duel(images: pd.DataFrame, students: list[str], rate: float) -> alt.LayerCha
 
 
 def pixel_curve(curves: pd.DataFrame, column: str, title: str, most: float) -> alt.LayerChart:
-    """`column` over the pixel false-positive rate up to `most`, and the area that counts below it."""
+    """`column` over the pixel false-positive rate up to `most`, with the area below it shaded."""
     shown = curves[curves["false_alarms"] <= most]
     axis = alt.Axis(format="%", tickCount=5)
     x = alt.X(
@@ -141,7 +141,7 @@ def pixel_curve(curves: pd.DataFrame, column: str, title: str, most: float) -> a
 
 
 def histogram(table: pd.DataFrame, threshold: float | None) -> alt.LayerChart:
-    """Scores of normal against anomalous images, each as shares of their own number, and the threshold."""
+    """Histograms of normal and anomalous images' scores, each normalised to its own count, with the threshold."""
     edges = np.linspace(table["score"].min(), table["score"].max(), BINS + 1)
     rows = []
     for truth, anomalous in (("normal", False), ("anomalous", True)):
@@ -180,7 +180,7 @@ def histogram(table: pd.DataFrame, threshold: float | None) -> alt.LayerChart:
 
 
 def by_kind(rows: pd.DataFrame, chosen: str | None) -> alt.Chart:
-    """AUROC of the normals against each other kind; a click selects `KIND` by its name."""
+    """AUROC of normals against each other kind; a click selects `KIND` by name."""
     low = max(0.0, float(rows["auroc"].min()) - max(0.01, (1 - float(rows["auroc"].min())) / 3))
     rows = rows.assign(
         chosen=rows["kind"] == chosen, low=low, label=[f"{row.kind}  {row.auroc:.1%}" for row in rows.itertuples()]
@@ -202,7 +202,7 @@ def by_kind(rows: pd.DataFrame, chosen: str | None) -> alt.Chart:
 
 
 def by_class(figures: pd.DataFrame, systems: list[str]) -> alt.LayerChart:
-    """AUROC per class and system, with its spread from `low` to `high`; a click in the legend singles a system out."""
+    """AUROC per class and system, with its spread from `low` to `high`; a click in the legend highlights a system."""
     order = list(dict.fromkeys(figures["class"]))
     colour = alt.Color(
         "system:N",

@@ -1,4 +1,4 @@
-"""What the results page reads of students, from their files alone: no torch and no data set."""
+"""Evaluation results of students, read from their files alone, without torch or the data set."""
 
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,12 +18,12 @@ from ui.shared.student_index import Student, below_roots
 
 DEFAULT, PUBLISHED = "score", "score_mkd"  # columns of scores.parquet
 NEEDED = ["index", "label", "anomalous", DEFAULT, PUBLISHED]
-MAX_POINTS = 400  # of a ROC curve; more cannot be told apart on a screen
+MAX_POINTS = 400  # of a ROC curve; more are indistinguishable on screen
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One student's scores: of the test images, and of the held-out normals (n,) if it is calibrated.
+    """One student's scores: those of the test images, and of the held-out normals (n,) if it is calibrated.
 
     `table` has the columns `index`, `kind` (class or defect), `anomalous` and `score`; `score` is the
     score's name in `kdad.scores.SCORES`.
@@ -35,12 +35,12 @@ class Evidence:
     normals: np.ndarray | None
 
     def against(self, kind: str | None) -> pd.DataFrame:
-        """The normal test images and those of one other kind, or all."""
+        """Normal test images and those of one other kind; all images for None."""
         return self.table if kind is None else self.table[~self.table["anomalous"] | (self.table["kind"] == kind)]
 
 
 def evidence_of(student: Student, column: str) -> Evidence | None:
-    """The evidence of a student by the score in `column`; None if it was never evaluated.
+    """Evidence of a student by the score in `column`; None if it was not evaluated.
 
     Raises:
         UserError: a file of the student is damaged.
@@ -72,12 +72,12 @@ def _table(file: str, stamp: int, sha256: str) -> pd.DataFrame:
 
 
 def _digest(student: Student, name: str) -> str:
-    """The SHA-256 on record of a file that belongs to an evaluation, or ''."""
+    """Recorded SHA-256 of an evaluation's file, or ''."""
     return str((student.evaluation or {}).get("files_sha256", {}).get(name, ""))
 
 
 def _normals(student: Student, score: str) -> np.ndarray | None:
-    """The score of every calibration normal (n,), as the detector reads it."""
+    """Scores of the calibration normals (n,), as the detector computes them; None without calibration."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -94,7 +94,7 @@ def _normals(student: Student, score: str) -> np.ndarray | None:
 
 
 def pixel_curves_of(student: Student) -> pd.DataFrame | None:
-    """Points of a student's pixel ROC and PRO curve, or None where its test images have no masks.
+    """Points of a student's pixel ROC and PRO curves; None if its test images have no masks.
 
     Columns `threshold`, `false_alarms`, `found` (share of defect pixels), `overlap` (of defect regions), in 0…1.
 
@@ -113,13 +113,13 @@ def pixel_curves_of(student: Student) -> pd.DataFrame | None:
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def auroc(table: pd.DataFrame) -> float:
-    """AUROC in 0…1 of a table of `Evidence`."""
+    """AUROC in 0…1 of an `Evidence` table."""
     return metrics.auroc(table["score"], table["anomalous"])
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
 def auroc_by_kind(table: pd.DataFrame) -> pd.DataFrame:
-    """AUROC of the normals against each other kind alone, lowest first: columns `kind`, `auroc`, `images`."""
+    """AUROC of normals against each other kind alone, lowest first: columns `kind`, `auroc`, `images`."""
     normal = table[~table["anomalous"]]
     rows = [
         {"kind": kind, "auroc": auroc(pd.concat([normal, others])), "images": len(others)}
@@ -130,7 +130,7 @@ def auroc_by_kind(table: pd.DataFrame) -> pd.DataFrame:
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def roc(table: pd.DataFrame) -> pd.DataFrame:
-    """The ROC curve, thinned to `MAX_POINTS`: columns `false_alarms`, `found`, `threshold`, in 0…1."""
+    """ROC curve thinned to `MAX_POINTS`: columns `false_alarms` and `found`, in 0…1, and `threshold`."""
     false_alarms, found, thresholds = metrics.roc_curve(table["score"], table["anomalous"])
     thresholds[0] = table["score"].max()  # scikit-learn's first threshold is infinite
     kept = np.unique(np.linspace(0, len(found) - 1, MAX_POINTS).round().astype(int))
@@ -138,7 +138,7 @@ def roc(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def confusion(table: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """How many images are what and called what: columns `truth`, `verdict`, `images`, `share` of the truth."""
+    """Confusion matrix in long form: columns `truth`, `verdict`, `images` and `share` of the truth."""
     called = table["score"] > threshold
     rows = []
     for truth, anomalous in (("normal", False), ("anomalous", True)):
@@ -149,7 +149,7 @@ def confusion(table: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def runs() -> dict[str, pd.DataFrame]:
-    """The history of every run below the roots, finished or not, by its folder's key; see `kdad.storage.history`."""
+    """Histories of all runs below the roots, finished or not, by folder key; see `kdad.storage.history`."""
     found = {}
     for key, folder in below_roots(HISTORY).items():
         history = _history(str(folder), (folder / HISTORY).stat().st_mtime_ns)
@@ -160,7 +160,7 @@ def runs() -> dict[str, pd.DataFrame]:
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def _history(folder: str, stamp: int) -> pd.DataFrame:
-    """Empty for a damaged file."""
+    """Read a run's history; empty if the file is damaged."""
     try:
         frame = pd.DataFrame(read_history(Path(folder)))
         return frame.assign(auroc=pd.to_numeric(frame["auroc"]), loss=pd.to_numeric(frame["loss"]))
@@ -169,10 +169,11 @@ def _history(folder: str, stamp: int) -> pd.DataFrame:
 
 
 def disagreement(one: Evidence, other: Evidence) -> pd.DataFrame:
-    """Where two students of one task differ, most first: the columns of `Evidence`, `other` and `gap`.
+    """Test images on which two students of one task differ, largest difference first.
 
-    Scores of different students have no common unit, so each image counts by its rank among all
-    test images, in 0…1: `rank` to one student, `other` to the other, `gap` between them.
+    Scores of different students have no common unit, so images are compared by their rank among all
+    test images, in 0…1. Columns of `Evidence.table`, plus `rank` by `one`, `other` by `other` and their
+    difference, `gap`.
     """
     both = one.table.merge(other.table[["index", "score"]], on="index", suffixes=("", "_other"))
     ranks = both[["score", "score_other"]].rank(pct=True)
@@ -182,6 +183,6 @@ def disagreement(one: Evidence, other: Evidence) -> pd.DataFrame:
 
 
 def misjudged(table: pd.DataFrame, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The normal images with the highest scores and the anomalous ones with the lowest, most misjudged first."""
+    """Normal images with the highest and anomalous images with the lowest scores, most misjudged first."""
     normal, anomalous = table[~table["anomalous"]], table[table["anomalous"]]
     return normal.nlargest(count, "score"), anomalous.nsmallest(count, "score")

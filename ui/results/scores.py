@@ -1,4 +1,4 @@
-"""One student's test scores: histogram, ROC, operating point, confusion, and each other class."""
+"""One student's test scores: histogram, ROC, operating point, confusion matrix and AUROC per class."""
 
 import numpy as np
 import pandas as pd
@@ -27,8 +27,8 @@ from ui.shared.words import percent, plain
 
 SCORE_NAMES = {DEFAULT: "Default", PUBLISHED: "Published"}
 SCORE_HELP = (
-    "Default: the score this project judges by. Published: the sum over the last three critical layers, as in Salehi "
-    "et al. 2020. Both judge the same student."
+    "Default: this project's default score. Published: the sum over the last three critical layers, as in Salehi et "
+    "al. 2020. Both are computed from the same student."
 )
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
 ALL = "all others"
@@ -42,7 +42,7 @@ CONFUSION_STYLE = """<style>
 
 
 def section() -> None:
-    """Everything about the scores of one student."""
+    """Draw the section: all about one student's scores."""
     evidence = choose_evidence()
     kinds = auroc_by_kind(evidence.table)
     against = _choose_against(kinds)
@@ -64,7 +64,7 @@ def section() -> None:
 
 
 def choose_evidence() -> Evidence:
-    """The student and the score to look at; ends the page if there is nothing to see."""
+    """Choose student and score; ends the page if there is nothing to show."""
     students = students_or_stop()
     check_link("student", students)
     left, right = st.columns([2, 1])
@@ -83,7 +83,7 @@ def choose_evidence() -> Evidence:
 
 
 def evidence_or_stop(student: Student, column: str) -> Evidence:
-    """The evidence of a student; ends the page, saying what to do, if it has none."""
+    """Evidence of a student; ends the page with instructions if there is none."""
     try:
         evidence = evidence_of(student, column)
     except UserError as error:
@@ -91,7 +91,7 @@ def evidence_or_stop(student: Student, column: str) -> Evidence:
         evidence = None
     else:
         if evidence is None:
-            st.info(f"**{plain(student.key)}** was not evaluated yet. This does it, where its data set is at hand:")
+            st.info(f"**{plain(student.key)}** is not evaluated yet. To evaluate it where its data set is available:")
     if evidence is None:
         st.code(f"python -m kdad evaluate {student.folder}", language="bash", wrap_lines=True)
         st.stop()
@@ -103,15 +103,15 @@ def _choose_against(kinds: pd.DataFrame) -> str:
     if st.session_state.get("against") not in options:
         st.session_state["against"] = ALL
     return st.pills(
-        "Normal against", options, key="against", required=True, help="Or click a bar of “Each other class alone”.",
+        "Normal against", options, key="against", required=True, help="Or click a bar of “AUROC against each class”.",
         persist_state="session",
     )  # fmt: skip
 
 
 def _choose_threshold(evidence: Evidence) -> tuple[float | None, float | None]:
-    """The false-positive rate and the score above which it calls anomalous, both from held-out normals."""
+    """Choose the false-positive rate; returns it and its threshold, both based on held-out normals."""
     if evidence.normals is None:
-        st.info("This student was never calibrated, so it has no threshold. This makes one:")
+        st.info("This student is not calibrated, so it has no threshold. To calibrate it:")
         st.code(f"python -m kdad evaluate {evidence.student.folder}", language="bash", wrap_lines=True)
         return None, None
     options = _rates(len(evidence.normals))
@@ -119,7 +119,7 @@ def _choose_threshold(evidence: Evidence) -> tuple[float | None, float | None]:
         st.session_state["rate"] = min(options, key=lambda rate: abs(rate - 0.05))
     rate = st.select_slider(
         "Operating point: false-positive rate on held-out normals", options, key="rate", format_func=percent,
-        help="The threshold is set on normals held out of training, never on test images. Or click the ROC curve.",
+        help="The threshold is set on normals held out from training, never on test images. Or click the ROC curve.",
         persist_state="session",
     )  # fmt: skip
     return rate, conformal.threshold(evidence.normals, rate)
@@ -169,7 +169,7 @@ def _roc(table: pd.DataFrame, evidence: Evidence, threshold: float | None) -> No
 
 
 def _take_point(normals: np.ndarray) -> None:
-    """Move the operating point to the rate whose threshold is nearest to the clicked one."""
+    """Move the operating point to the rate whose threshold is closest to the clicked one."""
     picked = st.session_state["roc"].selection.get(charts.POINT)
     if picked:
         rates = np.array(_rates(len(normals)))
@@ -178,18 +178,18 @@ def _take_point(normals: np.ndarray) -> None:
 
 
 def _histogram(table: pd.DataFrame, threshold: float | None) -> None:
-    st.subheader("Normal and anomalous scores", anchor=False)
-    alt = "Histogram of the scores of normal and of anomalous test images"
+    st.subheader("Scores of normals and anomalies", anchor=False)
+    alt = "Histogram of the scores of normal and anomalous test images"
     figures.chart(charts.histogram(table, threshold), "scores", alt=alt)
 
 
 def _kinds(kinds: pd.DataFrame, against: str) -> None:
-    st.subheader("Each other class alone", anchor=False)
+    st.subheader("AUROC against each class", anchor=False)
     worst = kinds.iloc[0]
     figures.chart(
         charts.by_kind(kinds, against), "each-other-class", key="kinds", on_select=_take_kind,
         selection_mode=charts.KIND,
-        alt=f"AUROC against each other class; lowest against {worst['kind']}, {percent(worst['auroc'])}",
+        alt=f"AUROC against each class; lowest against {worst['kind']}, {percent(worst['auroc'])}",
     )  # fmt: skip
 
 
@@ -199,7 +199,7 @@ def _take_kind() -> None:
 
 
 def _confusion(table: pd.DataFrame, threshold: float | None) -> None:
-    """The confusion matrix as a table, each cell shaded by its share of the row."""
+    """Show the confusion matrix as a table, each cell shaded by its share of the row."""
     if threshold is None:
         return
     st.subheader("At this operating point", anchor=False)
@@ -217,7 +217,7 @@ def _confusion_cell(correct: bool, images: int, share: float) -> str:
 
 
 def _localisation(student: Student) -> None:
-    """How well heatmaps find the defects, where test images come with masks."""
+    """Show how well heatmaps localise defects, if test images have masks."""
     try:
         curves = pixel_curves_of(student)
     except UserError as error:
@@ -226,7 +226,7 @@ def _localisation(student: Student) -> None:
     measured = student.evaluation
     if curves is None or "pixel_auroc" not in measured:
         return
-    st.subheader("Where: heatmaps against masks", anchor=False)
+    st.subheader("Localisation: heatmaps against masks", anchor=False)
     with st.container(horizontal=True, gap="large"):
         for name, title in (("pixel_auroc", "Pixel AUROC"), ("pro", "PRO"), ("pixel_ap", "Pixel AP")):
             without = measured.get(f"{name}_without_good")
@@ -242,8 +242,8 @@ def _localisation(student: Student) -> None:
         chart = charts.pixel_curve(curves, "overlap", "defect regions covered", 0.3)
         figures.chart(chart, "pro", alt=f"PRO curve up to 30 % false positives, area {100 * measured['pro']:.2f} %")
     st.caption(
-        "Left: pixel ROC. Right: the mean covered share of each connected defect region, up to 30 % false positives; "
-        "PRO is its area, divided by 30 %. All test images, by the default method, patch."
+        "Left: pixel ROC. Right: mean overlap per connected defect region, up to 30 % false positives; PRO is the "
+        "area below it, divided by 30 %. All test images, with the default method, patch."
     )
 
 

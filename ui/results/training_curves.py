@@ -1,4 +1,4 @@
-"""Training loss and validation AUROC of several runs, overlaid."""
+"""Overlaid training loss and validation AUROC of several runs."""
 
 from collections import defaultdict
 
@@ -15,10 +15,10 @@ MAX_RUNS = 8
 
 
 def section() -> None:
-    """The curves of the chosen runs."""
+    """Draw the section: the curves of the chosen runs."""
     histories = runs()
     if not histories:
-        st.info(f"No run is in `{root()}` yet. Train one, and its curves grow here epoch by epoch:")
+        st.info(f"No runs in `{root()}` yet. Train a student to see its curves here, updated every epoch:")
         st.code(train_command(), language="bash", wrap_lines=True)
         return
     chosen = _choose(histories)
@@ -42,16 +42,16 @@ def _choose(histories: dict[str, pd.DataFrame]) -> list[str]:
     keys = list(histories)
     if "runs" not in st.session_state:
         linked = st.query_params.get("student")
-        st.session_state["runs"] = [linked] if linked in keys else _rivals(keys)
+        st.session_state["runs"] = [linked] if linked in keys else _largest_task(keys)
     st.session_state["runs"] = [key for key in st.session_state["runs"] if key in keys]
     return st.multiselect(
         "Runs", keys, key="runs", max_selections=MAX_RUNS, placeholder="choose runs…", persist_state="session",
-        help="Finished or not: a run that is still training shows the epochs it has finished.",
+        help="Runs still in training show the epochs finished so far.",
     )  # fmt: skip
 
 
-def _rivals(keys: list[str]) -> list[str]:
-    """The runs of that class which most teachers were copied on: what people come to compare; see `Student.key`."""
+def _largest_task(keys: list[str]) -> list[str]:
+    """Runs of the task with most runs, usually one per teacher, as a default comparison; see `Student.key`."""
     tasks = defaultdict(list)
     for key in keys:
         parts = key.split("/")
@@ -67,25 +67,25 @@ def _loss(history: pd.DataFrame) -> None:
         "training-loss",
         alt=f"Training loss per epoch: {_last(train, 'loss')}",
     )
-    st.caption("Mean over the normal training images of an epoch.")
+    st.caption("Mean over the normal training images, per epoch.")
 
 
 def _auroc(history: pd.DataFrame, ring: bool) -> None:
     st.subheader("Validation AUROC", anchor=False)
     validation = history[(history["split"] == "validation") & history["auroc"].notna()]
     if validation.empty:
-        st.info("These runs have no labelled validation images, so there is no AUROC to draw.")
+        st.info("These runs have no labelled validation images, so there is no AUROC to plot.")
         return
     best = validation.loc[validation.groupby("run")["auroc"].idxmax()]
     chart = charts.over_epochs(validation, "auroc", "AUROC", best if ring else None)
     figures.chart(chart, "validation-auroc", alt=f"Validation AUROC per epoch: {_last(validation, 'auroc')}")
     st.caption(
-        "On the held-out images of all classes, by the last layer's error alone: what else the default score reads "
-        "does not change in training. The last epoch is what is kept."
+        "On held-out images of all classes, by the last layer's error alone; the rest of the default score does not "
+        "change during training. The last epoch is the one that is kept."
     )
     if ring:
         named = "; ".join(f"{plain(row.run)}: epoch {row.epoch}, {percent(row.auroc)}" for row in best.itertuples())
-        st.caption(f"Best validation epoch, found with labelled anomalies and **not** what is kept: {named}.")
+        st.caption(f"Best validation epoch, chosen with labelled anomalies and **not** the one kept: {named}.")
 
 
 def _last(history: pd.DataFrame, column: str) -> str:

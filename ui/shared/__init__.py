@@ -1,4 +1,4 @@
-"""What the pages share: the frame, students that are here, words, colours and pictures.
+"""Code shared by the pages: layout, student index, wording, colours and pictures.
 
-May import the core, and no page.
+May import the core, but no page.
 """

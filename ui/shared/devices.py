@@ -1,11 +1,11 @@
-"""What computes here."""
+"""The compute device, in words."""
 
 import streamlit as st
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)
 def device_in_words() -> str:
-    """What students are trained and run on unless another device is asked for; imports torch, so call it last."""
+    """Name of the default device for training and scoring; imports torch, so call it last."""
     import torch
 
     from kdad.devices import accelerator

@@ -1,4 +1,4 @@
-"""Charts that can be taken along: on the page, and as files for a slide or a paper."""
+"""Charts on the page, with downloads for a slide or a paper."""
 
 import io
 from functools import partial
@@ -8,11 +8,11 @@ import altair as alt
 import streamlit as st
 
 FORMATS = {"PNG": "image/png", "SVG": "image/svg+xml", "PDF": "application/pdf"}
-WIDTH, SCALE = 520, 2  # of a chart in a file: points, and pixels of a PNG to each
+WIDTH, SCALE = 520, 2  # of a saved chart: points, and PNG pixels per point
 
 
 def chart(made: alt.Chart | alt.LayerChart, name: str, **options: Any) -> None:
-    """Draw a chart, with a way to save it as `name` in a format of `FORMATS`; `options` are `st.altair_chart`'s."""
+    """Draw a chart with buttons to save it as `name` in each of `FORMATS`; `options` go to `st.altair_chart`."""
     st.altair_chart(made, **options)
     with st.popover("Save", type="tertiary", icon=":material/download:"), st.container(horizontal=True):
         for kind, mime in FORMATS.items():
@@ -23,7 +23,7 @@ def chart(made: alt.Chart | alt.LayerChart, name: str, **options: Any) -> None:
 
 
 def chart_file(made: alt.Chart | alt.LayerChart, kind: str) -> bytes:
-    """A chart in a format of `FORMATS`."""
+    """Render a chart in one of `FORMATS`."""
     file: io.BytesIO | io.StringIO = io.StringIO() if kind == "SVG" else io.BytesIO()
     finer = {"scale_factor": SCALE} if kind == "PNG" else {}
     made.properties(width=WIDTH).save(file, format=kind.lower(), **finer)

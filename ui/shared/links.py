@@ -1,15 +1,15 @@
-"""What a link to the inspect page says of the image to look at."""
+"""Links to an image on the inspect page."""
 
 from ui.shared.pictures import gallery
 from ui.shared.student_index import Student
 
-SOURCE, GALLERY = "source", "Data set"  # where images come from, and that they come from the student's data set
-LINKED = "image"  # the picture that is looked at closely
-PER_PAGE = 12  # pictures of the gallery
+SOURCE, GALLERY = "source", "Data set"  # image source, and its value for the student's data set
+LINKED = "image"  # the picture shown in detail
+PER_PAGE = 12  # gallery pictures
 
 
 def gallery_link(student: Student, kind: str, index: int) -> dict[str, str]:
-    """The way to one test image of a student, by its kind and its index in the test part.
+    """Query parameters that open a student's test image, given by its kind and its index in the test split.
 
     Raises:
         UserError: the data set cannot be read.
@@ -21,10 +21,10 @@ def gallery_link(student: Student, kind: str, index: int) -> dict[str, str]:
 
 
 def kind_key(student: Student) -> str:
-    """What the choice of a kind of test image is called, in the session and in links."""
+    """Key of the selected kind of test image, in the session and in links."""
     return f"kind-{student.dataset}-{student.normal_class}"
 
 
 def page_key(student: Student, kind: str) -> str:
-    """The same of the page of the images of one kind."""
+    """Key of the gallery page for one kind, in the session and in links."""
     return f"gallery-{student.dataset}-{kind}"

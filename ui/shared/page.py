@@ -1,10 +1,11 @@
-"""The frame of every page: configuration, navigation and a little style."""
+"""Layout shared by all pages: configuration, navigation and style."""
 
 from pathlib import Path
 
 import streamlit as st
 
 import kdad
+from kdad.memory import keep_freed_memory
 
 ROOT = Path(__file__).parent.parent.parent
 ASSETS = ROOT / "ui" / "assets"
@@ -26,7 +27,8 @@ STYLE = """<style>
 
 
 def setup(title: str) -> None:
-    """Configure the page and draw what all pages share; the first call of every page."""
+    """Configure the page and draw its shared elements; must be called first on every page."""
+    keep_freed_memory()
     icon = str(ASSETS / "icon.svg")
     st.set_page_config(page_title=f"{title} · kdad", page_icon=icon, layout="wide")
     st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=icon)
@@ -38,15 +40,15 @@ def setup(title: str) -> None:
 
 
 def pages() -> list[str]:
-    """The pages beside home, in the order of their numbers, as paths below the project."""
+    """Pages other than home, in numerical order, as paths relative to the project."""
     return [file.relative_to(ROOT).as_posix() for file in sorted((ROOT / "pages").glob("[0-9]*_*.py"))]
 
 
 def page_name(page: str) -> str:
-    """`pages/2_Inspect.py` is called Inspect."""
+    """Display name of a page: Inspect for `pages/2_Inspect.py`."""
     return Path(page).stem.split("_", 1)[1].replace("_", " ")
 
 
 def footer() -> None:
-    """Closes the sidebar, after a page's own controls."""
+    """Draw the footer of the sidebar; call it after the page's own controls."""
     st.sidebar.caption(f"kdad {kdad.__version__} · everything runs on this machine; no image leaves it.")

@@ -1,4 +1,4 @@
-"""The images a page looks at: where they come from, and how they become pictures on a screen."""
+"""Images of the app: samples, uploads and data sets, and their display."""
 
 import base64
 import hashlib
@@ -13,15 +13,15 @@ from PIL import Image
 from kdad.data import patterns
 from kdad.errors import UserError
 
-SAMPLE_SEED = 100  # no data set of `kdad.data.sources` is drawn from this seed or a higher one
+SAMPLE_SEED = 100  # data sets of `kdad.data.sources` use lower seeds only
 DISPLAY_SIDE = 448
-MAX_UPLOAD_MB = 20  # MB; the server's own limit in .streamlit/config.toml is higher, so that the page can say why
+MAX_UPLOAD_MB = 20  # MB; the server's limit in .streamlit/config.toml is higher so the page can explain the refusal
 TYPES = ["png", "jpg", "jpeg", "jfif", "heic", "heif", "hif", "avif", "webp", "bmp", "tif", "tiff", "pgm"]
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One image, uint8 (H, W, 3), what to call it, what it is known to be, and where: bool (H, W)."""
+    """One image, uint8 (H, W, 3), with its name and, if known, its label and defect mask, bool (H, W)."""
 
     name: str
     pixels: np.ndarray
@@ -30,7 +30,7 @@ class Picture:
 
     @cached_property
     def digest(self) -> str:
-        """Tells images of different content or shape apart, whatever their names."""
+        """Hash of content and shape, independent of the name."""
         return hashlib.blake2b(str(self.pixels.shape).encode() + self.pixels.tobytes(), digest_size=16).hexdigest()
 
     @cached_property
@@ -39,7 +39,7 @@ class Picture:
         return to_display(self.pixels)
 
     def changed(self, pixels: np.ndarray, words: str) -> "Picture":
-        """The same after something was done to it, which its name says; where it is odd is no longer known."""
+        """Return a copy with changed pixels and the change in its name; the mask no longer applies and is dropped."""
         return replace(self, name=f"{self.name} {words}", pixels=pixels, mask=None)
 
 
@@ -61,11 +61,11 @@ def samples(texture: str, draw: int) -> list[Picture]:
 
 
 def read_uploads(files: list, max_value: int) -> tuple[list[Picture], list[str]]:
-    """The readable ones of uploaded files, `max_value` as in the student's images, and one sentence for each other."""
+    """Read uploaded files, with the student's `max_value`; returns pictures, and one message per failure."""
     pictures, problems = [], []
     for file in files:
         if file.size > MAX_UPLOAD_MB * 2**20:
-            problems.append(f"{file.name}: above {MAX_UPLOAD_MB} MB; make it smaller")
+            problems.append(f"{file.name}: larger than {MAX_UPLOAD_MB} MB; reduce its size")
             continue
         try:
             picture = _decode(file.file_id, file, max_value)
@@ -84,7 +84,7 @@ def _decode(file_id: str, _file, max_value: int) -> Picture:
 
 
 def _with_distinct_names(pictures: list[Picture]) -> list[Picture]:
-    """Files of one name from several folders, numbered."""
+    """Number pictures of the same name."""
     seen: dict[str, int] = {}
     distinct = []
     for picture in pictures:
@@ -96,7 +96,7 @@ def _with_distinct_names(pictures: list[Picture]) -> list[Picture]:
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the data set…")
 def gallery(dataset: str, normal_class: str):
-    """The test part of a data set: kinds, index of the kind of each image (N,), and fetch(indices), which gives
+    """Test split of a data set: kinds, kind index of each image (N,), and fetch(indices), which returns
     images (3, H, W) and their masks (H, W) or None.
 
     Raises:
@@ -110,7 +110,7 @@ def gallery(dataset: str, normal_class: str):
         source = task.source
         return source.classes, source.labels("test").numpy(), lambda indices: (source.images("test", indices), None)
     if task.test is None:
-        raise UserError(f"{dataset} has no test images of both kinds: put them into test/good and test/<kind>")
+        raise UserError(f"{dataset} lacks normal or anomalous test images: put them in test/good and test/<kind>")
     return task.kinds, task.test.labels.numpy(), lambda indices: _chosen(task.test, indices.tolist())
 
 
@@ -120,7 +120,7 @@ def _chosen(test, indices: list[int]) -> tuple[list, list | None]:
 
 
 def gallery_page(dataset: str, normal_class: str, kind: str, page: int, per_page: int) -> list[Picture]:
-    """One page, counted from 1, of the test images of one kind."""
+    """One page, counted from 1, of test images of one kind."""
     import torch
 
     kinds, labels, fetch = gallery(dataset, normal_class)
@@ -138,7 +138,7 @@ def _channels_last(image: np.ndarray) -> np.ndarray:
 
 
 def display_size(pixels: np.ndarray, side: int = DISPLAY_SIDE) -> tuple[int, int]:
-    """(height, width) on the screen: small images grow by a whole factor, large ones shrink to `side`."""
+    """(height, width) on screen: small images are enlarged by an integer factor, large ones reduced to `side`."""
     height, width = pixels.shape[:2]
     longer = max(height, width)
     scale = max(1, side // longer) if longer <= side else side / longer
@@ -146,14 +146,14 @@ def display_size(pixels: np.ndarray, side: int = DISPLAY_SIDE) -> tuple[int, int
 
 
 def to_display(pixels: np.ndarray, side: int = DISPLAY_SIDE) -> np.ndarray:
-    """`pixels` at their `display_size`, with the pixels of small images left visible."""
+    """Resize `pixels` to their `display_size`, keeping the pixels of small images visible."""
     height, width = display_size(pixels, side)
     interpolation = Image.Resampling.NEAREST if height >= len(pixels) else Image.Resampling.LANCZOS
     return np.asarray(Image.fromarray(pixels).resize((width, height), interpolation))
 
 
 def card(pixels: np.ndarray, side: int) -> np.ndarray:
-    """`pixels` centred on a transparent square, so that images of any shape line up: uint8 (side, side, 4)."""
+    """Centre `pixels` on a transparent square, to align images of any shape: uint8 (side, side, 4)."""
     picture = Image.fromarray(pixels)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     square = Image.new("RGBA", (side, side))
@@ -162,23 +162,23 @@ def card(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def side_by_side(pictures: list[np.ndarray]) -> np.ndarray:
-    """Pictures (H, W, C) of one height in a row, with a little room between them that is empty."""
+    """Join pictures (H, W, C) of the same height in a row, with a small empty gap between them."""
     gap = np.zeros((len(pictures[0]), 4, pictures[0].shape[2]), np.uint8)
     row = [part for picture in pictures for part in (gap, picture)]
     return np.concatenate(row[1:], 1)
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """uint8 (H, W, 3), or (H, W, 4) with opacity, as a PNG file."""
+    """Encode uint8 (H, W, 3), or (H, W, 4) with opacity, as PNG."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG", compress_level=1)  # it is looked at once; encoding would wait
+    Image.fromarray(pixels).save(file, format="PNG", compress_level=1)  # shown once, so speed matters more than size
     return file.getvalue()
 
 
 def data_url(pixels: np.ndarray) -> str:
-    """uint8 (H, W, 3) as an address that holds the picture itself: a JPEG that the eye cannot tell from it.
+    """Encode uint8 (H, W, 3) as a data URL of a visually lossless JPEG.
 
-    It is made and read in a fraction of the time of a PNG, and has a fraction of its length.
+    It is encoded and decoded in a fraction of the time of a PNG, and is much shorter.
     """
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="JPEG", quality=95, subsampling=0)

@@ -1,4 +1,4 @@
-"""Which folders of the machine that the app runs on a visitor may name; see SECURITY.md."""
+"""Folders of the server that visitors may name; see SECURITY.md."""
 
 import os
 from functools import lru_cache
@@ -13,9 +13,9 @@ VARIABLE = "KDAD_FOLDERS"
 
 
 def allowed() -> tuple[Path, ...]:
-    """The folders in which visitors may name others: those of `$KDAD_FOLDERS`, which may be empty.
+    """Folders below which visitors may name paths: those of `$KDAD_FOLDERS`, which may be empty.
 
-    Where that is not set, all are for a visitor at the machine itself, and none where others can reach the app.
+    If it is not set: all folders if the app is reachable from this machine only, otherwise none.
     """
     listed = os.environ.get(VARIABLE)
     if listed is None:
@@ -24,7 +24,7 @@ def allowed() -> tuple[Path, ...]:
 
 
 def at_the_machine() -> bool:
-    """Whether only those who sit at the machine reach the app."""
+    """Whether the app is reachable from this machine only."""
     return st.get_option("server.address") in LOOPBACK
 
 
@@ -34,15 +34,15 @@ def _resolved(listed: str) -> tuple[Path, ...]:
 
 
 def readable(text: str) -> Path:
-    """The file or folder of a path that was typed, links followed; whether it is there is not looked at.
+    """Resolve a typed path, following links, without checking that it exists.
 
     Raises:
-        UserError: a visitor may not name it. It is the same words whether it is there or not.
+        UserError: a visitor may not name it; the message does not reveal whether it exists.
     """
     try:
         place = Path(text).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError):  # a loop of links, a home that nobody has, what is no path
+    except (OSError, RuntimeError, ValueError):  # a symlink loop, an unknown user's home, an invalid path
         place = None
     if place is None or not any(place.is_relative_to(folder) for folder in allowed()):
-        raise UserError(f"{text[:200]} is not in a folder that this app may read; whoever runs it sets ${VARIABLE}")
+        raise UserError(f"{text[:200]} is not in a folder that this app may read; its operator can set ${VARIABLE}")
     return place

@@ -1,4 +1,4 @@
-"""Which students are here, read from their JSON files alone: no torch, so that a first paint is quick."""
+"""Index of the available students, read from their JSON files without torch, for a fast first render."""
 
 import json
 import os
@@ -15,45 +15,45 @@ from ui.shared.page import ROOT
 
 @dataclass(frozen=True)
 class Student:
-    """What config.json and evaluation.json say of one student folder."""
+    """Contents of config.json and evaluation.json of one student folder."""
 
-    key: str  # its folder below the root, `<data set>/<teacher>/<class>`: its name in links
+    key: str  # its folder below the root, `<data set>/<teacher>/<class>`; identifies it in links
     folder: Path
     dataset: str
     normal_class: str
     teacher: str
     label_overlap: str
     seed: int
-    image_size: int  # in pixels, at which its teacher reads images
-    layers: tuple[str, ...]  # the teacher's, where they can be chosen
-    max_value: int  # in images of more than 8 bits, see `kdad.data.decoding`; 0 where it was trained on none
-    calibration: str  # how its normals were held out, a name in `kdad.storage.layout.CALIBRATION_KINDS`
+    image_size: int  # input size of its teacher, in pixels
+    layers: tuple[str, ...]  # of the teacher, if they can be chosen
+    max_value: int  # of images of more than 8 bits, see `kdad.data.decoding`; 0 if it was trained on none
+    calibration: str  # origin of its held-out normals, a name in `kdad.storage.layout.CALIBRATION_KINDS`
     evaluation: dict | None
 
     @property
     def teacher_name(self) -> str:
-        """The teacher's name as it is in folder names."""
+        """The teacher's name as used in folder names."""
         return teacher_slug(self.teacher)
 
 
 def roots() -> tuple[Path, ...]:
-    """Where students are looked for: the folders of `$KDAD_STUDENTS`, or `trained_students/` beside app.py."""
+    """Folders searched for students: those of `$KDAD_STUDENTS`, or `trained_students/` next to app.py."""
     listed = os.environ.get("KDAD_STUDENTS") or str(ROOT / "trained_students")
     return tuple(Path(folder) for folder in listed.split(os.pathsep) if folder)
 
 
 def root() -> Path:
-    """Where students are put: the first of `roots`. Nothing is written to the others."""
+    """Folder for new students: the first of `roots`. Nothing is written to the others."""
     return roots()[0]
 
 
 def jobs_root() -> Path:
-    """Where the trainings that this app starts keep their requests, logs and status."""
+    """Folder for requests, logs and status of training jobs started by this app."""
     return root() / ".jobs"
 
 
 def find() -> tuple[dict[str, Student], list[str]]:
-    """The finished students below the roots by key, and the keys of folders that cannot be read."""
+    """Finished students below the roots by key, and the keys of unreadable folders."""
     students, damaged = {}, []
     for key, folder in below_roots(WEIGHTS).items():
         try:
@@ -64,7 +64,7 @@ def find() -> tuple[dict[str, Student], list[str]]:
 
 
 def below_roots(name: str) -> dict[str, Path]:
-    """The folders with a file of this name, by their key, sorted; of one key, that of the first root."""
+    """Folders with a file of this name, by key, sorted; earlier roots take precedence."""
     found = {
         file.parent.relative_to(place).as_posix(): file.parent
         for place in reversed(roots())
@@ -74,12 +74,12 @@ def below_roots(name: str) -> dict[str, Path]:
 
 
 def _read(key: str, folder: Path) -> Student:
-    """A student, from its files if any of them has changed."""
+    """Read a student, from the cache unless one of its files has changed."""
     return _remembered(key, folder, tuple(_stamp(folder / name) for name in (CONFIG, LOCAL, EVALUATION)))
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:
-    """When a file changed last, and how large it is; None where there is none."""
+    """Modification time and size of a file; None if it does not exist."""
     try:
         about = file.stat()
     except OSError:
@@ -105,7 +105,7 @@ def _remembered(key: str, folder: Path, stamps: tuple) -> Student:
 
 
 def _places(file: Path) -> dict:
-    """Where a student's own images and own teacher are on this machine; {} where nobody says."""
+    """Local paths of a student's custom images and teacher on this machine; {} if there are none."""
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
@@ -115,18 +115,29 @@ def same_family(student: Student, students: dict[str, Student]) -> list[Student]
     return [other for other in students.values() if (other.teacher, other.dataset, other.seed) == family]
 
 
+def of_same_task(student: Student, students: dict[str, Student]) -> list[Student]:
+    """The other evaluated students of the same data set and normal class, those of different teachers first."""
+    task = (student.dataset, student.normal_class)
+    others = [
+        other
+        for other in students.values()
+        if (other.dataset, other.normal_class) == task and other.key != student.key and other.evaluation
+    ]
+    return sorted(others, key=lambda other: other.teacher == student.teacher)
+
+
 def train_command(dataset: str = "patterns-defects", normal_class: str = "bricks", teacher: str = "vgg-cifar10") -> str:
-    """The shell command that makes a student where this app finds it."""
+    """Shell command that trains a student in the app's root."""
     return _command("train", dataset, teacher, normal_class)
 
 
 def sweep_command(student: Student) -> str:
-    """The shell command that makes the rest of a student's family."""
+    """Shell command that trains the rest of a student's family."""
     return _command("sweep", student.dataset, student.teacher, "all")
 
 
 def evaluate_command(student: Student) -> str:
-    """The shell command that tests a student, and calibrates it if it never was."""
+    """Shell command that tests a student, and calibrates it if it is not calibrated."""
     return shlex.join(["python", "-m", "kdad", "evaluate", str(student.folder)])
 
 

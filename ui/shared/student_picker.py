@@ -1,4 +1,4 @@
-"""Choosing students on a page, or saying what to do where there is none."""
+"""Student selection, with instructions if there are no students."""
 
 import streamlit as st
 
@@ -7,7 +7,7 @@ from ui.shared.words import auroc, overlap_badge, plain
 
 
 def choose_students() -> list[Student]:
-    """One student, and a second one to compare with if it is asked for; ends the page if there is none."""
+    """Choose one student, and optionally a second one for comparison; ends the page if there is none."""
     students = students_or_stop()
     check_link("student", students)
     check_link("compare", students)
@@ -27,17 +27,17 @@ def choose_students() -> list[Student]:
 
 
 def students_or_stop() -> dict[str, Student]:
-    """The students that are here, by key; ends the page, saying what to do, if there is none."""
+    """Available students by key; ends the page with instructions if there are none."""
     students, damaged = find()
     if damaged:
-        st.warning(f"Not readable, so not offered: {', '.join(map(plain, damaged))}. Train those anew, or remove them.")
+        st.warning(f"Unreadable students are not listed: {', '.join(map(plain, damaged))}. Retrain or remove them.")
     if not students:
         _no_student()
     return students
 
 
 def _no_student() -> None:
-    st.info(f"No student is in `{root()}` yet. Train one; this takes a minute or two and needs no data set:")
+    st.info(f"No students in `{root()}` yet. Train one; this takes a minute or two and needs no data set:")
     st.code(train_command(), language="bash", wrap_lines=True)
     st.stop()
 
@@ -45,17 +45,17 @@ def _no_student() -> None:
 def check_link(name: str, students: dict[str, Student]) -> None:
     asked = st.query_params.get(name)
     if asked and asked not in students:
-        st.warning(f"The link asks for a student that is not here: {plain(asked)}. Choose one below.")
+        st.warning(f"The link refers to a student that is not available: {plain(asked)}. Choose one below.")
 
 
 def _favourite(students: dict[str, Student]) -> int:
-    """A student that the built-in samples suit, if there is one."""
+    """Index of a student that fits the built-in samples, or 0."""
     suited = [i for i, student in enumerate(students.values()) if student.dataset == "patterns-defects"]
     return suited[0] if suited else 0
 
 
 def provenance(student: Student) -> None:
-    known = f"knows **{plain(student.normal_class)}** as normal"
+    known = f"normal class **{plain(student.normal_class)}**"
     figures = f" · test AUROC {auroc(student.evaluation['auroc'])}" if student.evaluation else ""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         overlap_badge(student.label_overlap)

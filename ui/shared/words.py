@@ -1,4 +1,4 @@
-"""Figures and provenance in words."""
+"""Formatting of figures and provenance as text."""
 
 import re
 
@@ -10,17 +10,17 @@ OVERLAP_COLOURS = {"same": "orange", "related": "yellow", "none": "green", "unkn
 
 
 def plain(text: str) -> str:
-    """`text` so that Markdown shows it as it is: names come from files that nobody vetted."""
+    """Escape `text` for Markdown, as names come from untrusted files."""
     return re.sub(r"([\\`*_{}\[\]()<>#+\-!$:~|^=])", r"\\\1", " ".join(str(text).split()))
 
 
 def percent(share: float) -> str:
-    """0.0135 as `1.35 %`, with three significant digits at most."""
+    """Format 0.0135 as `1.35 %`, with at most three significant digits."""
     return f"{100 * share:.3g} %"
 
 
 def duration(seconds: float) -> str:
-    """A time left in words, no more exact than it can be: `12 s`, `3 min`, `1 h 20 min`."""
+    """Format a remaining time at a sensible precision: `12 s`, `3 min`, `1 h 20 min`."""
     if seconds < 60:
         return f"{max(1, round(seconds))} s"
     hours, minutes = divmod(max(1, round(seconds / 60)), 60)
@@ -28,12 +28,12 @@ def duration(seconds: float) -> str:
 
 
 def auroc(value: float) -> str:
-    """An AUROC in 0…1 as `97.35 %`: two decimals, so that a very good one is not called perfect."""
+    """Format an AUROC in 0…1 as `97.35 %`, with two decimals to tell very good from perfect."""
     return f"{100 * value:.2f} %"
 
 
 def unusualness(share: float, normals: int, normal_class: str) -> str:
-    """How an image compares with the held-out normals, `share` of which score below it."""
+    """Compare an image with the held-out normals, of which `share` score lower."""
     kind = f"held-out normal {plain(normal_class)} images"
     if share == 1:
         return f"More unusual than all {normals} {kind}."
@@ -43,11 +43,11 @@ def unusualness(share: float, normals: int, normal_class: str) -> str:
 
 
 def percentile(share: float) -> str:
-    """How many held-out normals are less unusual: `97.3 %`, and `100 %` or `0 %` only of all or none."""
+    """Format a share of held-out normals as `97.3 %`; `100 %` and `0 %` mean exactly all and none."""
     return f"{100 * share:.1f} %" if 0 < share < 1 else f"{100 * share:.0f} %"
 
 
 def overlap_badge(overlap: str) -> None:
-    """A badge with what the teacher saw of the anomaly classes."""
+    """Draw a badge showing what the teacher saw of the anomaly classes."""
     known = overlap if overlap in OVERLAP_IN_WORDS else "unknown"
     st.badge(f"label overlap: {known}", color=OVERLAP_COLOURS[known], help=OVERLAP_IN_WORDS[known])

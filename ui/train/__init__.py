@@ -1,4 +1,4 @@
-"""The page that trains and loads students.
+"""The page for training and loading students.
 
 May import the core and `ui.shared`.
 """

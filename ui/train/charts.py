@@ -1,4 +1,4 @@
-"""Charts of a training as it goes."""
+"""Charts of a running training."""
 
 import math
 
@@ -9,7 +9,7 @@ from ui.shared.palette import ACCENT, CALM
 
 
 def losses(history: list[dict], trace: list[tuple[float, float]], epochs: int) -> alt.LayerChart:
-    """Training loss as it went, (epochs done, loss), and validation loss after each epoch of `history`."""
+    """Training loss from `trace`, (epochs done, loss), and validation loss after each epoch of `history`."""
     validation = [(row["epoch"], row["loss"]) for row in history if row["split"] == "validation"]
     trained = trace or [(row["epoch"], row["loss"]) for row in history if row["split"] == "train"]
     rows = [*((*point, "training") for point in trained), *((*point, "validation") for point in validation)]
@@ -17,14 +17,14 @@ def losses(history: list[dict], trace: list[tuple[float, float]], epochs: int) -
 
 
 def validation_auroc(history: list[dict], epochs: int) -> alt.LayerChart:
-    """The AUROC in per cent of the rows of `history` that have one."""
+    """Validation AUROC in per cent; `history` holds only rows with an AUROC."""
     rows = [(row["epoch"], 100 * row["auroc"], "validation") for row in history]
     lowest = min(90, *(10 * math.floor(value / 10) for _, value, _ in rows))
     return _by_epoch(rows, alt.Scale(domain=[lowest, 100], nice=False), epochs, "AUROC, %")
 
 
 def _by_epoch(rows: list[tuple], scale: alt.Scale, epochs: int, title: str) -> alt.LayerChart:
-    """Lines of (epoch, value, split), with a dot for every value of validation."""
+    """Lines of (epoch, value, split), with a dot for every validation value."""
     frame = pd.DataFrame(rows, columns=["epoch", "value", "split"])
     last = int(max(epochs, frame["epoch"].max()))
     axis = alt.Axis(tickCount=min(last, 6), tickMinStep=1, format="d", grid=False)
@@ -45,6 +45,6 @@ def _by_epoch(rows: list[tuple], scale: alt.Scale, epochs: int, title: str) -> a
         )
     )
     layers = [lines]
-    if (frame["split"] == "validation").any():  # of no points at all, the browser's console complains
+    if (frame["split"] == "validation").any():  # an empty layer logs a warning in the browser's console
         layers.append(lines.mark_point(filled=True, size=40).transform_filter(alt.datum.split == "validation"))
     return alt.layer(*layers).properties(height=180)

@@ -1,4 +1,4 @@
-"""The form that starts a training."""
+"""Form for starting a training."""
 
 from dataclasses import replace
 
@@ -18,11 +18,11 @@ from ui.train import own_folder
 from ui.train.request import Request, obstacle, refusal, teacher_named, unmet
 
 DATASET_NOTES = {
-    "patterns": "Ten built-in textures, one against the other nine.",
-    "patterns-defects": "One built-in texture against scratches, spots, holes and patches on it.",
-    "cifar10": "Small photos of ten kinds of things, one against the other nine.",
-    "mnist": "Handwritten digits, one against the other nine.",
-    "fashion-mnist": "Ten kinds of clothing, one against the other nine.",
+    "patterns": "Ten built-in textures, one-vs-rest.",
+    "patterns-defects": "A built-in texture, with scratches, spots, holes and patches as defects.",
+    "cifar10": "Small photos of ten object classes, one-vs-rest.",
+    "mnist": "Handwritten digits, one-vs-rest.",
+    "fashion-mnist": "Ten kinds of clothing, one-vs-rest.",
 }
 OWN = "my own images"
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -30,7 +30,7 @@ SLOW_ABOVE_MEGABYTES = 100
 
 
 def new_student() -> DeltaGenerator:
-    """The controls, what is wrong with them, and the button that starts a job; returns a place below it."""
+    """Draw the controls, any problem with them and the start button; returns an empty element below it."""
     dataset = st.selectbox("Data set", [*DATASETS, OWN], key="dataset", persist_state="session", bind="query-params")
     if dataset == OWN:
         dataset, normal_class = own_folder.choose(), "good"
@@ -50,22 +50,22 @@ def new_student() -> DeltaGenerator:
 
 def _whereabouts(dataset: str) -> str:
     if dataset.startswith("patterns"):
-        return "Needs no file."
+        return "Needs no download."
     if at_hand(dataset, ("train", "test")):
         return "On this machine."
     return "Not on this machine: downloaded from the Hugging Face Hub when training starts."
 
 
 def _choose_teacher(dataset: str) -> tuple[str, Recipe | None]:
-    """A teacher's name and the preset of its students, if it is known before the teacher is loaded."""
+    """Choose a teacher; returns its name and, if known before loading it, the preset for its students."""
     names, proposed = available(), default_teacher(dataset)
-    # Own images and data sets each keep a choice of their own: they start from different teachers.
+    # Custom images and data sets have different default teachers, so each keeps its own choice.
     key = "teacher-own" if is_folder(dataset) else "teacher"
     teacher = st.selectbox(
         "Teacher", names, index=names.index(proposed) if proposed in names else 0, key=key, persist_state="session",
         accept_new_options=True,
-        help="Choose one, or type timm:NAME for a model of timm (timm:NAME@FILE for weights of your own), or the Hub "
-        "id (owner/name) or the folder of a ViT-family model.",
+        help="Choose one, or type timm:NAME for a timm model (timm:NAME@FILE for your own weights), or the Hub id "
+        "(owner/name) or folder of a ViT-family model.",
     )  # fmt: skip
     try:
         teacher = teacher_named(teacher)
@@ -93,13 +93,13 @@ def _choose_knobs(preset: Recipe | None, photographs: bool) -> dict:
         seed = left.number_input("Seed", 0, MAX_SEED, key="seed", persist_state="session")
         device = right.selectbox(
             "Device", DEVICES, key="device", persist_state="session",
-            help="auto takes CUDA, then MPS, then the CPU: the first that is here. Another is refused at the start.",
+            help="auto uses the first available of CUDA, MPS and CPU. An unavailable device is rejected at the start.",
         )  # fmt: skip
         tile_size = _choose_tile_size(left) if photographs else None
         st.caption(
             f"The teacher's preset: {preset.epochs} epochs of batches of {preset.batch_size}, {preset.optimizer} at "
-            f"{preset.learning_rate:g}, {preset.schedule}; {preset.min_steps} steps at least, of few images."
-            if preset else "What is empty follows the preset."
+            f"{preset.learning_rate:g}, {preset.schedule}; at least {preset.min_steps} steps with few images."
+            if preset else "Empty fields use the preset."
         )  # fmt: skip
     of_recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": rate}
     return of_recipe | {"seed": seed, "device": device, "tile_size": tile_size}
@@ -107,15 +107,15 @@ def _choose_knobs(preset: Recipe | None, photographs: bool) -> dict:
 
 def _choose_tile_size(place: DeltaGenerator) -> int | None:
     return place.number_input(
-        "Tile side", 0, MAX_TILE_SIZE, None, key="tile_size", persist_state="session", placeholder="by size",
-        help="In pixels. A defect that is small in a large image is lost when that is shrunk to what the teacher sees; "
-        "in overlapping tiles it is not, but they take longer. 0 looks at whole images. If left empty, images that are "
-        "much larger than what the teacher sees are tiled.",
+        "Tile size", 0, MAX_TILE_SIZE, None, key="tile_size", persist_state="session", placeholder="automatic",
+        help="In pixels. Small defects in large images are lost when the image is reduced to the teacher's input size; "
+        "overlapping tiles preserve them but take longer. 0 uses whole images. If empty, images much larger than the "
+        "teacher's input size are tiled.",
     )  # fmt: skip
 
 
 def _number(label: str, preset: Recipe | None, name: str, **limits) -> float | None:
-    """A number that starts at the preset; its key holds that, so that another teacher brings its own."""
+    """Number input with the preset as default; its key contains the default, so a new teacher resets it."""
     value = getattr(preset, name, None)
     step = value / 10 if isinstance(value, float) else None
     return st.number_input(
@@ -124,15 +124,15 @@ def _number(label: str, preset: Recipe | None, name: str, **limits) -> float | N
 
 
 def _choose_overwrite(request: Request) -> tuple[str | None, Request]:
-    """What keeps the request from starting, if anything, and the request with leave to overwrite, if given."""
+    """Offer to overwrite; returns what prevents the start, if anything, and the request, with `overwrite` if ticked."""
     if problem := refusal(request):
         return problem, request
     there = obstacle(request)
     if there is None:
         return None, request
-    if st.checkbox(f"Replace the {there} that is there", key=f"overwrite-{request.folder}"):
+    if st.checkbox(f"Replace the existing {there}", key=f"overwrite-{request.folder}"):
         return None, replace(request, overwrite=True)
-    return f"For this class, teacher and seed, there is a {there}. Tick the box to train anew.", request
+    return f"There is already a {there} for this class, teacher and seed. Tick the box to replace it.", request
 
 
 def _start(request: Request) -> None:

@@ -1,4 +1,4 @@
-"""The jobs, live: progress, curves, log, stop and resume. What is shown is read from their files."""
+"""Live list of jobs: progress, curves, log, stop and resume, all read from the jobs' files."""
 
 import json
 
@@ -30,7 +30,7 @@ BADGES = {
 
 
 def show_jobs() -> None:
-    """All jobs, the newest first, refreshed while one of them is active."""
+    """Show all jobs, newest first, refreshed while one is active."""
     active = any(job.active for job in manager.find_all(jobs_root()))
     st.fragment(_jobs, run_every=SECONDS_BETWEEN_LOOKS if active else None)()
 
@@ -38,14 +38,14 @@ def show_jobs() -> None:
 def _jobs() -> None:
     found = manager.find_all(jobs_root())
     active = sorted(job.folder.name for job in found if job.active)
-    if st.session_state.setdefault("active-jobs", active) != active:  # one began or ended: the page has more to say
+    if st.session_state.setdefault("active-jobs", active) != active:  # one started or ended: redraw the page
         st.session_state["active-jobs"] = active
         st.rerun()
     st.subheader("Jobs", anchor=False)
     if not found:
         st.info(
-            "No training yet. Choose a normal class and a teacher, and start: a student of built-in textures takes "
-            "a minute or two. It goes on when you leave this page.", icon=":material/model_training:",
+            "No training yet. Choose a normal class and a teacher, and start: a student on built-in textures takes "
+            "a minute or two. Training continues when you leave this page.", icon=":material/model_training:",
         )  # fmt: skip
     ended = [job for job in reversed(found) if not job.active]
     for job in [*(job for job in found if job.active), *ended[:MAX_ENDED_JOBS]]:
@@ -74,15 +74,15 @@ def _job(job: Job) -> None:
 def _how_it_fares(job: Job) -> None:
     status = job.status
     if job.state == QUEUED:
-        st.caption("Waits until the jobs before it are through.")
+        st.caption("Waiting for earlier jobs to finish.")
     elif job.active:
         st.progress(min(1.0, status.position / max(1, status.epochs)), _progress_in_words(job))
     elif job.state == FINISHED:
         st.markdown(_result(job))
     elif job.state == FAILED:
-        st.error(plain(status.message or "It failed without a word: see the log."))
+        st.error(plain(status.message or "The job failed without a message: see the log."))
     elif job.state == KILLED:
-        st.error("The process ended without a word: killed by hand or for lack of memory, or by a restart.")
+        st.error("The process ended without a message: killed manually, by a lack of memory or by a restart.")
     if not job.active and job.state != FINISHED:
         st.caption(_what_is_left(job))
 
@@ -90,7 +90,7 @@ def _how_it_fares(job: Job) -> None:
 def _progress_in_words(job: Job) -> str:
     status = job.status
     if job.state == SILENT:
-        return "No sign of life for a while: it may be suspended. It can be stopped and resumed."
+        return "Not responding: the process may be suspended. You can stop and resume it."
     if not status.epochs:
         return "Loading the teacher and the data…"
     if status.phase != "training":
@@ -107,16 +107,16 @@ def _result(job: Job) -> str:
         overlap = plain(figures["label_overlap"])
         return f"Test AUROC **{percent(figures['auroc'])}** · seed {int(figures['seed'])} · label overlap: {overlap}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "Its student has been removed since, or was never tested."
+        return "The student has since been removed, or was not tested."
 
 
 def _what_is_left(job: Job) -> str:
     if (job.student / WEIGHTS).is_file():
-        return f"Its student is complete, but was not tested. This does it: `python -m kdad evaluate {job.student}`"
+        return f"The student is complete but not tested. To test it: `python -m kdad evaluate {job.student}`"
     done = max((row["epoch"] for row in _history(job)), default=0)
     if not done:
-        return "No epoch was finished: resuming begins anew."
-    return f"Resuming continues after epoch {done}, and ends as if it had never been interrupted."
+        return "No epoch was finished: resuming starts from the beginning."
+    return f"Resuming continues after epoch {done}, with the same result as an uninterrupted run."
 
 
 def _history(job: Job) -> list[dict]:
@@ -127,7 +127,7 @@ def _history(job: Job) -> list[dict]:
 
 
 def _curves(job: Job) -> None:
-    """Loss and, where there are labelled anomalies to validate on, AUROC."""
+    """Show the loss and, with labelled validation anomalies, the AUROC."""
     history, trace = _history(job), manager.read_trace(job.folder)
     if not history and len(trace) < 2:
         return
@@ -164,12 +164,12 @@ def _actions(job: Job) -> None:
             )
         st.button(
             "Remove from list", key=f"remove-{name}", type="tertiary", on_click=_attempt, args=(manager.remove, job),
-            help="The student stays.",
+            help="The student is kept.",
         )  # fmt: skip
 
 
 def _attempt(action, job: Job) -> None:
-    """Do it unless another tab was quicker."""
+    """Run the action; shows its error, such as when another tab has already done it."""
     try:
         action(job)
     except (UserError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The user's own images as a data set: a folder on this machine, or a zip file that becomes one."""
+"""Custom images as a data set: a folder on this machine, or a zip file to unpack."""
 
 import re
 from pathlib import Path
@@ -14,13 +14,13 @@ from ui.shared.words import plain
 
 TYPED, DROPPED = "Folder on this machine", "Zip file"
 LAYOUT = (
-    "Normal images, in any nesting. Optional, to be tested: `test/good` and `test/<kind of defect>`, with masks in "
-    "`ground_truth/<kind>` (the layout of MVTec AD, with its normals in `train/good`)."
+    "Normal images, at any depth. Optional, for testing: `test/good` and `test/<kind of defect>`, with masks in "
+    "`ground_truth/<kind>` (the layout of MVTec AD, with normals in `train/good`)."
 )
 
 
 def choose() -> str:
-    """Draw the controls; returns `folder:PATH`, or '' while there is no such folder."""
+    """Draw the controls; returns `folder:PATH`, or '' if no folder is chosen."""
     sources = [TYPED, DROPPED] if places.allowed() else [DROPPED]
     source = st.segmented_control(
         "Images from", sources, default=sources[0], required=True, key="own-source", persist_state="session",
@@ -41,13 +41,13 @@ def _typed() -> Path | None:
         st.error(plain(error))
         return None
     if not is_directory(folder):
-        st.error(f"There is no folder {plain(text)} on the machine that this app runs on.")
+        st.error(f"There is no folder {plain(text)} on the machine that runs this app.")
         return None
     return folder
 
 
 def _dropped() -> Path | None:
-    """The folder that an uploaded zip file was unpacked to, once per name."""
+    """Folder to which the uploaded zip file is unpacked, once per upload."""
     file = st.file_uploader("Zip file of images", ["zip"], key="own-zip")
     if file is None:
         return None
@@ -66,5 +66,5 @@ def _dropped() -> Path | None:
 
 
 def _name(file_name: str) -> str:
-    """What a file is called, in letters that are safe in a path."""
+    """A file's stem, restricted to characters that are safe in a path."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(file_name).stem).strip("-")[:40] or "images"

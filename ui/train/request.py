@@ -1,4 +1,4 @@
-"""A training as it is asked for on the page, and what stands in its way. No torch before the start."""
+"""Training requests from the page, and checks before the start. Imports torch only in the last check."""
 
 import urllib.error
 import urllib.request
@@ -21,9 +21,9 @@ HUB_SECONDS = 4
 
 @dataclass(frozen=True)
 class Request:
-    """What to train; a knob is None where it follows the teacher's preset, and so is `preset` where it is unknown.
+    """A training to start; settings are None where the teacher's preset applies, `preset` if it is unknown.
 
-    `tile_size` is the side in pixels of the tiles to look at, 0 for whole images; None goes by the images' size.
+    `tile_size` is the side of the tiles in pixels, 0 for whole images; None decides by the images' size.
     """
 
     dataset: str
@@ -40,18 +40,18 @@ class Request:
 
     @property
     def folder(self) -> Path:
-        """Where its student goes."""
+        """Folder of the resulting student."""
         return student_folder(root(), self.dataset, self.teacher, self.normal_class, self.seed).resolve()
 
     @property
     def knobs(self) -> dict[str, float | None]:
-        """What differs from the preset."""
+        """Settings that differ from the preset; None for the others."""
         values = {name: getattr(self, name) for name in ("epochs", "batch_size", "learning_rate")}
         return {name: None if value == getattr(self.preset, name, None) else value for name, value in values.items()}
 
     @property
     def arguments(self) -> list[str]:
-        """What follows `python -m kdad`."""
+        """Command-line arguments after `python -m kdad`."""
         places = {"dataset": self.dataset, "normal-class": self.normal_class, "teacher": self.teacher}
         rest = {"seed": self.seed, "device": self.device, "tile_size": self.tile_size, "out": root().resolve()}
         values = {**places, **self.knobs, **rest}
@@ -60,10 +60,10 @@ class Request:
 
 
 def teacher_named(text: str | None) -> str:
-    """A teacher's name as it was typed; a folder, or the file behind a name of timm, by its full path.
+    """Normalise a typed teacher name; a folder, or the weights file of a timm name, becomes a full path.
 
     Raises:
-        UserError: it is a path that a visitor may not name.
+        UserError: the name is a path that a visitor may not name.
     """
     name = (text or "").strip()
     if name.startswith(TIMM):
@@ -78,18 +78,18 @@ def teacher_named(text: str | None) -> str:
 
 
 def refusal(request: Request) -> str | None:
-    """Why this request cannot be had at all, or None."""
+    """Why this request cannot be started at all, or None."""
     if not request.dataset:
-        return "Give a folder of normal images, or drop a zip file of them."
+        return "Enter a folder of normal images, or drop a zip file of them."
     if not request.teacher:
-        return "Choose a teacher, or type a Hub id (owner/name) or a folder."
+        return "Choose a teacher, or enter a Hub id (owner/name) or a folder."
     if any(job.active and job.student == request.folder for job in manager.find_all(jobs_root())):
-        return "This student is being trained: see its job. To start another, choose another class, teacher or seed."
+        return "This student is already training: see its job. To train another, change the class, teacher or seed."
     return None
 
 
 def obstacle(request: Request) -> str | None:
-    """What is in the place of this student and must be replaced first, or None."""
+    """What already exists in this student's folder and must be replaced first, or None."""
     if (request.folder / WEIGHTS).is_file():
         return "finished student"
     try:
@@ -101,11 +101,11 @@ def obstacle(request: Request) -> str | None:
         return "damaged run"
     wanted = request.preset and with_overrides(request.preset, **request.knobs)
     same = wanted in (None, recipe) and request.tile_size in (None, tile_size)
-    return None if same else "unfinished run of other settings"
+    return None if same else "unfinished run with different settings"
 
 
 def unmet(request: Request) -> str | None:
-    """What this machine or its network lacks for a request, or None; looks at both, and imports torch."""
+    """What this machine or its network lacks for a request, or None; checks both, and imports torch."""
     from kdad.data.folder_layout import FolderLayout
     from kdad.devices import accelerator
 
@@ -120,19 +120,19 @@ def unmet(request: Request) -> str | None:
         if (missing := _no_such_timm(request.teacher)) is not None:
             return missing
     elif not teacher_here and request.teacher not in available() and request.teacher.count("/") != 1:
-        return f"There is no teacher {request.teacher}: choose one of the list, or give a Hub id or a folder."
+        return f"There is no teacher {request.teacher}: choose one from the list, or enter a Hub id or a folder."
     if Path(request.teacher).is_dir() and not (Path(request.teacher) / "config.json").is_file():
-        return f"{request.teacher} holds no config.json, so it is no teacher's folder."
+        return f"{request.teacher} is not a teacher folder: it contains no config.json."
     if (teacher_here and data_here) or hub_reachable():
         return None
     if not data_here:
         place = f"put it below $KDAD_DATA/{request.dataset}, or choose patterns"
         return f"{request.dataset} is not on this machine, and the Hub cannot be reached: {place}."
-    return f"{request.teacher} is not on this machine, and the Hub cannot be reached: choose a teacher that is."
+    return f"{request.teacher} is not on this machine, and the Hub cannot be reached: choose a local teacher."
 
 
 def _no_such_timm(name: str) -> str | None:
-    """Why there is no such model of timm, or no such file of weights, or None."""
+    """Why a timm model or its weights file does not exist, or None."""
     from kdad.networks.teachers.timm_backbones import timm_config
 
     model, file = split_timm(name)
@@ -144,7 +144,7 @@ def _no_such_timm(name: str) -> str | None:
 
 
 def hub_reachable() -> bool:
-    """Whether the Hugging Face Hub answers, whatever it answers."""
+    """Whether the Hugging Face Hub responds, even with an error."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

@@ -1,4 +1,4 @@
-"""The students that are here: their figures, where to look at them, how to delete them, and the Hub."""
+"""List of available students: figures, links, deletion and transfer to and from the Hub."""
 
 import shutil
 import subprocess
@@ -18,16 +18,16 @@ from ui.shared.places import at_the_machine
 from ui.shared.student_index import Student, find, jobs_root, root
 from ui.shared.words import overlap_badge, percent, plain
 
-NAME_WIDTH, FIGURE_WIDTH = 140, 150  # pixels: rows stay in line, and fit a phone
+NAME_WIDTH, FIGURE_WIDTH = 140, 150  # pixels: keeps rows aligned, and fits a phone
 
 
 def show_students() -> None:
-    """Every student, by data set and teacher."""
+    """Show all students, grouped by data set and teacher."""
     students, damaged = find()
     if damaged:
-        st.warning(f"Not readable: {', '.join(map(plain, damaged))}. Train those anew, or remove their folders.")
+        st.warning(f"Unreadable: {', '.join(map(plain, damaged))}. Retrain these students or remove their folders.")
     if not students:
-        st.info(f"No student is in `{root()}` yet. Train one, or fetch one from the Hub below.")
+        st.info(f"No students in `{root()}` yet. Train one, or fetch one from the Hub below.")
         return
     families: dict[tuple, list[Student]] = defaultdict(list)
     for student in students.values():
@@ -40,11 +40,11 @@ def show_students() -> None:
             for student in family:
                 _row(student, deletable=_deletable(student))
     if not all(map(_deletable, students.values())):
-        st.caption("Students that came with the project have no delete button: they would come back.")
+        st.caption("Students that ship with the project have no delete button, as git would restore them.")
 
 
 def _deletable(student: Student) -> bool:
-    """Whether it is in the root that may be written to, and did not come with the project."""
+    """Whether the student is in the writable root and does not ship with the project."""
     return student.folder.is_relative_to(root()) and student.key not in shipped(root())
 
 
@@ -72,7 +72,7 @@ def _confirm(student: Student) -> None:
     with st.container(border=True, horizontal=True, vertical_alignment="center", key="confirm-delete"):
         st.markdown(f"Delete `{student.folder}` and all its files? This cannot be undone.")
         st.button("Delete for good", type="primary", on_click=_delete, args=(student,))
-        st.button("Keep it", on_click=_ask, args=(None,))
+        st.button("Cancel", on_click=_ask, args=(None,))
 
 
 def _delete(student: Student) -> None:
@@ -80,7 +80,7 @@ def _delete(student: Student) -> None:
     busy = any(job.active and job.student == student.folder.resolve() for job in manager.find_all(jobs_root()))
     if busy or not _deletable(student):
         st.toast(
-            f"{plain(student.key)} is being trained anew: stop that job first." if busy else "It came with the project."
+            f"{plain(student.key)} is being retrained: stop that job first." if busy else "It ships with the project."
         )
         return
     shutil.rmtree(student.folder, ignore_errors=True)
@@ -89,9 +89,9 @@ def _delete(student: Student) -> None:
 
 @lru_cache(maxsize=4)
 def shipped(folder: Path) -> frozenset[str]:
-    """The keys of the students below `folder` that git tracks, and so came with the project.
+    """Keys of the students below `folder` that ship with the project, that is, are tracked by git.
 
-    Where git cannot be asked, all below the project's own folder count as such.
+    If git is not available, all students below the project's own folder count.
     """
     if not folder.resolve().is_relative_to(ROOT):
         return frozenset()
@@ -103,7 +103,7 @@ def shipped(folder: Path) -> frozenset[str]:
 
 
 def fetch() -> None:
-    """A student from the Hugging Face Hub, by its id."""
+    """Draw the form that fetches a student from the Hugging Face Hub by id."""
     st.subheader("Fetch one from the Hub", anchor=False)
     with st.form("fetch", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
         repo = st.text_input("Hub id", placeholder="owner/name", key="repo", width=320).strip()
@@ -117,7 +117,7 @@ def fetch() -> None:
 
 
 def share() -> None:
-    """A student to the Hugging Face Hub; for those at the machine alone, whose token it is."""
+    """Draw the form that uploads a student to the Hugging Face Hub; local users only, as it uses their token."""
     students, _ = find()
     if not students or not at_the_machine():
         return
@@ -126,10 +126,10 @@ def share() -> None:
         with st.container(horizontal=True, vertical_alignment="bottom"):
             key = st.selectbox("Student", list(students), key="shared", width=320)
             repo = st.text_input("To", placeholder="owner/name", key="to", width=240).strip()
-        message = st.text_input("Message of the commit", key="message", width=576).strip()
-        public = st.checkbox("Public, if it is a new repository: anybody may fetch it", key="public")
+        message = st.text_input("Commit message", key="message", width=576).strip()
+        public = st.checkbox("Make a new repository public: anyone can fetch it", key="public")
         asked = st.form_submit_button("Share", icon=":material/upload:")
-    st.caption("Needs `hf auth login` on this machine. Weights, figures and card are shared; images and paths are not.")
+    st.caption("Needs `hf auth login` on this machine. Shares weights, figures and model card, but no images or paths.")
     if asked and _named(repo):
         with _hub("Sharing…") as hub:
             address = hub.push(students[key].folder, repo, public=public, message=message or None)
@@ -137,7 +137,7 @@ def share() -> None:
 
 
 def _named(repo: str) -> bool:
-    """Whether this looks like a Hub id; if not, it is said."""
+    """Whether this looks like a Hub id; shows an error if not."""
     if repo.count("/") == 1 and all(repo.split("/")):
         return True
     st.error("A Hub id looks like owner/name.")
@@ -146,7 +146,7 @@ def _named(repo: str) -> bool:
 
 @contextmanager
 def _hub(doing: str) -> Iterator[ModuleType]:
-    """The Hub, with a spinner, and what goes wrong with it in one line."""
+    """Provide the Hub module under a spinner, and show errors in one line."""
     from kdad.storage import hub
 
     try:

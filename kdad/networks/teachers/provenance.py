@@ -3,9 +3,9 @@
 from kdad.data.datasets import is_folder
 
 OVERLAP_IN_WORDS = {
-    "same": "The teacher was trained **with the labels of the anomaly classes**: this figure measures more than "
+    "same": "The teacher was trained with the labels of the anomaly classes: this figure measures more than "
     "detection of the unknown.",
-    "related": "The teacher saw labels of **related classes under other names**, but none of this data set.",
+    "related": "The teacher saw labels of related classes under other names, but none of this data set.",
     "none": "The teacher saw no labels of the anomaly classes.",
     "unknown": "Nobody can say whether the teacher saw labels of the anomaly classes.",
 }

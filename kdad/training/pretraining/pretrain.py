@@ -195,10 +195,7 @@ def _image_sizes(image_sizes: Sequence[int] | None, backbone: str) -> tuple[int,
 
 def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
     """Make `out` ours: without a teacher, and with no unfinished run but one of just these settings."""
-    obstacle = _obstacle(out, settings)
-    if obstacle and not overwrite:
-        raise UserError(f"{out} holds {obstacle}; use --overwrite to train anew, or another --out")
-    if obstacle:
+    if loop.must_replace(out, _obstacle(out, settings), overwrite):
         for name in (WEIGHTS_FILE, loop.CHECKPOINT):
             (out / name).unlink(missing_ok=True)
     write_json(out / SETTINGS, settings)

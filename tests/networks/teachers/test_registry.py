@@ -8,8 +8,9 @@ import pytest
 from helpers.miniatures import ROOT
 
 from kdad.data.datasets import PARQUET, at_hand
-from kdad.networks import provenance, recipes, registry, students
+from kdad.networks import recipes, students
 from kdad.networks.students import preset
+from kdad.networks.teachers import provenance, registry
 from kdad.networks.teachers.loading import load_teacher
 from kdad.networks.teachers.registry import teacher_facts
 from kdad.storage.layout import student_folder

@@ -10,9 +10,9 @@ from torch.nn.functional import normalize
 
 from kdad.data.preprocessing import Preprocessing
 from kdad.detection.detector import Detector
-from kdad.networks import timm_backbones
 from kdad.networks.recipes import Recipe
 from kdad.networks.students import build_student, preset
+from kdad.networks.teachers import timm_backbones
 from kdad.networks.teachers.loading import load_teacher
 from kdad.networks.teachers.registry import default_image_size
 from kdad.networks.teachers.timm_backbones import TimmFeatures, timm_pixels
@@ -98,7 +98,7 @@ def test_a_transformer_takes_another_side_by_resampled_positions(tmp_path):
 
 def test_the_final_layer_is_what_the_classifier_reads_most(monkeypatch, timm_file):
     """A change of the final features that the classifier does not see must not show."""
-    monkeypatch.setattr(timm_backbones, "MOST_FINAL_CHANNELS", 16)
+    monkeypatch.setattr(timm_backbones, "MAX_FINAL_CHANNELS", 16)
     model = timm.create_model("test_resnet", pretrained_cfg_overlay={"file": str(timm_file)}, pretrained=True)
     network = TimmFeatures(model, (), 64)
     assert "reduce" in dict(network.named_buffers())  # it moves with the network

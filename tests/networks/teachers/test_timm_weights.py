@@ -7,7 +7,7 @@ from helpers.hub import serving
 from helpers.miniatures import save_timm_weights
 from safetensors.torch import load_file, save_file
 
-from kdad.networks import timm_weights
+from kdad.networks.teachers import timm_weights
 from kdad.networks.teachers.loading import load_teacher
 from kdad.networks.teachers.provenance import trained_on_of_tag
 

@@ -25,7 +25,7 @@ def part(name: str, value: float, lit: float = 0.0) -> Contribution:
         ([part("error", 9, 0.2)], True, "The student fails to copy the teacher, in part of the image."),
         ([part("peak", 9, 0.8)], True, "The student fails to copy the teacher, all over the image: it is unusual **as"),
         ([part("layer 3", 9)], True, "The student fails in layer 3."),
-        ([part("error", 0.5, 0.9)], False, "Nothing lifts the score far above what normals have."),
+        ([part("error", 0.5, 0.9)], False, "Nothing raises the score far above those of normals."),
     ],
 )
 def test_the_reason_names_what_lifts_the_score_and_whether_it_is_in_one_place(parts, anomalous, said):
@@ -35,7 +35,7 @@ def test_the_reason_names_what_lifts_the_score_and_whether_it_is_in_one_place(pa
 def test_the_sum_in_words_is_a_sum():
     parts = [part("distance", 2.5), part("error", 0.25)]
     assert evidence._sum_in_words(parts) == (
-        "Score 2.75 = 1.00 (an ordinary normal) + 2.00 (teacher's distance) − 0.25 (student's error)"
+        "Score 2.75 = 1.00 (a typical normal) + 2.00 (teacher's distance) − 0.25 (student's error)"
     )
 
 

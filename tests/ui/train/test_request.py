@@ -71,29 +71,31 @@ def test_a_folder_is_called_by_its_full_path_as_training_does(tmp_path, monkeypa
 
 
 def test_a_folder_that_is_no_teacher_s_is_named(tmp_path):
-    assert "holds no config.json" in unmet(replace(REQUEST, teacher=str(tmp_path)))
+    assert "contains no config.json" in unmet(replace(REQUEST, teacher=str(tmp_path)))
 
 
 def test_a_student_in_training_is_not_trained_twice(monkeypatch):
     assert refusal(REQUEST) is None
     job = manager.Job(REQUEST.folder, (), REQUEST.folder, 0.0, status.Status(), status.QUEUED)
     monkeypatch.setattr(manager, "find_all", lambda _: [job])
-    assert "being trained" in refusal(REQUEST)
+    assert "already training" in refusal(REQUEST)
     assert refusal(replace(REQUEST, seed=1)) is None
 
 
 def left_behind(recipe, tile_size: int = 0) -> None:
     REQUEST.folder.mkdir(parents=True)
-    (REQUEST.folder / "config.json").write_text(json.dumps({"recipe": recipe.as_dict(), "tile_size": tile_size}))
+    (REQUEST.folder / "config.json").write_text(
+        json.dumps({"dataset": "patterns", "recipe": recipe.as_dict(), "tile_size": tile_size})
+    )
 
 
 def test_only_what_would_be_lost_is_an_obstacle():
     assert obstacle(REQUEST) is None
     left_behind(COMPACT_VGG)
     assert obstacle(REQUEST) is None  # it is continued
-    assert obstacle(replace(REQUEST, epochs=5)) == "unfinished run of other settings"
+    assert obstacle(replace(REQUEST, epochs=5)) == "unfinished run with different settings"
     assert obstacle(replace(REQUEST, tile_size=0)) is None
-    assert obstacle(replace(REQUEST, tile_size=256)) == "unfinished run of other settings"
+    assert obstacle(replace(REQUEST, tile_size=256)) == "unfinished run with different settings"
     (REQUEST.folder / "model.safetensors").touch()
     assert obstacle(REQUEST) == "finished student"
 
@@ -101,7 +103,7 @@ def test_only_what_would_be_lost_is_an_obstacle():
 def test_an_unfinished_run_with_other_knobs_is_continued_by_the_same():
     left_behind(with_overrides(COMPACT_VGG, epochs=9))
     assert obstacle(replace(REQUEST, epochs=9)) is None
-    assert obstacle(REQUEST) == "unfinished run of other settings"
+    assert obstacle(REQUEST) == "unfinished run with different settings"
 
 
 def test_a_damaged_run_must_be_replaced():
