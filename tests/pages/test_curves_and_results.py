@@ -168,7 +168,7 @@ def test_images_two_students_disagree_on(results):
 
 def test_a_student_without_a_rival_says_how_to_get_one(results):
     at = choose(results("Images", student=STRIPES), "button_group", "Images", "Where two students disagree")
-    assert "No other evaluated student" in at.info[0].value
+    assert "no other evaluated student" in at.info[0].value
     assert "--normal-class stripes" in at.code[0].value
 
 
@@ -275,4 +275,4 @@ def test_the_arena_sets_two_students_of_a_task_against_each_other(results, rival
 
 
 def test_an_arena_without_rivals_says_what_is_missing(results):
-    assert "No two evaluated students of one task" in results("Arena").info[0].value
+    assert "no two evaluated students of one task" in results("Arena").info[0].value
