@@ -56,14 +56,14 @@ def one_thread() -> Iterator[None]:
 
 
 def free_bytes(device: torch.device) -> int:
-    """How much of a device's memory is free; of the main memory, for this process and its container."""
+    """The free memory of a device in bytes; of main memory, what this process and its container may use."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return min([psutil.virtual_memory().available, *_free_in_cgroups()])
 
 
 def _free_in_cgroups(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
-    """What the control groups of this process leave to it, in bytes, see cgroups(7); nothing where none has a limit.
+    """The memory that each limited control group of this process leaves to it, in bytes; see cgroups(7).
 
     The system does not tell: to a process in a container, the memory of the whole machine looks free.
     """
@@ -89,13 +89,13 @@ def _given_back(folder: Path) -> int:
 
 
 def kept_on(device: torch.device, tensor: Tensor) -> Tensor:
-    """A tensor on `device`, or where it is if it would take too much of the memory there."""
+    """Move a tensor to `device`, unless it would take too much of the memory there."""
     fits = tensor.device == device or tensor.nbytes <= SHARE_OF_FREE_MEMORY * free_bytes(device)
     return tensor.to(device) if fits else tensor
 
 
 def in_halves(work: Callable[[Tensor], Result], batch: Tensor) -> list[Result]:
-    """What `work` returns for a batch (B, …); for each of its halves, and so on, where memory runs out.
+    """Results of `work` for a batch (B, …), or for its halves, and so on, where memory runs out.
 
     Raises:
         WorkFailed: memory does not even suffice for one image.
@@ -109,12 +109,12 @@ def in_halves(work: Callable[[Tensor], Result], batch: Tensor) -> list[Result]:
 
 
 def joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """What was computed of parts of a batch, put together; a lone part as it is, since its maps may be large."""
+    """Concatenate tensors computed from parts of a batch; a lone part is not copied, since its maps may be large."""
     return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 def hardware(device: str) -> str:
-    """What a run's seconds were measured on."""
+    """A description of the hardware that a run's seconds were measured on."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     return f"{device}, {platform.machine()}, {torch.get_num_threads()} threads"

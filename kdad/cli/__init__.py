@@ -1,4 +1,4 @@
-"""The command line: it parses, calls the core, prints, and turns errors into exit statuses. It may import every room.
+"""The command line: parses, calls the core, prints, and turns errors into exit statuses. May import every room.
 
 Nothing heavy is imported before a command runs, so that `--help` answers at once.
 """

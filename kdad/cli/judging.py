@@ -103,7 +103,7 @@ def _own_dataset(folder: Path, dataset: str) -> str:
 
 
 def print_figures(figures: dict[str, Any]) -> None:
-    """Print one line of figures, and a warning if they rest on few normals."""
+    """Print one line of figures, and a warning if the calibration set is small."""
     names = ("auroc", "auroc_mkd", "pixel_auroc", "pro", "pixel_ap")
     shown = [f"{name} {figures[name]:.4f}" for name in names if name in figures]
     print(
@@ -150,7 +150,7 @@ def score(args: argparse.Namespace) -> None:
 
 
 def _score_into_parts(args: argparse.Namespace) -> None:
-    """Judge what has no row yet, here or on a cluster, with one progress bar."""
+    """Score the images without a row, here or on a cluster, with one progress bar."""
     from tqdm import tqdm
 
     from kdad.detection.bulk import ScoringJob, find, judge_here, lock_folder, remaining
@@ -189,7 +189,7 @@ def _score_into_parts(args: argparse.Namespace) -> None:
 
 
 def _from_anywhere(student: str) -> str:
-    """A folder as other processes know it, too; a Hub id as it is."""
+    """The absolute path of a folder, for other processes; a Hub id unchanged."""
     return str(Path(student).resolve()) if Path(student).is_dir() else student
 
 

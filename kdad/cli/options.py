@@ -1,4 +1,4 @@
-"""What the commands' parsers share: one-line errors, types of values, and groups of options."""
+"""Shared by the commands' parsers: one-line errors, argument types, and groups of options."""
 
 import argparse
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
-    """A type of arguments: whole numbers from `low` to `high`, or of at least `low`."""
+    """An argument type: whole numbers from `low` to `high`, or of at least `low`."""
     wanted = f"of at least {low}" if high is None else f"from {low} to {high}"
 
     def parsed(text: str) -> int:
@@ -36,7 +36,7 @@ positive = whole_number(1)
 
 
 def add_task(parser: Parser) -> None:
-    """What to train on, which teacher to copy, and where the student goes."""
+    """Add the options that define a task: data set, teacher, image size, and output folder."""
     names = f"{', '.join(DATASETS)}, or folder:PATH for images of your own"
     parser.add_argument("--dataset", required=True, help=names)
     parser.add_argument(
@@ -58,7 +58,7 @@ def add_task(parser: Parser) -> None:
 
 
 def add_engine(parser: Parser) -> None:
-    """Where to work."""
+    """Add the choice of an engine."""
     on = "on this machine, or on all of a Ray cluster, by default one that is started for it (default: %(default)s)"
     parser.add_argument("--engine", choices=[HERE, RAY], default=HERE, help=on)
 
@@ -77,12 +77,12 @@ def image_size(args: argparse.Namespace) -> int | None:
 
 
 def add_out(parser: Parser) -> None:
-    """Where student folders are."""
+    """Add the folder of students."""
     parser.add_argument("--out", default=DEFAULT_OUT.as_posix(), help="where student folders go (default %(default)s)")
 
 
 def add_recipe(parser: Parser) -> None:
-    """What may differ from the teacher's preset."""
+    """Add the options that override the teacher's preset."""
     parser.add_argument("--epochs", type=positive, help="default: the teacher's preset")
     parser.add_argument("--batch-size", type=positive)
     parser.add_argument("--learning-rate", type=float)
@@ -95,5 +95,5 @@ def recipe_overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_device(parser: Parser) -> None:
-    """What to compute on."""
+    """Add the choice of a device."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")

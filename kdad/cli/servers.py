@@ -1,4 +1,4 @@
-"""The commands that answer over the network: `app` and `serve`."""
+"""The commands that start servers: `app` and `serve`."""
 
 import argparse
 import os
@@ -82,7 +82,7 @@ def _detectors(students: Sequence[str], device: str) -> "dict[str, Detector]":
 
 
 def app(args: argparse.Namespace) -> None:
-    """Become Streamlit's server of the app."""
+    """Replace this process by Streamlit's server of the app."""
     place = app_folder()
     _check_free(args.address, args.port)
     options = {"port": args.port, "address": args.address, "headless": str(args.headless).lower()}
@@ -95,7 +95,7 @@ def app(args: argparse.Namespace) -> None:
 
 
 def _check_free(address: str, port: int) -> None:
-    """Raise a `UserError` if nobody can listen at a port of an address."""
+    """Raise a `UserError` if a port of an address cannot be bound."""
     try:
         family, kind, _, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as listener:
@@ -106,13 +106,13 @@ def _check_free(address: str, port: int) -> None:
 
 
 def app_folder() -> Path:
-    """Where app.py is: inside an installed package, or at the root of a checkout."""
+    """The folder of app.py: inside an installed package, or at the root of a checkout."""
     installed = PACKAGE / "_app"
     return installed if installed.is_dir() else PACKAGE.parent
 
 
 def students_of(place: Path) -> dict[str, str]:
-    """Where students are if nobody says: of an installed app, in the current folder, and what came with it."""
+    """The default folders of students of an installed app: the current folder's, then the bundled ones."""
     from kdad.storage.layout import DEFAULT_OUT
 
     if place == PACKAGE.parent:
@@ -121,7 +121,7 @@ def students_of(place: Path) -> dict[str, str]:
 
 
 def _as_named_here() -> dict[str, str]:
-    """The variables that name files and folders, which the app, started elsewhere, would take for others."""
+    """Variables that name files and folders, made absolute for the app, which runs in another folder."""
     return {name: _resolved(os.environ[name]) for name in PATHS if os.environ.get(name)}
 
 

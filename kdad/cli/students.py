@@ -1,4 +1,4 @@
-"""The commands that look after student folders: `import-cloner`, `list`, `push` and `pull`."""
+"""The commands that manage student folders: `import-cloner`, `list`, `push` and `pull`."""
 
 import argparse
 from pathlib import Path

@@ -114,7 +114,7 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
 
 
 def _normal_class(args: argparse.Namespace) -> str:
-    """The class that was asked for; a folder has but one."""
+    """The requested class; a folder has only one."""
     from kdad.data.datasets import class_names
 
     classes = class_names(args.dataset)
@@ -144,7 +144,7 @@ def sweep(args: argparse.Namespace) -> None:
 
 
 def _completing(engine: str) -> "Complete":
-    """What trains students on an engine."""
+    """The function that trains students on an engine."""
     if engine == RAY:
         from kdad.cluster.sweeping import complete_with_ray
 

@@ -1,4 +1,4 @@
-"""From a student that fails to copy its teacher to scores, p-values and heatmaps.
+"""Scores, p-values, verdicts and heatmaps from a student and its teacher.
 
 May import `storage`, `networks` and `data`.
 """

@@ -1,4 +1,4 @@
-"""Scoring more images than one run may live to see: part by part into Parquet files, each image exactly once.
+"""Resumable scoring of very large collections into Parquet files, each image exactly once.
 
 A part is a file with a row for each of up to `PART` images. It is whole or absent, so that a run that was interrupted
 goes on with the images that have no row yet. Images may be anywhere that fsspec reaches (`s3://…`, `gs://…`).
@@ -30,7 +30,7 @@ URL = "://"
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """What is asked of every image.
+    """The settings of a scoring run.
 
     Args:
         student: the folder or Hub id of a student.
@@ -51,7 +51,7 @@ class ScoringJob:
 
     @property
     def stamp(self) -> dict[str, Any]:
-        """What rows of one folder have in common."""
+        """The settings that all rows of one folder share."""
         asked = asdict(self)
         return {name: asked[name] for name in ("weights_sha256", "calibration_sha256", "fpr")}
 
@@ -64,20 +64,20 @@ class Part:
 
     @property
     def file_name(self) -> str:
-        """Another for other images, and the same whoever judges them, and however often."""
+        """A name that depends on the images alone, so that a part scored twice is written once."""
         return PREFIX + hashlib.sha256("\n".join(self.images).encode()).hexdigest()[:24] + ENDING
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a part: how many images were judged, and which could not be read, and why."""
+    """The outcome of a part: how many images were scored, and why the others could not be read."""
 
     judged: int
     unreadable: tuple[str, ...]
 
 
 def find(places: Iterable[str]) -> list[str]:
-    """The images at paths and URLs, sorted, each once; a directory stands for all that are below it.
+    """List the images at paths and URLs, sorted, each once; a directory contributes all below it.
 
     Raises:
         UserError: a place is not there or cannot be reached, or no image was found.
@@ -89,7 +89,7 @@ def find(places: Iterable[str]) -> list[str]:
 
 
 def remaining(images: Sequence[str], job: ScoringJob, part: int = PART) -> list[Part]:
-    """The parts that `job.out` does not hold yet.
+    """List the parts that `job.out` does not hold yet.
 
     Raises:
         UserError: it holds something else: rows of another student or false-positive rate, or a damaged file.
@@ -102,7 +102,7 @@ def remaining(images: Sequence[str], job: ScoringJob, part: int = PART) -> list[
 
 
 def judge_part(detector: Detector, job: ScoringJob, part: Part) -> Outcome:
-    """Write the rows of a part.
+    """Score a part and write its rows.
 
     Columns: image, score, p_value, is_anomaly, and error, which is null unless the image could not be read.
     """
@@ -120,16 +120,16 @@ def judge_part(detector: Detector, job: ScoringJob, part: Part) -> Outcome:
 
 
 def judge_here(job: ScoringJob, parts: Sequence[Part], detector: Detector) -> Iterator[Outcome]:
-    """Judge the parts one after another, in this process."""
+    """Score the parts one after another, in this process."""
     for part in parts:
         yield judge_part(detector, job, part)
 
 
 def lock_folder(folder: Path) -> AbstractContextManager[None]:
-    """Nobody else writes to `folder` for the length of the block; it is made if it is not there.
+    """Lock a folder of parts for the length of the block; it is created if missing.
 
     Raises:
-        UserError: somebody does.
+        UserError: another run holds the lock.
     """
     return exclusive_lock(folder / ".lock", f"another run writes to {folder}; wait for it, or use another folder")
 

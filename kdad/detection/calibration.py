@@ -1,4 +1,4 @@
-"""Calibrating a student on normals: the statistics by which its scores and heatmaps are read."""
+"""Calibrate a student on held-out normals: thresholds, p-values and heatmap scales."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,16 +40,16 @@ HeldOut = Sequence[tuple[FittedStudent, Images]]
 
 @dataclass(frozen=True)
 class Calibration:
-    """Statistics of held-out normals, by which a student's scores and heatmaps are read; all tensors float32.
+    """Statistics of held-out normals that give scores and heatmaps a scale; all tensors float32.
 
     Args:
         layer_errors: their error tables, (N, L, 2).
         peaks: the highest values of their heatmaps, (N,).
-        normalization: how patch errors become heatmaps.
+        normalization: the scale of patch errors in heatmaps.
         heatmap_quantiles: the percentiles of their heatmaps, (101,), for colour scales.
-        distances: how far the teacher itself sees them from training normals, (N,); None where that is not scored.
-        gaussian: what distances are measured by, or None.
-        distance_weight: how much their logarithm counts beside a peak, (1,); None where a score does not add them.
+        distances: the teacher's own distances of them from training normals, (N,); None where no score reads them.
+        gaussian: the Gaussian behind the distances, or None.
+        distance_weight: the weight of their logarithm beside a peak, (1,); None where no score reads it.
         kind: how the normals were held out, one of `kdad.storage.layout.CALIBRATION_KINDS`.
     """
 
@@ -63,7 +63,7 @@ class Calibration:
     kind: str = HELD_OUT
 
     def __len__(self) -> int:
-        """How many normals were held out."""
+        """The number of held-out normals."""
         return len(self.layer_errors)
 
     def measurement(self, mse_weight: float) -> Measurement:
@@ -235,7 +235,7 @@ def fit_statistics(student: nn.Module, teacher: Teacher, train: Tensor, score: s
 
 
 def farthest(gaussian: Gaussian, observation: Observation) -> Tensor:
-    """How far the teacher sees each image from normals, (B,); of tiles, the farthest: a defect is in one of them."""
+    """The teacher's distance of each image from normals, (B,): the largest over its tiles."""
     return gaussian.distance(observation.summaries).amax(1)
 
 

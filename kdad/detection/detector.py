@@ -1,4 +1,4 @@
-"""A trained student ready to judge images: scores, p-values and heatmaps, by one path for all callers."""
+"""A trained student ready to judge images: the one path to scores, p-values and heatmaps for all callers."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -176,7 +176,7 @@ class Detector:
                 that the calibration can hold.
 
         Raises:
-            UserError: they are no images or differ in size, or `fpr` cannot be held with so few calibration images.
+            UserError: the input is no image, sizes differ, or `fpr` cannot be held with so few calibration images.
             WorkFailed: the device does not have memory enough for a single image.
         """
         images = to_batch(images, self.config.max_value)
@@ -184,14 +184,14 @@ class Detector:
         return self._prediction(Measurement.concatenated(parts), images, fpr)
 
     def predict_each(self, images: Tensor | Iterable[Tensor], *, fpr: float | None = None) -> Iterator[Prediction]:
-        """As `predict` for uint8 images (3, H, W) of any sizes, a few at a time and in their order."""
+        """Judge uint8 images (3, H, W) of any sizes as `predict` does, a few at a time and in their order."""
         for batch in in_batches(images):
             yield self.predict(batch, fpr=fpr)
 
     def predict_with_features(
         self, images: Tensor, features: Sequence[Tensor], *, fpr: float | None = None
     ) -> Prediction:
-        """As `predict` for one batch whose `teacher_features` are known, so that students can share them."""
+        """Judge one batch whose `teacher_features` are known, so that students can share them."""
         return self._prediction(self.measure(images, features).numpy(), images, fpr)
 
     @torch.inference_mode()
@@ -201,7 +201,7 @@ class Detector:
 
     @torch.inference_mode()
     def measure(self, images: Tensor, features: Sequence[Tensor] | None = None) -> Measurement:
-        """Measure one batch of uint8 images (B, 3, H, W) on the device: everything that is said of them follows.
+        """Measure one batch of uint8 images (B, 3, H, W), on the device; scores and heatmaps follow from it.
 
         Args:
             features: the `teacher_features` of the images, if they are known.
@@ -286,13 +286,13 @@ class Detector:
 
 
 def _load_teacher(named: str | None, folder: Path, config: StudentConfig) -> Teacher:
-    """The teacher of this name, or the one that the student names, wherever it is on this machine."""
+    """Load the teacher of this name, or the one that the student's own files name."""
     name = named or student_folder.load_local(folder).get("teacher", config.teacher)
     return load_teacher(name, image_size=config.image_size, layers=config.layers, allow_download=named is not None)
 
 
 def _check_teacher(config: StudentConfig, teacher: Teacher) -> None:
-    """Raise a `UserError` unless a student of `config` copied just this teacher, through just these pixels."""
+    """Raise a `UserError` unless a student of `config` copied exactly this teacher with this preprocessing."""
     # A student imported from the original code knows only the leading digits, as torchvision does.
     if len(config.teacher_sha256) < 8 or not teacher.sha256.startswith(config.teacher_sha256):
         raise UserError(

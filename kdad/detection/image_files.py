@@ -1,4 +1,4 @@
-"""Scoring image files of any size and mode, for the command line."""
+"""Score image files of any size and mode, for the command line."""
 
 import sys
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ MAX_STEM_BYTES = 200  # bytes
 def score_files(
     detector: Detector, paths: list[str], fpr: float | None, heatmaps: str | None, method: str = "patch"
 ) -> Iterator[dict[str, Any]]:
-    """One row per image of `paths` (files and directories), in order and as they come; heatmap PNGs go to `heatmaps`.
+    """Yield one row per image of `paths` (files and directories), in order; heatmap PNGs go to `heatmaps`.
 
     A file named itself must be readable; an unreadable one inside a directory is reported and
     skipped. `method` is one of `kdad.detection.localisation.METHODS`.
@@ -60,7 +60,7 @@ def score_files(
 def _save_heatmaps(
     folder: Path, first: int, names: list[str], images: Tensor, maps: np.ndarray, ends: tuple[float, float] | None
 ) -> None:
-    """One PNG per image; `ends` are those of the colour scale, or None for each map's own."""
+    """Write one PNG per image; `ends` are those of the colour scale, or None for each map's own."""
     for i, (name, heatmap) in enumerate(zip(names, maps, strict=True)):
         low, high = ends or (heatmap.min(), heatmap.max())
         picture = overlay(images[i].permute(1, 2, 0).numpy(), heatmap, low, high)
@@ -72,5 +72,5 @@ def _save_heatmaps(
 
 
 def _shortened(stem: str) -> str:
-    """So much of a name that it can still be a file's when something is put around it."""
+    """A file name's stem, cut so that a prefix and a suffix still fit."""
     return stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore")

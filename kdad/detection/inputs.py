@@ -1,4 +1,4 @@
-"""What people pass to a detector, as one batch of uint8 images."""
+"""Convert anything that people pass to a detector into one batch of uint8 images."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +17,7 @@ CHANNELS = (1, 3, 4)
 
 
 def to_batch(images: Any, max_value: int = 0) -> Tensor:
-    """Images of one size as uint8 (B, 3, H, W).
+    """Convert images of one size to uint8 (B, 3, H, W).
 
     Args:
         images: one or more of paths, PIL images, tensors (C, H, W) and arrays (H, W) or (H, W, C); or a tensor
@@ -26,7 +26,7 @@ def to_batch(images: Any, max_value: int = 0) -> Tensor:
         max_value: as of `kdad.data.decoding.read_image`.
 
     Raises:
-        UserError: it is anything else, none or unreadable, or the sizes differ.
+        UserError: it is anything else, empty or unreadable, or the sizes differ.
     """
     if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
         if not images.shape[0]:
@@ -45,10 +45,10 @@ def to_batch(images: Any, max_value: int = 0) -> Tensor:
 
 
 def to_image(image: Any, max_value: int = 0) -> Tensor:
-    """One image as uint8 (3, H, W).
+    """Convert one image to uint8 (3, H, W).
 
     Raises:
-        UserError: it is none, or cannot be read.
+        UserError: it is no image, or cannot be read.
     """
     if isinstance(image, str | Path):
         if Path(image).is_dir():
@@ -65,7 +65,7 @@ def to_image(image: Any, max_value: int = 0) -> Tensor:
 
 
 def _from_numbers(batch: Tensor | np.ndarray) -> Tensor:
-    """Channels first in tensors and last in arrays, as the two worlds have it."""
+    """Convert a batch of numbers: channels first in tensors and last in arrays, as is usual for each."""
     expected = "uint8 or float (B, 3, H, W)" if isinstance(batch, Tensor) else "uint8 or float (B, H, W, 3)"
     wrong = UserError(f"images must be {expected}, not {batch.dtype} {tuple(batch.shape)}")
     tensor = (

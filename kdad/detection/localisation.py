@@ -1,4 +1,4 @@
-"""Where is it anomalous: all methods by name, one interface.
+"""Localise anomalies: all methods by name, one interface.
 
 Besides the forward-only `patch`, the gradient methods of Salehi et al. 2020 (arXiv 2011.11108, section 3.3),
 computed by Captum, and attention rollout for comparison, which shows where a ViT teacher looks, anomalous or not.
@@ -56,7 +56,7 @@ Saliency = Callable[[Tensor], Tensor]  # normalised pixels (B, 3, S, S) to maps 
 
 
 def _over_images(detector: Detector, images: Tensor, saliency: Saliency) -> np.ndarray:
-    """Maps (B, H, W) of images, through the crop that the teacher sees or tile by tile."""
+    """Maps (B, H, W) over images, whole or tile by tile."""
     preprocessing, tiler = detector.teacher.preprocessing, detector.tiler
     pieces = tiler.split(images.to(detector.device))
     (maps,) = in_chunks(lambda chunk: (saliency(preprocessing(chunk)),), pieces)
@@ -104,7 +104,7 @@ def _smoothgrad(detector: Detector, noise: float) -> Saliency:
 
 
 def _range(detector: Detector) -> float:
-    """How far apart black and white are in normalised pixels, mean over the channels."""
+    """The range of normalised pixel values, mean over the channels."""
     return float(np.mean([1 / std for std in detector.teacher.preprocessing.std]))
 
 
@@ -125,7 +125,7 @@ def _guided_backprop(detector: Detector, noise: float) -> Saliency:
 
 @contextmanager
 def _out_of_place(network: nn.Module) -> Iterator[None]:
-    """Inside the block no ReLU overwrites its input, which backward hooks do not allow."""
+    """Keep ReLUs from overwriting their inputs inside the block, which backward hooks do not allow."""
     rectifiers = [module for module in network.modules() if isinstance(module, nn.ReLU) and module.inplace]
     for module in rectifiers:
         module.inplace = False
@@ -156,7 +156,7 @@ def _attention_rollout(detector: Detector, noise: float) -> Saliency:
 
 
 def _rectifies(detector: Detector) -> bool:
-    """Whether the teacher has plain ReLUs: of other activations, as EfficientNet-Lite0's, the method knows nothing."""
+    """Whether the teacher has plain ReLUs: the method does not handle others, such as EfficientNet-Lite0's ReLU6."""
     return any(isinstance(module, nn.ReLU) for module in detector.teacher.network.modules())
 
 

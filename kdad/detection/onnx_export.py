@@ -1,4 +1,4 @@
-"""A detector as one ONNX file, for places without torch: uint8 images in; score, p-value and heatmap out.
+"""Export a detector as one ONNX file, for use without torch: uint8 images in; score, p-value and heatmap out.
 
 Preprocessing, teacher, student and calibration are inside. What is exported is `Detector.measure` itself: there is no
 second way to judge an image.
@@ -79,7 +79,7 @@ def export(detector: Detector, file: Path, *, size: tuple[int, int] | None = Non
 
 
 def _exported(network: JudgingNetwork, height: int, width: int, opset: int) -> bytes:
-    """The ONNX file of a network for images of one size."""
+    """Export a network for images of one size; returns the file's bytes."""
     example = _images(2, height, width)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -124,7 +124,7 @@ def _difference(network: JudgingNetwork, content: bytes, height: int, width: int
 
 
 def _images(count: int, height: int, width: int) -> Tensor:
-    """Images with both flat and busy places."""
+    """Random images with both flat and busy regions."""
     generator = torch.Generator().manual_seed(count)
     coarse = torch.randint(0, 256, (count, 3, -(-height // 8), -(-width // 8)), generator=generator)
     return coarse.repeat_interleave(8, 2).repeat_interleave(8, 3)[:, :, :height, :width].byte().contiguous()

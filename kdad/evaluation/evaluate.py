@@ -1,4 +1,4 @@
-"""Reading the test set, once, at the end: figures and raw scores of a finished student."""
+"""Evaluate a finished student: reads the test set once, for figures and raw scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ MAX_MAP_SIZE = 256  # pixels a side on which heatmaps are compared with masks
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a student's test part says of it.
+    """The result of a student on a test part.
 
     Args:
         figures: as `evaluate --json` prints them.
@@ -61,7 +61,7 @@ class Evaluation:
 
 
 def evaluate(task: Task, detector: Detector) -> Evaluation:
-    """Judge the test part of `task`; changes neither the detector nor any file.
+    """Evaluate a detector on the test part of `task`; changes neither the detector nor any file.
 
     A student that was never calibrated is calibrated first, if the task is its own.
 
@@ -82,14 +82,14 @@ def evaluate(task: Task, detector: Detector) -> Evaluation:
 
 
 def is_own(task: Task, config: StudentConfig) -> bool:
-    """Whether a student was trained for just this task, on the same images."""
+    """Whether a student was trained for this very task, on the same images."""
     if (public_name(task.dataset), task.normal_class) != (public_name(config.dataset), config.normal_class):
         return False
     return config.images_sha256 in ("", task.fingerprint("train"))
 
 
 def _calibrated(detector: Detector, task: Task) -> Detector:
-    """The same student, read by what the task's held-out normals show."""
+    """The same student, calibrated on the task's held-out normals."""
     student, teacher, config = detector.student, detector.teacher, detector.config
     fitted = fit_statistics(student, teacher, task.train, config.score)
     calibration = calibrate(fitted, teacher, [(fitted, task.calibration)], task.train, config.score, config.tile_size)
@@ -146,7 +146,7 @@ def _shrunk_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def pixel_figures(heatmaps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[str, float]:
-    """How well heatmaps find the masked pixels: pixel AUROC, PRO up to 30 % false positives, average precision."""
+    """Localisation figures: pixel AUROC, PRO up to 30 % false positives, and average precision."""
     return {
         "pixel_auroc": metrics.pixel_auroc(heatmaps, masks),
         "pro": metrics.pro(heatmaps, masks),

@@ -156,19 +156,19 @@ def _check_shares(processes: DistributedConfig, batch: int) -> None:
 
 
 def _lock_run(folder: Path) -> AbstractContextManager[None]:
-    """Nobody else trains in `folder` for the length of the block."""
+    """Lock a run's folder for the length of the block."""
     lock = folder.with_name(f".{folder.name}.lock")  # beside it, for an overwritten folder is removed
     return exclusive_lock(lock, f"another run trains in {folder}; wait for it, or use another --out")
 
 
 def planned(task: Task, teacher: Teacher, recipe: Recipe, seed: int, device: str) -> StudentConfig:
-    """The configuration that a student trained now would have; what a run is recognised by."""
+    """The configuration that a student trained now would have, which identifies a run."""
     architecture, _ = preset(teacher)
     return StudentConfig.describe(task, teacher, architecture, recipe, seed, hardware(device))
 
 
 def views(task: Task, recipe: Recipe, device: str) -> Views:
-    """Every image that a student of `task` will be trained and validated on, in batches, to pay for the teacher once.
+    """All images that a student of `task` will be trained and validated on, so that the teacher runs once on each.
 
     None where random crops make new ones in every epoch.
     """
@@ -207,7 +207,7 @@ def _distilled(
 
 
 def _cross_fitted(task: Task, teacher: Teacher, config: StudentConfig, folder: Path, **where: Any) -> HeldOut:
-    """Where normals are few: for each fold of them, what the others taught, and its images."""
+    """Where normals are few: for each fold, a student fitted on the others, and the fold's images."""
     held_out = []
     for index, fold in enumerate(task.folds):
         student = _distilled(fold, teacher, config, folder / FOLDS / str(index), **where)
@@ -216,7 +216,7 @@ def _cross_fitted(task: Task, teacher: Teacher, config: StudentConfig, folder: P
 
 
 def _claimed(folder: Path, config: StudentConfig, task: Task, teacher: Teacher, overwrite: bool) -> bool:
-    """Make `folder` ours; False where a student of `config` is already trained there and awaits its evaluation."""
+    """Claim `folder`; False where a student of `config` is already trained there and awaits its evaluation."""
     if not overwrite and _awaits_evaluation(folder, config):
         return False
     _claim(folder, config, overwrite)
@@ -231,7 +231,7 @@ def _awaits_evaluation(folder: Path, config: StudentConfig) -> bool:
 
 
 def _claim(folder: Path, config: StudentConfig, overwrite: bool) -> None:
-    """Make `folder` ours: new, emptied, or an unfinished run of just these settings.
+    """Claim `folder`: new, emptied, or with an unfinished run of exactly these settings.
 
     The latter is continued even when overwriting: the result is the same, and an interrupted
     `--overwrite` goes on where it stopped.
@@ -243,7 +243,7 @@ def _claim(folder: Path, config: StudentConfig, overwrite: bool) -> None:
 
 
 def _obstacle(folder: Path, config: StudentConfig) -> str | None:
-    """What in `folder` is in the way of a run of `config`, or None."""
+    """A description of what in `folder` is in the way of a run of `config`, or None."""
     complete = student_folder.is_complete(folder)
     if not (folder / layout.CONFIG).is_file():
         return "a complete student" if complete else None

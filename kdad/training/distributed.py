@@ -1,4 +1,4 @@
-"""One training run in several processes, on one machine or more: how they meet, and what they tell each other.
+"""One training run in several processes, on one machine or more: start-up and communication.
 
 Of the training itself nothing is here: Lightning's DDP averages the gradients. Processes are started by `torchrun`, by
 SLURM's `srun`, or else by `join`.
@@ -31,7 +31,7 @@ LOST = "another process of this run has ended; the same command goes on from the
 
 @dataclass(frozen=True)
 class DistributedConfig:
-    """How many processes train one student together.
+    """The number of processes that train one student together.
 
     Args:
         devices: processes on each machine, one per GPU.
@@ -52,11 +52,11 @@ class DistributedConfig:
 
     @property
     def world_size(self) -> int:
-        """How many processes there are in all."""
+        """The number of processes on all machines."""
         return self.devices * self.nodes
 
     def trainer_options(self) -> dict[str, Any]:
-        """What Lightning is told of it. Batches are shared out by `kdad.training.loop`, not by Lightning."""
+        """Arguments of Lightning's trainer. Batches are shared out by `kdad.training.loop`, not by Lightning."""
         if self.world_size == 1:
             return {"devices": 1}
         options = {"strategy": "ddp", "use_distributed_sampler": False, "sync_batchnorm": torch.cuda.is_available()}
@@ -67,17 +67,17 @@ SINGLE_PROCESS = DistributedConfig()
 
 
 def rank() -> int:
-    """Which of the processes this is, from 0."""
+    """The rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def from_first(work: Callable[[], Result]) -> Result:
-    """What `work` returns in the first process, in all of them; only the first does it, and if it fails, all fail."""
+    """Run `work` in the first process alone and return its result in all of them; if it fails, all fail."""
     if world_size() == 1:
         return work()
     outcome: list[Any] = [None, None]
@@ -94,7 +94,7 @@ def from_first(work: Callable[[], Result]) -> Result:
 
 
 def gathered(part: Tensor) -> Tensor:
-    """The parts (n, …) of all processes, one after another, on the CPU."""
+    """Concatenate the parts (n, …) of all processes, on the CPU."""
     parts: list[Any] = [part.cpu()] * world_size()
     if world_size() > 1:
         dist.all_gather_object(parts, part.cpu())
@@ -102,7 +102,7 @@ def gathered(part: Tensor) -> Tensor:
 
 
 def lost(error: Exception) -> bool:
-    """Whether an error says that another process does not answer; gloo has a message for it, and no type."""
+    """Whether an error means that another process does not answer; gloo has a message for it, and no type."""
     return world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 
@@ -177,13 +177,13 @@ def _start_others(config: DistributedConfig, port: int) -> None:
 
 
 def _this_command() -> list[str]:
-    """What this process was started by."""
+    """The command that started this process."""
     module = sys.modules["__main__"].__spec__
     return [sys.executable, *([sys.argv[0]] if module is None else ["-m", module.name]), *sys.argv[1:]]
 
 
 def _watch(others: Mapping[int, "subprocess.Popen[bytes]"]) -> None:
-    """Wait until all have ended well, or one has not: then this process ends, too, if it does not by itself."""
+    """Wait for the other processes; if one fails, end this process, too, unless it ends by itself."""
     while {other.poll() for other in others.values()} in ({None}, {None, 0}):
         time.sleep(SECONDS_BETWEEN_LOOKS)
     failed = [f"{index} ({other.returncode})" for index, other in others.items() if other.poll()]
@@ -195,7 +195,7 @@ def _watch(others: Mapping[int, "subprocess.Popen[bytes]"]) -> None:
 
 
 def _end(others: Mapping[int, "subprocess.Popen[bytes]"]) -> None:
-    """No process is left behind."""
+    """Kill and reap whatever processes are left."""
     for other in others.values():
         if other.poll() is None:
             other.kill()

@@ -1,4 +1,4 @@
-"""Paying for the frozen teacher once: its features, remembered by the content of the pixels."""
+"""A cache of the frozen teacher's features, keyed by the content of the pixels."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from kdad.networks.teachers.loading import Teacher
 
 
 def fingerprint(pixels: Tensor) -> Tensor:
-    """A 64-bit key (B,) of each image (B, C, H, W) of float32 pixels: a random linear hash of its bits."""
+    """Hash each image (B, C, H, W) of float32 pixels to a 64-bit key (B,): a random linear hash of its bits."""
     bits = pixels.float().contiguous().flatten(1).view(torch.int32).long()
     return (bits * _hash_weights(bits.shape[1]).to(bits.device)).sum(1)
 
@@ -26,7 +26,7 @@ def _hash_weights(count: int) -> Tensor:
 
 
 class Views(Sequence[Tensor]):
-    """Batches of images as a teacher will be shown them, some of them mirrored when they are asked for.
+    """Batches of images as a teacher will see them, some of them mirrored on access.
 
     Args:
         images: any number of uint8 (N, 3, H, W).
@@ -86,7 +86,7 @@ class FeatureMemory:
 
 @dataclass(frozen=True)
 class RememberingTeacher(Teacher):
-    """A teacher whose features of some images come from memory; of others, from its network."""
+    """A teacher that returns the features of known images from memory, and runs its network on others."""
 
     memories: tuple[FeatureMemory, ...]
 
@@ -115,7 +115,7 @@ class RememberingTeacher(Teacher):
 
 
 def remember(teacher: Teacher, batches: Sequence[Tensor]) -> Teacher:
-    """The teacher with the features of `batches` in memory, or as it is where they would take too much of it."""
+    """Return the teacher with the features of `batches` in memory, or unchanged where they would not fit."""
     memories: tuple[FeatureMemory, ...] = ()
     if isinstance(teacher, RememberingTeacher):
         memories, batches = teacher.memories, [batch for batch in batches if not teacher.knows(batch)]
@@ -129,5 +129,5 @@ def remember(teacher: Teacher, batches: Sequence[Tensor]) -> Teacher:
 
 
 def _fields(teacher: Teacher) -> dict[str, Any]:
-    """What every teacher has."""
+    """The fields that every teacher has."""
     return {name: getattr(teacher, name) for name in Teacher.__dataclass_fields__}

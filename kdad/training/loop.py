@@ -1,4 +1,4 @@
-"""Running a Lightning module epoch by epoch: resume, history, progress, and stopping on NaN.
+"""Train a Lightning module epoch by epoch: resume, history, progress, and stopping on NaN.
 
 Students and teachers train through the same `fit`. An
 interrupted run continues from its last finished epoch and ends as an unbroken one would, because
@@ -44,7 +44,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 class EpochBatches(Sampler[Tensor]):
     """Batches of shuffled indices; the order depends on (seed, epoch) alone.
 
-    Of several processes each takes an equal share of every batch, so that together they do as one alone would.
+    Each of several processes takes an equal share of every batch; together they see what a single one would.
 
     Lightning calls `set_epoch` before every epoch, also the first one after a resume.
     Iteration is lazy because after a resume the iterator is made before `set_epoch` is called.
@@ -82,7 +82,7 @@ def in_order(dataset: TensorDataset, batch_size: int) -> Loader:
 
 
 class EpochSeed(Callback):
-    """Reseeds dropout and augmentation at the start of every epoch, in each process otherwise."""
+    """Reseed dropout and augmentation at the start of every epoch, differently in each process."""
 
     def __init__(self, seed: int):
         self.seed = seed
@@ -92,7 +92,7 @@ class EpochSeed(Callback):
 
 
 class StopOnNaN(Callback):
-    """Ends the run as soon as a loss is not finite; the checkpoint of the last good epoch stays.
+    """End the run as soon as a loss is not finite; the checkpoint of the last good epoch stays.
 
     The validation loss counts too: it alone shows that the last step of an epoch broke the weights.
     """
@@ -115,9 +115,9 @@ class StopOnNaN(Callback):
 
 
 class EpochRecord(Callback):
-    """After each epoch rewrites `history.csv`, then the checkpoint; both whole or not at all.
+    """Rewrite `history.csv` and then the checkpoint after each epoch; both whole or not at all.
 
-    Of several processes the first writes.
+    Only the first of several processes writes.
     """
 
     def __init__(self, folder: Path):
@@ -185,7 +185,7 @@ class ProgressBar(Callback):
 
 
 class ContentionWarning(Callback):
-    """Says once that other programs have the processors, where that costs far more than their share.
+    """Warn once when CPU contention slows training.
 
     Threads that compute together wait for the last of them, so that one without a processor holds up all. The number of
     threads is not changed on the way: results depend on it in their last digits.
@@ -212,7 +212,7 @@ class ContentionWarning(Callback):
 
 
 class Progress(Callback):
-    """Hands position, loss, validation AUROC and time left to a function, about once a second."""
+    """Report position, loss, validation AUROC and time left to a function, about once a second."""
 
     def __init__(self, report: Callable[[dict[str, Any]], None]):
         self.report = report
@@ -247,7 +247,7 @@ class Progress(Callback):
 
 
 def must_replace(folder: Path, obstacle: str | None, overwrite: bool) -> bool:
-    """Whether what is in a run's folder must go before the run can begin.
+    """Whether the content of a run's folder must be removed before the run can begin.
 
     Args:
         obstacle: a description of what is in the way, or None.

@@ -1,4 +1,4 @@
-"""All classes of a data set over several seeds: the numbers of a results table."""
+"""Train all classes of a data set over several seeds: the numbers of a results table."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +43,7 @@ class PendingRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """What all students of a sweep have in common: what `run_sweep` was asked for."""
+    """The settings that all students of a sweep share."""
 
     teacher: str
     dataset: str
@@ -143,7 +143,7 @@ def complete_here(plan: Plan, teacher: Teacher, pending: Sequence[PendingRun]) -
 
 
 class Completion:
-    """Trains and evaluates students of one plan; what several of them need of the teacher is paid for once.
+    """Trains and evaluates students of one plan; they share the teacher's features.
 
     Args:
         teacher: that of the plan.
@@ -174,7 +174,7 @@ class Completion:
 
 
 def _remembering(teacher: Teacher, any_task: tuple[str, str], device: str) -> Teacher:
-    """The teacher with the features of what students of every class are judged on, if that is the same, in memory."""
+    """Cache the teacher's features of validation and test images, if students of all classes share them."""
     task = load_task(*any_task)
     if task.same_images:
         for part in filter(None, (task.test, task.validation)):
@@ -183,7 +183,7 @@ def _remembering(teacher: Teacher, any_task: tuple[str, str], device: str) -> Te
 
 
 def _figures(folder: Path) -> dict[str, Any]:
-    """The figures of one student, and what it took."""
+    """The figures of one student, and its training time."""
     config = student_folder.load_config(folder)
     return {
         **(student_folder.load_evaluation(folder) or {}),

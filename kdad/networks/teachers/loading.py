@@ -1,4 +1,4 @@
-"""The frozen networks that students copy: where each comes from, and what it was trained on."""
+"""Load the frozen networks that students copy, with their provenance."""
 
 import contextlib
 import json
@@ -71,7 +71,7 @@ class Teacher:
 
     @torch.no_grad()
     def targets(self, pixels: Tensor) -> list[Tensor]:
-        """As a call, for a student in training: in the precision that surrounds it, as the student's own features are.
+        """The features for a student in training, in the surrounding precision, as the student's own features are.
 
         Under autocast, they are off by far less than any copy is; `benchmarks/reduced_precision.py` measures what that
         costs a student.
@@ -147,7 +147,7 @@ def _of_fixed_size(name: str) -> Teacher:
 
 
 def teacher_folder(name: str) -> Path:
-    """Where the files of a shipped or local teacher are."""
+    """The folder of a shipped or local teacher."""
     folder = WEIGHTS_FOLDER / name if name in TEACHERS else Path(name)
     if not (folder / WEIGHTS_FILE).is_file():
         raise UserError(f"teacher {name!r} is missing: {folder} holds no {WEIGHTS_FILE}")

@@ -1,1 +1,1 @@
-"""Making the compact teachers from labelled images."""
+"""Train the compact teachers on labelled images."""

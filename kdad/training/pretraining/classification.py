@@ -1,4 +1,4 @@
-"""What a compact teacher learns: the labels of 32 px images, alone or beside an older teacher's features."""
+"""Lightning modules that teach a compact teacher the labels of 32 px images, alone or with a guide's features."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -40,7 +40,7 @@ IMAGE_SIZE = 32  # pixels
 
 @dataclass(frozen=True)
 class PretrainRecipe:
-    """How a compact teacher is trained; saved on its card."""
+    """The recipe of a compact teacher; saved on its card."""
 
     epochs: int
     batch_size: int
@@ -121,7 +121,7 @@ class Classification(pl.LightningModule):
         return averaged
 
     def learning(self) -> list[nn.Parameter]:
-        """What the optimiser changes."""
+        """The parameters that the optimiser updates."""
         return list(self.model.parameters())
 
     def loss(self, pixels: Tensor, labels: Tensor) -> Tensor:
@@ -158,14 +158,14 @@ def random_shift(images: Tensor, most: int) -> Tensor:
 
 
 def shrunk(pixels: Tensor, image_size: int) -> Tensor:
-    """Normalised pixels (B, 3, H, H) at `image_size` by `image_size`; fast.ai's progressive resizing."""
+    """Resize normalised pixels (B, 3, H, H) to `image_size`×`image_size`; fast.ai's progressive resizing."""
     return (
         pixels if image_size == pixels.shape[-1] else interpolate(pixels, image_size, mode="bilinear", antialias=True)
     )
 
 
 def random_augment(images: Tensor, recipe: PretrainRecipe) -> Tensor:
-    """uint8 images (N, 3, H, W) moved, and changed by RandAugment (arXiv 1909.13719) and erasing (arXiv 1708.04896).
+    """Shift uint8 images (N, 3, H, W), then apply RandAugment (arXiv 1909.13719) and erasing (arXiv 1708.04896).
 
     Random groups share their draws: one by one, a GPU would wait for them. Given the images of a whole epoch, every
     batch of it mixes many groups.
@@ -180,7 +180,7 @@ def random_augment(images: Tensor, recipe: PretrainRecipe) -> Tensor:
 
 
 def mixed(pixels: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """A batch mixed with itself by MixUp or CutMix (arXiv 1710.09412, 1905.04899), and its shares of classes (B, C)."""
+    """Mix a batch with itself by MixUp or CutMix (arXiv 1710.09412, 1905.04899); returns soft labels (B, C), too."""
     from torchvision.transforms import v2
 
     return v2.RandomChoice([v2.MixUp(alpha=0.8, num_classes=classes), v2.CutMix(num_classes=classes)])(pixels, labels)
@@ -211,7 +211,7 @@ class GuidedClassification(Classification):
             self.guide = remember(self.guide, Views([self.images], [self.images], self.images.device))
 
     def learning(self) -> list[nn.Parameter]:
-        """As of `Classification`, and the readers."""
+        """Those of `Classification`, and the readers."""
         return [*super().learning(), *self.readers.parameters()]
 
     def loss(self, pixels: Tensor, labels: Tensor) -> Tensor:
@@ -222,7 +222,7 @@ class GuidedClassification(Classification):
         return cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) + copied
 
     def _squares(self, n: int, device: torch.device) -> Tensor:
-        """Which squares of n images to show in this epoch, (n, k): others for every image, or all of them."""
+        """The squares of n images to show in this epoch, (n, k): a random choice for each image, or all."""
         if self.current_epoch >= self.recipe.all_squares_from * self.recipe.epochs:
             return SQUARES.to(device).expand(n, -1)
         return torch.rand(n, len(SQUARES), device=device).argsort(1)[:, : self.recipe.squares]

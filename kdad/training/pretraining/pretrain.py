@@ -1,4 +1,4 @@
-"""Making the compact teachers: backbones, their recipes, and a folder with weights and card out of one run."""
+"""Train the compact teachers: backbones, recipes, and a folder with weights and card from one run."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ HEAD_TENSORS = 2  # weight and bias of the classifier, which may have another nu
 
 @dataclass(frozen=True)
 class Backbone:
-    """A compact architecture: how to build it, how to start it and how to teach it."""
+    """A compact architecture: its constructor, its initialisation and its recipes."""
 
     build: Callable[[int, PretrainRecipe], CompactClassifier]  # number of classes, recipe -> classifier
     start: Callable[[CompactClassifier, Tensor], None]  # initialise from normalised training pixels
@@ -71,7 +71,7 @@ def whiten_and_pass_through(model: CompactClassifier, pixels: Tensor) -> None:
 
 
 def _keep_initialisation(model: CompactClassifier, pixels: Tensor) -> None:
-    """Leave a transformer as it initialises itself."""
+    """Keep a transformer's own initialisation."""
 
 
 VGG = PretrainRecipe(24, 256, "nesterov", 0.25, 5e-4)
@@ -194,7 +194,7 @@ def _image_sizes(image_sizes: Sequence[int] | None, backbone: str) -> tuple[int,
 
 
 def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
-    """Make `out` ours: without a teacher, and with no unfinished run but one of just these settings."""
+    """Claim `out`: without a teacher, and with no unfinished run but one of exactly these settings."""
     if loop.must_replace(out, _obstacle(out, settings), overwrite):
         for name in (WEIGHTS_FILE, loop.CHECKPOINT):
             (out / name).unlink(missing_ok=True)
@@ -202,7 +202,7 @@ def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
 
 
 def _obstacle(out: Path, settings: dict[str, Any]) -> str | None:
-    """What in `out` is in the way of a run of `settings`, or None."""
+    """A description of what in `out` is in the way of a run of `settings`, or None."""
     if (out / WEIGHTS_FILE).is_file():
         return "a teacher already"
     unfinished = out / SETTINGS
