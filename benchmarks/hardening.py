@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.attacks import crowd, kills, malformed, tampered
+from benchmarks.attacks import concurrent_users, kills, malformed, tampered
 from benchmarks.attacks.tally import Tally
 from kdad.detection.detector import Detector
 from kdad.devices import hardware
@@ -57,9 +57,9 @@ def killed_runs(work: Path, tries: int) -> dict[str, Tally]:
     return tallies
 
 
-def crowded_app(work: Path, tries: int) -> dict[str, crowd.Crowd]:
+def app_with_many_users(work: Path, tries: int) -> dict[str, concurrent_users.ConcurrentUsers]:
     """Many browsers at once, beside a training."""
-    return {f"{PEOPLE} people": crowd.attack(work, PEOPLE, tries)}
+    return {f"{PEOPLE} people": concurrent_users.attack(work, PEOPLE, tries)}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ ATTACKS = {
     "files": Attack(broken_files, 200),
     "students": Attack(tampered_students, 50),
     "kills": Attack(killed_runs, 7),
-    "crowd": Attack(crowded_app, 12),
+    "users": Attack(app_with_many_users, 12),
 }
 
 

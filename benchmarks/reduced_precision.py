@@ -29,7 +29,7 @@ FLOAT32, REMEMBERED, ASKED = "float32 throughout", "targets remembered", "target
 WAYS = {  # whether to train in half precision, and how a teacher remembers
     FLOAT32: {"kdad.training.loop.half_precision": lambda device: False},
     REMEMBERED: {},
-    ASKED: {"kdad.training.distillation.remember": lambda teacher, views: teacher},
+    ASKED: {"kdad.training.distillation.cache_features": lambda teacher, views: teacher},
 }
 
 

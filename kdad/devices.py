@@ -88,13 +88,13 @@ def _given_back(folder: Path) -> int:
     return int(entries.get("total_inactive_file", entries.get("inactive_file", 0)))
 
 
-def kept_on(device: torch.device, tensor: Tensor) -> Tensor:
+def move_if_it_fits(device: torch.device, tensor: Tensor) -> Tensor:
     """Move a tensor to `device`, unless it would take too much of the memory there."""
     fits = tensor.device == device or tensor.nbytes <= SHARE_OF_FREE_MEMORY * free_bytes(device)
     return tensor.to(device) if fits else tensor
 
 
-def in_halves(work: Callable[[Tensor], Result], batch: Tensor) -> list[Result]:
+def halving_on_out_of_memory(work: Callable[[Tensor], Result], batch: Tensor) -> list[Result]:
     """Results of `work` for a batch (B, …), or for its halves, and so on, where memory runs out.
 
     Raises:
@@ -105,10 +105,10 @@ def in_halves(work: Callable[[Tensor], Result], batch: Tensor) -> list[Result]:
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             raise WorkFailed("the device ran out of memory on a single image; use --device cpu") from None
-    return [result for half in batch.chunk(2) for result in in_halves(work, half)]
+    return [result for half in batch.chunk(2) for result in halving_on_out_of_memory(work, half)]
 
 
-def joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+def concatenated(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """Concatenate tensors computed from parts of a batch; a lone part is not copied, since its maps may be large."""
     return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
 

@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from kdad import devices
-from kdad.devices import kept_on
+from kdad.devices import move_if_it_fits
 
 
 def test_what_takes_too_much_of_a_devices_memory_stays_where_it_is(monkeypatch):
     tensor, elsewhere = torch.zeros(1000), torch.device("meta")
     monkeypatch.setattr(devices, "free_bytes", lambda device: 8000)
-    assert kept_on(elsewhere, tensor).device == elsewhere
+    assert move_if_it_fits(elsewhere, tensor).device == elsewhere
     monkeypatch.setattr(devices, "free_bytes", lambda device: 7999)
-    assert kept_on(elsewhere, tensor) is tensor
-    assert kept_on(tensor.device, tensor) is tensor
+    assert move_if_it_fits(elsewhere, tensor) is tensor
+    assert move_if_it_fits(tensor.device, tensor) is tensor
 
 
 MIB = 2**20

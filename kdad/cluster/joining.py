@@ -15,7 +15,7 @@ INSTALL = "the engine ray needs an extra package: pip install 'kdad[ray]'"
 
 
 @contextmanager
-def joined() -> Iterator[Any]:
+def ray_cluster() -> Iterator[Any]:
     """Ray, connected for the length of the block to the cluster that RAY_ADDRESS names or that runs on this machine.
 
     Where there is none, one of this machine alone is started, and ends with the block.

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from kdad.cluster.joining import check_shared, joined, workers
+from kdad.cluster.joining import check_shared, ray_cluster, workers
 from kdad.detection.bulk import Outcome, Part, ScoringJob, judge_part
 from kdad.detection.detector import Detector
 
@@ -25,11 +25,11 @@ def judge_with_ray(job: ScoringJob, parts: Sequence[Part]) -> Iterator[Outcome]:
     """Judge the parts on all workers of a cluster; what a lost worker was at is done again by another.
 
     Raises:
-        UserError, WorkFailed: see `kdad.cluster.joining.joined`.
+        UserError, WorkFailed: see `kdad.cluster.joining.ray_cluster`.
     """
     if not parts:
         return
-    with joined() as ray:
+    with ray_cluster() as ray:
         check_shared(ray, job.out)
         import ray.data
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from tqdm import tqdm
 
-from kdad.cluster.joining import check_shared, joined, workers
+from kdad.cluster.joining import check_shared, ray_cluster, workers
 from kdad.networks.teachers.loading import Teacher
 from kdad.training.sweep import Completion, PendingRun, Plan
 
@@ -16,9 +16,9 @@ def complete_with_ray(plan: Plan, _: Teacher, pending: Sequence[PendingRun]) -> 
     """Train and evaluate the students on all workers of a cluster, with one progress bar.
 
     Raises:
-        UserError, WorkFailed: see `kdad.cluster.joining.joined`; what is finished is kept.
+        UserError, WorkFailed: see `kdad.cluster.joining.ray_cluster`; what is finished is kept.
     """
-    with joined() as ray:
+    with ray_cluster() as ray:
         check_shared(ray, plan.out)
         from ray.util import ActorPool
 

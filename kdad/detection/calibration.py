@@ -181,7 +181,7 @@ def calibrate(
     for gaussian, observation in observations:
         combined = renderer.combine(normalization.standardise(observation.maps))
         errors.append(observation.errors)
-        distances += [] if gaussian is None else [farthest(gaussian, observation)]
+        distances += [] if gaussian is None else [largest_distance(gaussian, observation)]
         peaks.append(combined.amax((1, 2)))
         levels.append(sampled(combined))
     level = torch.cat(levels).cpu()
@@ -234,7 +234,7 @@ def fit_statistics(student: nn.Module, teacher: Teacher, train: Tensor, score: s
     return FittedStudent(student, Gaussian.fit(summaries))
 
 
-def farthest(gaussian: Gaussian, observation: Observation) -> Tensor:
+def largest_distance(gaussian: Gaussian, observation: Observation) -> Tensor:
     """The teacher's distance of each image from normals, (B,): the largest over its tiles."""
     return gaussian.distance(observation.summaries).amax(1)
 

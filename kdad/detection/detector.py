@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from kdad.data.images import in_batches
 from kdad.detection import conformal
-from kdad.detection.calibration import Calibration, farthest, load_calibration
+from kdad.detection.calibration import Calibration, largest_distance, load_calibration
 from kdad.detection.discrepancy import observe
 from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization
 from kdad.detection.inputs import to_batch
 from kdad.detection.rendering import colour_range
 from kdad.detection.tiles import tiler_for
-from kdad.devices import accelerator, in_halves
+from kdad.devices import accelerator, halving_on_out_of_memory
 from kdad.errors import UserError
 from kdad.networks.teachers.loading import Teacher, load_teacher
 from kdad.scores import Measurement, score_named
@@ -180,7 +180,7 @@ class Detector:
             WorkFailed: the device does not have memory enough for a single image.
         """
         images = to_batch(images, self.config.max_value)
-        parts = [part.numpy() for batch in in_batches(images) for part in in_halves(self.measure, batch)]
+        parts = [part.numpy() for batch in in_batches(images) for part in halving_on_out_of_memory(self.measure, batch)]
         return self._prediction(Measurement.concatenated(parts), images, fpr)
 
     def predict_each(self, images: Tensor | Iterable[Tensor], *, fpr: float | None = None) -> Iterator[Prediction]:
@@ -209,7 +209,7 @@ class Detector:
         observation = observe(self.student, self.teacher, images.to(self.device), self.tiler, features)
         maps = self._normalization.standardise(observation.maps)
         peak = self.renderer.combine(maps).amax((1, 2))
-        distance = torch.ones_like(peak) if self._gaussian is None else farthest(self._gaussian, observation)
+        distance = torch.ones_like(peak) if self._gaussian is None else largest_distance(self._gaussian, observation)
         mse_weight = self.config.recipe.mse_weight
         return Measurement(observation.errors, distance, peak, mse_weight, self._distance_weight, tuple(maps))
 

@@ -14,7 +14,7 @@ from torch.linalg import vector_norm
 
 from kdad.detection.tiles import Tiler, in_chunks
 from kdad.devices import full_float32
-from kdad.networks.features import in_parts
+from kdad.networks.features import forward_in_chunks
 from kdad.networks.teachers.loading import Teacher
 from kdad.scores import layer_scores
 
@@ -43,7 +43,7 @@ def observe(
     def look(pieces: Tensor) -> tuple[Tensor, ...]:
         pixels = teacher.preprocessing(pieces)
         with full_float32(pixels.device):
-            copied, target = in_parts(student, pixels), teacher(pixels) if features is None else features
+            copied, target = forward_in_chunks(student, pixels), teacher(pixels) if features is None else features
             errors, maps = all_errors(copied, target, teacher.prefix, teacher.grids)
             return errors, teacher.network.summary(target), *maps
 
@@ -70,7 +70,7 @@ def all_errors(
     A patch error is 1 − cosine of a token, 0…2, of every token but the first `prefix`.
     """
     compared = _compared(student, teacher)
-    maps = [lengths.cosine_error[:, prefix:] for lengths in compared]
+    maps = [norms.cosine_error[:, prefix:] for norms in compared]
     return _table(compared), [errors.unflatten(1, grid) for errors, grid in zip(maps, grids, strict=True)]
 
 
@@ -79,7 +79,7 @@ def distillation_loss(errors: Tensor, mse_weight: float) -> Tensor:
     return layer_scores(errors, mse_weight).sum(1).mean()
 
 
-class Lengths(NamedTuple):
+class VectorNorms(NamedTuple):
     """Euclidean lengths of the tokens (B, T) of one critical layer, float32, from which all its errors follow.
 
     Three passes over the features instead of seven. And what is left of 1 − cosine for a good copy does not vanish in
@@ -92,7 +92,7 @@ class Lengths(NamedTuple):
     width: int  # how many values a vector of these lengths has
 
     @classmethod
-    def of(cls, student: Tensor, teacher: Tensor) -> "Lengths":
+    def of(cls, student: Tensor, teacher: Tensor) -> "VectorNorms":
         """Of features (B, T, D) on both sides.
 
         Raises:
@@ -103,14 +103,14 @@ class Lengths(NamedTuple):
                 f"student features {tuple(student.shape)} do not match the teacher's {tuple(teacher.shape)}"
             )
         with torch.autocast(student.device.type, enabled=False):  # it would round the difference to bfloat16
-            lengths = cast(tuple[Tensor, Tensor, Tensor], _TokenLengths.apply(student.float(), teacher.float()))
-        return cls(*lengths, width=student.shape[2])
+            norms = cast(tuple[Tensor, Tensor, Tensor], _TokenNorms.apply(student.float(), teacher.float()))
+        return cls(*norms, width=student.shape[2])
 
     @property
-    def of_maps(self) -> "Lengths":
+    def of_maps(self) -> "VectorNorms":
         """The lengths (B,) of the flattened maps."""
         s, t, st = (vector_norm(of_tokens, dim=1) for of_tokens in (self.student, self.teacher, self.difference))
-        return Lengths(s, t, st, width=self.width * self.student.shape[1])
+        return VectorNorms(s, t, st, width=self.width * self.student.shape[1])
 
     @property
     def cosine_error(self) -> Tensor:
@@ -125,7 +125,7 @@ class Lengths(NamedTuple):
         return self.difference.square() / self.width
 
 
-class _TokenLengths(torch.autograd.Function):
+class _TokenNorms(torch.autograd.Function):
     """Lengths (B, T) of student, teacher and difference, from features (B, T, D) of the first two.
 
     The gradient of a length is the vector over its length, and all three vectors are combinations of two: a gradient
@@ -134,15 +134,15 @@ class _TokenLengths(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        lengths = vector_norm(student, dim=2), vector_norm(teacher, dim=2), vector_norm(student - teacher, dim=2)
-        ctx.save_for_backward(student, teacher, *lengths)
-        return lengths
+        norms = vector_norm(student, dim=2), vector_norm(teacher, dim=2), vector_norm(student - teacher, dim=2)
+        ctx.save_for_backward(student, teacher, *norms)
+        return norms
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        student, teacher, *lengths = ctx.saved_tensors
-        shares = (gradient / length for gradient, length in zip(gradients, lengths, strict=True))
+        student, teacher, *norms = ctx.saved_tensors
+        shares = (gradient / length for gradient, length in zip(gradients, norms, strict=True))
         # A vector of length zero has no direction.
         s, t, st = (share.nan_to_num(0, 0, 0)[..., None] for share in shares)
         of_student = torch.addcmul(student * (s + st), teacher, st, value=-1) if ctx.needs_input_grad[0] else None
@@ -150,10 +150,10 @@ class _TokenLengths(torch.autograd.Function):
         return of_student, of_teacher
 
 
-def _compared(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[Lengths]:
-    return [Lengths.of(copied, target) for copied, target in zip(student, teacher, strict=True)]
+def _compared(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[VectorNorms]:
+    return [VectorNorms.of(copied, target) for copied, target in zip(student, teacher, strict=True)]
 
 
-def _table(compared: list[Lengths]) -> Tensor:
-    maps = [lengths.of_maps for lengths in compared]
+def _table(compared: list[VectorNorms]) -> Tensor:
+    maps = [norms.of_maps for norms in compared]
     return torch.stack([torch.stack([of_map.cosine_error, of_map.squared_error], 1) for of_map in maps], 1)

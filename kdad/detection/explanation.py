@@ -13,7 +13,7 @@ from kdad.detection.inputs import to_batch
 from kdad.detection.rendering import colour_range
 from kdad.detection.tiles import in_chunks
 from kdad.errors import UserError
-from kdad.networks.features import in_parts
+from kdad.networks.features import forward_in_chunks
 from kdad.scores import ERROR, HIGHEST_PATCH, LOG_DISTANCE, Measurement, Part
 
 
@@ -122,7 +122,7 @@ def error_map(detector: Detector, images: Tensor, size: tuple[int, int]) -> np.n
 
     def shares(pieces: Tensor) -> Tensor:
         pixels = teacher.preprocessing(pieces)
-        copied, target = in_parts(detector.student, pixels)[-1].float(), teacher(pixels)[-1].float()
+        copied, target = forward_in_chunks(detector.student, pixels)[-1].float(), teacher(pixels)[-1].float()
         lengths = [features.flatten(1).norm(dim=1)[:, None].clamp(min=1e-8) for features in (copied, target)]
         agreed = (copied * target).sum(2) / (lengths[0] * lengths[1])
         of_tokens = target.square().sum(2) / lengths[1].square() - agreed

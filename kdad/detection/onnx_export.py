@@ -25,7 +25,7 @@ TOLERANCE = 5e-3
 CHECKED_BATCHES = (1, 3)
 
 
-class JudgingNetwork(nn.Module):
+class DetectorModule(nn.Module):
     """A detector as a network: uint8 images (B, 3, H, W) to scores (B,), p-values (B,) and heatmaps (B, H, W).
 
     Without calibration, p-values are NaN.
@@ -69,7 +69,7 @@ def export(detector: Detector, file: Path, *, size: tuple[int, int] | None = Non
     if opset not in OPSETS:
         raise UserError(f"ONNX opset {opset} is not supported; choose one of {OPSETS[0]} to {OPSETS[-1]}")
     height, width = size or (detector.teacher.preprocessing.resize,) * 2
-    network = JudgingNetwork(detector).eval()
+    network = DetectorModule(detector).eval()
     content = _exported(network, height, width, opset)
     difference = _difference(network, content, height, width)
     if not difference <= TOLERANCE:
@@ -78,7 +78,7 @@ def export(detector: Detector, file: Path, *, size: tuple[int, int] | None = Non
     return difference
 
 
-def _exported(network: JudgingNetwork, height: int, width: int, opset: int) -> bytes:
+def _exported(network: DetectorModule, height: int, width: int, opset: int) -> bytes:
     """Export a network for images of one size; returns the file's bytes."""
     example = _images(2, height, width)
     with torch.no_grad(), warnings.catch_warnings():
@@ -109,7 +109,7 @@ def _metadata(detector: Detector, height: int, width: int) -> dict[str, str]:
     return {f"kdad.{name}": value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
-def _difference(network: JudgingNetwork, content: bytes, height: int, width: int) -> float:
+def _difference(network: DetectorModule, content: bytes, height: int, width: int) -> float:
     """The largest difference between onnxruntime's and torch's scores and heatmaps of some images."""
     import onnxruntime
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kdad.data.preprocessing import Preprocessing, resample
-from kdad.devices import joined
+from kdad.devices import concatenated
 
 PIECES_AT_ONCE = 64
 
@@ -38,7 +38,7 @@ def in_chunks(look: Callable[[Tensor], tuple[Tensor, ...]], pieces: Tensor) -> t
     """What `look` returns for pieces (N, 3, h, w), a few of them at once, each of its tensors put together again."""
     if torch.compiler.is_exporting():  # an exported network does not know how many images there will be
         return look(pieces)
-    return joined([look(part) for part in pieces.split(PIECES_AT_ONCE)])
+    return concatenated([look(part) for part in pieces.split(PIECES_AT_ONCE)])
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class SyntheticPairs:
         ones show.
         """
         points = torch.stack([self._points(layer) for layer in self.units.standardise(self.anomalous.maps)], 1)
-        return separating(points.numpy(), sampled(self.masks).numpy()) / self.units.std
+        return logistic_weights(points.numpy(), sampled(self.masks).numpy()) / self.units.std
 
     def _points(self, layer: Tensor) -> Tensor:
         """What one layer's maps (N, h, w) show at the sampled points of all images, flat."""
@@ -76,7 +76,7 @@ class SyntheticPairs:
             for observation, distances in zip((self.normal, self.anomalous), self._distances(), strict=True)
         ]
         spread = read[0].std(0).clamp(min=1e-12)
-        peak, distance = separating((torch.cat(read) / spread).numpy(), np.repeat([False, True], len(read[0])))
+        peak, distance = logistic_weights((torch.cat(read) / spread).numpy(), np.repeat([False, True], len(read[0])))
         return (distance.clamp(min=0) / peak.clamp(min=1e-12)).clamp(max=1) * spread[0] / spread[1]
 
     def _peaks(self, observation: Observation, layer_weights: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class SyntheticPairs:
         return found[0], found[1]
 
 
-def separating(measured: np.ndarray, anomalous: np.ndarray) -> Tensor:
+def logistic_weights(measured: np.ndarray, anomalous: np.ndarray) -> Tensor:
     """The weights (K,) of a logistic regression from what is measured (N, K) to what is anomalous (N,) bool."""
     from sklearn.linear_model import LogisticRegression
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdad.data.preprocessing import Preprocessing
-from kdad.devices import joined
+from kdad.devices import concatenated
 
 PIXELS_AT_ONCE, PIXELS_AT_ONCE_ON_A_GPU = 2**19, 2**22
 
@@ -51,7 +51,7 @@ class FeatureNetwork(nn.Module):
         raise NotImplementedError
 
 
-def in_parts(network: Callable[[Tensor], list[Tensor]], pixels: Tensor) -> list[Tensor]:
+def forward_in_chunks(network: Callable[[Tensor], list[Tensor]], pixels: Tensor) -> list[Tensor]:
     """What `network` says of normalised pixels (B, 3, S, S), asked about a few images at once.
 
     However many there are, memory is bounded, and activations do not leave a CPU's cache.
@@ -60,7 +60,7 @@ def in_parts(network: Callable[[Tensor], list[Tensor]], pixels: Tensor) -> list[
         return network(pixels)
     at_once = PIXELS_AT_ONCE if pixels.device.type == "cpu" else PIXELS_AT_ONCE_ON_A_GPU
     parts = pixels.split(max(1, at_once // pixels[0, 0].numel()))
-    return list(joined([tuple(network(part)) for part in parts]))
+    return list(concatenated([tuple(network(part)) for part in parts]))
 
 
 class CompactClassifier(nn.Module):

@@ -50,7 +50,7 @@ class Limits:
     seconds_to_send: float = 30.0
 
 
-class Judgement(BaseModel):
+class PredictionResponse(BaseModel):
     """What a student says of one image."""
 
     student: str
@@ -62,7 +62,7 @@ class Judgement(BaseModel):
     width: int
 
 
-class Served(BaseModel):
+class StudentInfo(BaseModel):
     """One student, and what its verdicts rest on."""
 
     name: str
@@ -99,18 +99,18 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None) 
         return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/students")
-    def students() -> list[Served]:
+    def students() -> list[StudentInfo]:
         """The students that are here."""
         return [_described(name, detector) for name, detector in detectors.items()]
 
     @app.post("/students/{name:path}/predict", responses=RESPONSES, openapi_extra=IMAGE_BODY)
-    async def predict(name: str, request: Request, fpr: float | None = None) -> Judgement:
+    async def predict(name: str, request: Request, fpr: float | None = None) -> PredictionResponse:
         """Judge an image file, which is the body of the request."""
         _, prediction = await service.judged(name, request, fpr)
         (record,) = prediction.to_records([name])
         score, p_value, called = record["score"], record["p_value"], record["is_anomaly"]
         height, width = prediction.size
-        return Judgement(
+        return PredictionResponse(
             student=name, score=score, p_value=p_value, is_anomaly=called, fpr=fpr, height=height, width=width
         )
 
@@ -217,9 +217,9 @@ def _drawn(image: Tensor, prediction: Prediction, low: float, high: float) -> by
     return file.getvalue()
 
 
-def _described(name: str, detector: Detector) -> Served:
+def _described(name: str, detector: Detector) -> StudentInfo:
     config, calibration = detector.config, detector.calibration
-    return Served(
+    return StudentInfo(
         name=name,
         dataset=config.dataset,
         normal_class=config.normal_class,

@@ -7,7 +7,7 @@ from kdad.data.datasets import folder_path
 from kdad.errors import UserError, one_line
 from kdad.files import shown, write_json
 from kdad.storage.layout import LOCAL, SHARED_FILES
-from kdad.storage.student_folder import check_evaluation, folder_of, load_config, load_student, must_be_free
+from kdad.storage.student_folder import check_empty, check_evaluation, folder_of, load_config, load_student
 
 # What can run, or could where it is loaded carelessly: no student needs it, and a repository of one should not have it.
 RUNNABLE = {
@@ -83,7 +83,7 @@ def pull(repo: str, out: Path, revision: str | None = None) -> Path:
     folder = folder_of(out, config)
     if not folder.resolve().is_relative_to(Path(out).resolve()):
         raise UserError(f"{repo} names a data set, teacher or class that would be written outside {out}")
-    must_be_free(folder)
+    check_empty(folder)
     temporary = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

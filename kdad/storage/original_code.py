@@ -59,7 +59,7 @@ def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -
         versions={},
     )
     folder = student_folder.folder_of(out, config)
-    student_folder.must_be_free(folder)
+    student_folder.check_empty(folder)
     student_folder.round_to_half(student)
     if not all(tensor.isfinite().all() for tensor in student.state_dict().values()):
         raise UserError(f"{file} holds weights that are not finite, or too large for half precision")

@@ -144,7 +144,7 @@ def check_evaluation(folder: Path, config: StudentConfig) -> None:
         raise UserError(f"{folder / EVALUATION} holds the figures of other weights; run evaluate on the folder again")
 
 
-def must_be_free(folder: Path) -> None:
+def check_empty(folder: Path) -> None:
     """Refuse a folder with anything in it: a student, or an unfinished run."""
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; remove it first, or use another --out")

@@ -18,12 +18,12 @@ from torch.utils.data import TensorDataset
 from kdad.data.task import Fold, Task
 from kdad.detection.calibration import FittedStudent, HeldOut, calibrate, fit_statistics, save_calibration
 from kdad.detection.discrepancy import distillation_loss, layer_errors
-from kdad.devices import accelerator, hardware, kept_on
+from kdad.devices import accelerator, hardware, move_if_it_fits
 from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.locks import exclusive_lock
 from kdad.memory import give_memory_back
-from kdad.networks.features import in_parts
+from kdad.networks.features import forward_in_chunks
 from kdad.networks.recipes import Recipe
 from kdad.networks.students import build_student, preset, recipe_for
 from kdad.networks.teachers.loading import Teacher
@@ -32,7 +32,7 @@ from kdad.storage import layout, student_folder
 from kdad.storage.student_config import StudentConfig
 from kdad.training import loop
 from kdad.training.distributed import SINGLE_PROCESS, DistributedConfig, from_first, gathered, join, rank
-from kdad.training.feature_cache import Views, remember
+from kdad.training.feature_cache import Views, cache_features
 
 VALIDATION_BATCH, VALIDATION_PIXELS = 250, 2**22  # as many images at once as are neither more nor larger than this
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -69,7 +69,7 @@ class Distillation(pl.LightningModule):
 
     def _dataset(self, *columns: Tensor) -> TensorDataset:
         device = self.trainer.strategy.root_device  # where Lightning would else bring every batch
-        return TensorDataset(*(kept_on(device, column) for column in columns))
+        return TensorDataset(*(move_if_it_fits(device, column) for column in columns))
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
         pixels = self.teacher.preprocessing.augmented(batch[0], self.recipe.flip, self.recipe.random_crop)
@@ -81,7 +81,7 @@ class Distillation(pl.LightningModule):
     def validation_step(self, batch: list[Tensor], _: int) -> None:
         images, anomalous = batch
         pixels = self.teacher.preprocessing(images)
-        self.validated.append((layer_errors(in_parts(self.student, pixels), self.teacher(pixels)), anomalous))
+        self.validated.append((layer_errors(forward_in_chunks(self.student, pixels), self.teacher(pixels)), anomalous))
 
     def on_validation_epoch_end(self) -> None:
         errors, anomalous = (gathered(torch.cat(part)) for part in zip(*self.validated, strict=True))
@@ -137,7 +137,7 @@ def train_student(
     with _lock_run(folder) if rank() == 0 else nullcontext():
         if not from_first(lambda: _claimed(folder, config, task, teacher, overwrite)):
             return folder
-        teacher = remember(teacher.to(device), views(task, recipe, device))
+        teacher = cache_features(teacher.to(device), views(task, recipe, device))
         where: dict[str, Any] = {"device": device, "processes": processes}
         student = _distilled(task, teacher, config, folder, **where, logger=logger, callbacks=callbacks)
         folds = _cross_fitted(task, teacher, config, folder, **where)

@@ -50,7 +50,7 @@ class Views(Sequence[Tensor]):
 
 
 @dataclass(frozen=True)
-class FeatureMemory:
+class FeatureCache:
     """A teacher's features of N images: `keys` (N,), sorted, the `rows` they belong to, and `layers` (N, T, D)."""
 
     keys: Tensor
@@ -58,7 +58,7 @@ class FeatureMemory:
     layers: list[Tensor]
 
     @classmethod
-    def of(cls, teacher: Teacher, batches: Sequence[Tensor]) -> "FeatureMemory":
+    def of(cls, teacher: Teacher, batches: Sequence[Tensor]) -> "FeatureCache":
         """The features of uint8 images, in batches (B, 3, H, W)."""
         total = sum(len(batch) for batch in batches)
         layers = [layer.new_empty(total, *layer.shape[1:]) for layer in teacher(teacher.preprocessing(batches[0][:1]))]
@@ -72,60 +72,60 @@ class FeatureMemory:
         ordered, rows = torch.cat(keys).sort()
         return cls(ordered, rows, layers)
 
-    def recall(self, wanted: Tensor) -> list[Tensor] | None:
+    def lookup(self, wanted: Tensor) -> list[Tensor] | None:
         """The features of the images with these keys (B,), or None unless all of them are remembered."""
         place = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)
         if not torch.equal(self.keys[place], wanted):
             return None
         return [layer[self.rows[place]] for layer in self.layers]
 
-    def to(self, device: str | torch.device) -> "FeatureMemory":
+    def to(self, device: str | torch.device) -> "FeatureCache":
         """The same on another device."""
-        return FeatureMemory(self.keys.to(device), self.rows.to(device), [layer.to(device) for layer in self.layers])
+        return FeatureCache(self.keys.to(device), self.rows.to(device), [layer.to(device) for layer in self.layers])
 
 
 @dataclass(frozen=True)
-class RememberingTeacher(Teacher):
+class CachedTeacher(Teacher):
     """A teacher that returns the features of known images from memory, and runs its network on others."""
 
-    memories: tuple[FeatureMemory, ...]
+    caches: tuple[FeatureCache, ...]
 
     def __call__(self, pixels: Tensor) -> list[Tensor]:
         """As `Teacher.__call__`."""
-        recalled = self._recall(pixels)
+        recalled = self._lookup(pixels)
         return super().__call__(pixels) if recalled is None else recalled
 
     def targets(self, pixels: Tensor) -> list[Tensor]:
         """As `Teacher.targets`."""
-        recalled = self._recall(pixels)
+        recalled = self._lookup(pixels)
         return super().targets(pixels) if recalled is None else recalled
 
     def knows(self, images: Tensor) -> bool:
         """Whether the features of all of these uint8 images (B, 3, H, W) come from memory."""
-        return self._recall(self.preprocessing(images)) is not None
+        return self._lookup(self.preprocessing(images)) is not None
 
-    def to(self, device: str | torch.device) -> "RememberingTeacher":
+    def to(self, device: str | torch.device) -> "CachedTeacher":
         """As `Teacher.to`; what is remembered moves too."""
         super().to(device)
-        return RememberingTeacher(**_fields(self), memories=tuple(memory.to(device) for memory in self.memories))
+        return CachedTeacher(**_fields(self), caches=tuple(memory.to(device) for memory in self.caches))
 
-    def _recall(self, pixels: Tensor) -> list[Tensor] | None:
+    def _lookup(self, pixels: Tensor) -> list[Tensor] | None:
         wanted = fingerprint(pixels)
-        return next((found for memory in self.memories if (found := memory.recall(wanted)) is not None), None)
+        return next((found for memory in self.caches if (found := memory.lookup(wanted)) is not None), None)
 
 
-def remember(teacher: Teacher, batches: Sequence[Tensor]) -> Teacher:
+def cache_features(teacher: Teacher, batches: Sequence[Tensor]) -> Teacher:
     """Return the teacher with the features of `batches` in memory, or unchanged where they would not fit."""
-    memories: tuple[FeatureMemory, ...] = ()
-    if isinstance(teacher, RememberingTeacher):
-        memories, batches = teacher.memories, [batch for batch in batches if not teacher.knows(batch)]
+    caches: tuple[FeatureCache, ...] = ()
+    if isinstance(teacher, CachedTeacher):
+        caches, batches = teacher.caches, [batch for batch in batches if not teacher.knows(batch)]
     if not batches:
         return teacher
     features = teacher(teacher.preprocessing(batches[0][:1]))
     needed = sum(layer.nbytes for layer in features) * sum(len(batch) for batch in batches)
     if needed > SHARE_OF_FREE_MEMORY * free_bytes(batches[0].device):
         return teacher
-    return RememberingTeacher(**_fields(teacher), memories=(*memories, FeatureMemory.of(teacher, batches)))
+    return CachedTeacher(**_fields(teacher), caches=(*caches, FeatureCache.of(teacher, batches)))
 
 
 def _fields(teacher: Teacher) -> dict[str, Any]:

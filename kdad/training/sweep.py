@@ -23,7 +23,7 @@ from kdad.storage import layout, student_folder
 from kdad.storage.history import read_history
 from kdad.storage.student_config import StudentConfig, public_teacher
 from kdad.training.distillation import planned, train_student, views
-from kdad.training.feature_cache import Views, remember
+from kdad.training.feature_cache import Views, cache_features
 
 
 @dataclass(frozen=True)
@@ -164,21 +164,21 @@ class Completion:
     def _prepared(self, pending: PendingRun) -> tuple[Task, Teacher]:
         """The task of a class, and the teacher with its features in memory, if they fit; kept until another is."""
         if self._class is None:
-            self._teacher = _remembering(self._teacher, pending.source, self._plan.device)
+            self._teacher = _cache_shared_features(self._teacher, pending.source, self._plan.device)
         if self._class is None or self._class[0] != pending.source:
             self._class = None  # what the last class has read goes with it
             task = self._plan.task(pending.source, self._teacher)
             memory = views(task, pending.config.recipe, self._plan.device)
-            self._class = pending.source, task, remember(self._teacher, memory)
+            self._class = pending.source, task, cache_features(self._teacher, memory)
         return self._class[1:]
 
 
-def _remembering(teacher: Teacher, any_task: tuple[str, str], device: str) -> Teacher:
+def _cache_shared_features(teacher: Teacher, any_task: tuple[str, str], device: str) -> Teacher:
     """Cache the teacher's features of validation and test images, if students of all classes share them."""
     task = load_task(*any_task)
     if task.same_images:
         for part in filter(None, (task.test, task.validation)):
-            teacher = remember(teacher, Views([part.images], [], device))
+            teacher = cache_features(teacher, Views([part.images], [], device))
     return teacher
 
 

@@ -7,7 +7,7 @@ import torch
 from helpers.miniatures import ROOT, SMALL_KDAD
 
 from benchmarks import browser
-from benchmarks.attacks import crowd, kills, malformed, tampered
+from benchmarks.attacks import concurrent_users, kills, malformed, tampered
 from benchmarks.attacks.tally import Tally
 from kdad.detection.detector import Detector
 from kdad.errors import UserError
@@ -75,9 +75,9 @@ def test_a_killed_run_resumes_to_the_same_student(attack, tmp_path, monkeypatch,
 
 
 @pytest.mark.slow
-def test_in_a_crowd_everybody_sees_the_verdicts_of_own_images(tmp_path):
+def test_among_many_users_everybody_sees_the_verdicts_of_own_images(tmp_path):
     if browser.CHROMIUM is None:
         pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    outcome = crowd.attack(tmp_path, people=3, uploads=2)
+    outcome = concurrent_users.attack(tmp_path, people=3, uploads=2)
     assert outcome.broken == []
     assert len(outcome.seconds) == 6

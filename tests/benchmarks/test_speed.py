@@ -126,7 +126,7 @@ def test_each_way_of_computing_is_compared_with_float32(monkeypatch, tiny_task, 
     train = reduced_precision.train_student
 
     def training(task, teacher, out, **options):
-        asked.append((loop.half_precision("cpu"), distillation.remember is feature_cache.remember))
+        asked.append((loop.half_precision("cpu"), distillation.cache_features is feature_cache.cache_features))
         return train(task, teacher, out, recipe=Recipe(epochs=1, batch_size=8), **options)
 
     monkeypatch.setattr(loop, "half_precision", lambda device: True)

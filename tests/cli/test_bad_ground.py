@@ -80,7 +80,7 @@ def test_a_disk_that_fills_up_after_the_last_epoch_is_an_error_of_the_system(tmp
 
 @pytest.mark.parametrize("where", ["", "patterns", "patterns/tiny-vgg", "patterns/tiny-vgg/dots"])
 def test_a_file_in_the_place_of_a_folder_is_named_before_any_work(train, tmp_path, monkeypatch, where):
-    monkeypatch.setattr("kdad.training.distillation.remember", None)
+    monkeypatch.setattr("kdad.training.distillation.cache_features", None)
     out = tmp_path / "out"
     (out / where).parent.mkdir(parents=True, exist_ok=True)
     (out / where).write_text("a file")
@@ -92,7 +92,7 @@ def test_a_file_in_the_place_of_a_folder_is_named_before_any_work(train, tmp_pat
 
 @pytest.mark.skipif(not os.geteuid(), reason="root may write anywhere")
 def test_a_read_only_folder_is_named_before_any_work(train, tmp_path, monkeypatch):
-    monkeypatch.setattr("kdad.training.distillation.remember", None)
+    monkeypatch.setattr("kdad.training.distillation.cache_features", None)
     tmp_path.chmod(0o500)
     status, said = train(tmp_path / "out")
     tmp_path.chmod(0o700)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from kdad.cli import main
 from kdad.cluster import joining
-from kdad.cluster.joining import check_shared, joined
+from kdad.cluster.joining import check_shared, ray_cluster
 from kdad.cluster.scoring import judge_with_ray
 from kdad.cluster.sweeping import complete_with_ray
 from kdad.detection.bulk import ScoringJob, remaining
@@ -30,7 +30,7 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install 'kdad[ray]'
 
 @pytest.fixture(scope="module")
 def cluster():
-    with joined() as ray:
+    with ray_cluster() as ray:
         yield ray
 
 
@@ -143,12 +143,12 @@ def test_nobody_at_an_address_is_said_in_one_line(monkeypatch, refusal):
     monkeypatch.setattr(ray, "init", nobody)
 
     def join():
-        with joined():
+        with ray_cluster():
             pytest.fail("there is no cluster")
 
     assert refusal(join) == "no Ray cluster could be joined (nobody there)"
 
 
 def test_a_cluster_that_gives_up_is_work_that_failed(cluster):
-    with pytest.raises(WorkFailed, match="the same command goes on"), joined() as ray:
+    with pytest.raises(WorkFailed, match="the same command goes on"), ray_cluster() as ray:
         raise ray.exceptions.RayActorError

@@ -6,7 +6,7 @@ import torch
 from helpers.miniatures import TinyTask
 
 from kdad.data.preprocessing import Preprocessing
-from kdad.detection.calibration import FittedStudent, calibrate, farthest, fit_statistics
+from kdad.detection.calibration import FittedStudent, calibrate, fit_statistics, largest_distance
 from kdad.detection.conformal import lowest_fpr, p_values, realised_fpr
 from kdad.detection.discrepancy import Observation
 from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization
@@ -95,7 +95,7 @@ def test_distances_of_a_fold_are_measured_by_what_the_others_taught(student, vgg
 def test_of_tiles_the_farthest_counts():
     gaussian = Gaussian(torch.zeros(2), torch.eye(2))
     summaries = torch.tensor([[[0.0, 0.0], [3.0, 4.0]], [[1.0, 0.0], [0.0, 0.0]]])
-    assert farthest(gaussian, Observation(torch.empty(2, 1, 2), summaries, [])).tolist() == [25, 1]
+    assert largest_distance(gaussian, Observation(torch.empty(2, 1, 2), summaries, [])).tolist() == [25, 1]
 
 
 def test_of_very_many_images_some_are_summarised_that_are_chosen_evenly(student, vgg_teacher, monkeypatch):

@@ -192,8 +192,8 @@ def test_gradients_are_those_of_the_definition(shapes):
 
 
 def test_gradients_of_both_sides_are_those_of_finite_differences():
-    from kdad.detection.discrepancy import _TokenLengths
+    from kdad.detection.discrepancy import _TokenNorms
 
     generator = torch.Generator().manual_seed(0)
     sides = [torch.randn(2, 3, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2)]
-    assert torch.autograd.gradcheck(_TokenLengths.apply, sides)
+    assert torch.autograd.gradcheck(_TokenNorms.apply, sides)

@@ -8,7 +8,7 @@ from helpers.miniatures import TinyTask
 from kdad.data.preprocessing import Preprocessing
 from kdad.detection import weighting
 from kdad.detection.discrepancy import Observation
-from kdad.detection.weighting import SyntheticPairs, separating
+from kdad.detection.weighting import SyntheticPairs, logistic_weights
 from kdad.networks.students import build_student
 
 PIXELS = Preprocessing(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -32,7 +32,7 @@ def test_layers_that_find_what_was_blended_in_count_and_others_do_not():
     rng = np.random.default_rng(0)
     pasted = rng.random(4000) < 0.2
     points = rng.normal(size=(4000, 3)) + np.array([2.0, 0.0, 0.0]) * pasted[:, None]
-    weights = separating(points, pasted)
+    weights = logistic_weights(points, pasted)
     assert weights[0] > 1
     assert weights[1:].abs().max() < 0.2
 

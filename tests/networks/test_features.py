@@ -2,7 +2,7 @@
 
 import torch
 
-from kdad.networks.features import PIXELS_AT_ONCE, FeatureNetwork, in_parts
+from kdad.networks.features import PIXELS_AT_ONCE, FeatureNetwork, forward_in_chunks
 
 
 def with_prefix(tokens: int) -> FeatureNetwork:
@@ -28,12 +28,12 @@ def test_a_network_is_asked_about_a_few_images_at_once_whatever_their_size():
 
     side = int((PIXELS_AT_ONCE // 3) ** 0.5)
     pixels = torch.rand(8, 1, side, side)
-    fine, coarse = in_parts(network, pixels)
+    fine, coarse = forward_in_chunks(network, pixels)
     assert asked == [3, 3, 2]
     assert torch.equal(fine, pixels.flatten(2).mT) and torch.equal(coarse, pixels[:, :, :1, 0].mT)
     asked.clear()
-    in_parts(network, pixels[:, :, : side // 4, : side // 4])
+    forward_in_chunks(network, pixels[:, :, : side // 4, : side // 4])
     assert asked == [8]
     asked.clear()
-    in_parts(network, torch.zeros(2, 1, 2 * side, 2 * side))
+    forward_in_chunks(network, torch.zeros(2, 1, 2 * side, 2 * side))
     assert asked == [1, 1], "an image larger than that is still one"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kdad.training import feature_cache
-from kdad.training.feature_cache import RememberingTeacher, Views, fingerprint, remember
+from kdad.training.feature_cache import CachedTeacher, Views, cache_features, fingerprint
 
 
 class Counting(nn.Module):
@@ -34,7 +34,7 @@ def some_images(n, seed=0):
 
 def test_remembered_features_equal_the_teachers_in_any_order(vgg_teacher):
     images = some_images(10)
-    cached = remember(vgg_teacher, images.split(4))
+    cached = cache_features(vgg_teacher, images.split(4))
     order = torch.tensor([7, 0, 7, 3])
     pixels = vgg_teacher.preprocessing(images[order])
     for remembered, direct in zip(cached(pixels), vgg_teacher(pixels), strict=True):
@@ -43,7 +43,7 @@ def test_remembered_features_equal_the_teachers_in_any_order(vgg_teacher):
 
 def test_seen_images_cost_the_teacher_nothing_and_new_ones_are_computed(counted):
     images = some_images(6)
-    cached = remember(counted, images.split(3))
+    cached = cache_features(counted, images.split(3))
     counted.network.shown = 0
     cached(counted.preprocessing(images[:4]))
     assert counted.network.shown == 0
@@ -53,7 +53,7 @@ def test_seen_images_cost_the_teacher_nothing_and_new_ones_are_computed(counted)
 
 
 def test_a_cache_stands_in_for_its_teacher(vgg_teacher):
-    cached = remember(vgg_teacher, [some_images(3)])
+    cached = cache_features(vgg_teacher, [some_images(3)])
     for name in ("name", "sha256", "trained_on", "preprocessing", "prefix", "grids", "network"):
         assert getattr(cached, name) == getattr(vgg_teacher, name)
     torch.testing.assert_close(
@@ -63,7 +63,7 @@ def test_a_cache_stands_in_for_its_teacher(vgg_teacher):
 
 def test_memories_add_up(counted):
     first, second = some_images(4), some_images(4, seed=1)
-    cached = remember(remember(counted, [first]), [second])
+    cached = cache_features(cache_features(counted, [first]), [second])
     counted.network.shown = 0
     for images in (first, second):
         torch.testing.assert_close(
@@ -74,10 +74,10 @@ def test_memories_add_up(counted):
 
 def test_nothing_is_remembered_twice(vgg_teacher):
     first, second = some_images(4), some_images(4, seed=1)
-    cached = remember(remember(vgg_teacher, [first]), [first, second])
-    assert [len(memory.keys) for memory in cached.memories] == [len(first), len(second)]
+    cached = cache_features(cache_features(vgg_teacher, [first]), [first, second])
+    assert [len(memory.keys) for memory in cached.caches] == [len(first), len(second)]
     assert cached.knows(first) and cached.knows(second) and not cached.knows(torch.cat([first, some_images(1, seed=2)]))
-    assert remember(cached, [second, first]) is cached
+    assert cache_features(cached, [second, first]) is cached
 
 
 def test_one_grey_level_changes_the_fingerprint(vgg_teacher):
@@ -105,9 +105,9 @@ def test_alike_images_have_fingerprints_of_their_own(vgg_teacher):
 
 def test_too_little_memory_leaves_the_teacher_as_it_is(vgg_teacher, monkeypatch):
     images = [some_images(4)]
-    assert isinstance(remember(vgg_teacher, images), RememberingTeacher)
+    assert isinstance(cache_features(vgg_teacher, images), CachedTeacher)
     monkeypatch.setattr(feature_cache, "free_bytes", lambda device: 1000)
-    assert remember(vgg_teacher, images) is vgg_teacher
+    assert cache_features(vgg_teacher, images) is vgg_teacher
 
 
 def test_training_shows_each_view_to_the_teacher_once(counted, tiny_task, tmp_path):
@@ -136,7 +136,7 @@ def test_targets_of_a_student_in_half_precision_are_close_and_else_the_same(vgg_
     with torch.autocast("cpu", torch.bfloat16):
         rounded = vgg_teacher.targets(pixels)
         again = vgg_teacher(pixels)
-        remembered = remember(vgg_teacher, [images]).targets(pixels)
+        remembered = cache_features(vgg_teacher, [images]).targets(pixels)
     for plain, target, call, recalled in zip(exact, rounded, again, remembered, strict=True):
         assert torch.equal(plain, call)
         torch.testing.assert_close(plain, recalled)
@@ -155,11 +155,11 @@ def test_what_was_remembered_is_let_go_with_the_run(vgg_teacher, tiny_task, tmp_
     kept = []
 
     def watched(teacher, views):
-        cached = remember(teacher, views)
-        kept.append(weakref.ref(cached.memories[0].layers[0]))
+        cached = cache_features(teacher, views)
+        kept.append(weakref.ref(cached.caches[0].layers[0]))
         return cached
 
-    monkeypatch.setattr(distillation, "remember", watched)
+    monkeypatch.setattr(distillation, "cache_features", watched)
     gc.disable()
     try:
         distillation.train_student(tiny_task, vgg_teacher, tmp_path, recipe=Recipe(epochs=1), device="cpu")

@@ -16,7 +16,7 @@ from kdad.devices import full_float32
 from kdad.errors import UserError, one_line
 from kdad.files import is_directory, sha256_of
 from kdad.networks.compact_vit import CompactViT
-from kdad.networks.features import FeatureNetwork, in_parts
+from kdad.networks.features import FeatureNetwork, forward_in_chunks
 from kdad.networks.teachers.folding import fold_batch_norms
 from kdad.networks.teachers.provenance import UNKNOWN, trained_on_of_tag
 from kdad.networks.teachers.registry import (
@@ -67,7 +67,7 @@ class Teacher:
     def __call__(self, pixels: Tensor) -> list[Tensor]:
         """Normalised pixels (B, 3, S, S) to one (B, T, D) tensor per critical layer, in full float32."""
         with full_float32(pixels.device):
-            return in_parts(self.network, pixels.float())
+            return forward_in_chunks(self.network, pixels.float())
 
     @torch.no_grad()
     def targets(self, pixels: Tensor) -> list[Tensor]:
@@ -76,7 +76,7 @@ class Teacher:
         Under autocast, they are off by far less than any copy is; `benchmarks/reduced_precision.py` measures what that
         costs a student.
         """
-        return in_parts(self.network, pixels.float())
+        return forward_in_chunks(self.network, pixels.float())
 
     @property
     def prefix(self) -> int:

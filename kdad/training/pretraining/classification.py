@@ -19,7 +19,7 @@ from kdad.networks.features import CompactClassifier, FeatureNetwork, in_squares
 from kdad.networks.teachers.loading import Teacher
 from kdad.networks.teachers.registry import IMAGENET_MEAN, IMAGENET_STD
 from kdad.training import loop
-from kdad.training.feature_cache import Views, remember
+from kdad.training.feature_cache import Views, cache_features
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 PREPROCESSING = {
@@ -208,7 +208,7 @@ class GuidedClassification(Classification):
     def on_train_start(self) -> None:
         self.guide = self.guide.to(self.images.device)
         if not self.recipe.shift:
-            self.guide = remember(self.guide, Views([self.images], [self.images], self.images.device))
+            self.guide = cache_features(self.guide, Views([self.images], [self.images], self.images.device))
 
     def learning(self) -> list[nn.Parameter]:
         """Those of `Classification`, and the readers."""

@@ -32,7 +32,7 @@ ALL_SHOWN = "images => [...document.querySelectorAll('img')].map(image => image.
 
 
 @dataclass
-class Crowd:
+class ConcurrentUsers:
     """What came of it: seconds from an upload to its verdict, and in words what went wrong."""
 
     seconds: list[float] = field(default_factory=list)
@@ -50,45 +50,47 @@ class Crowd:
         }
 
 
-def attack(work: Path, people: int, uploads: int, seed: int = 0) -> Crowd:
+def attack(work: Path, people: int, uploads: int, seed: int = 0) -> ConcurrentUsers:
     """`people` open the inspect page at once and upload one image after the other, `uploads` each.
 
     Every verdict must be the one that the student gives to just this image, and nobody may see another's.
     """
-    students, crowd = work / "students", Crowd()
+    students, outcome = work / "students", ConcurrentUsers()
     for name in STUDENTS:
         shutil.copytree(ROOT / "trained_students" / name, students / name)
     with app_server(KDAD_STUDENTS=str(students)) as server:
         out = work / "out"
         job = manager.start(students / ".jobs", [*TRAINING, "--out", str(out)], out / "patterns/vgg-cifar10/dots")
         try:
-            asyncio.run(_all(server.address, psutil.Process(server.pid), crowd, people, uploads, seed))
+            asyncio.run(_all(server.address, psutil.Process(server.pid), outcome, people, uploads, seed))
             if manager.find(job.folder).state != "running":
-                crowd.broken.append(f"the training is {manager.find(job.folder).state}")
+                outcome.broken.append(f"the training is {manager.find(job.folder).state}")
         finally:
             manager.stop(job)
-    return crowd
+    return outcome
 
 
-async def _all(address: str, server: psutil.Process, crowd: Crowd, people: int, uploads: int, seed: int) -> None:
+async def _all(
+    address: str, server: psutil.Process, outcome: ConcurrentUsers, people: int, uploads: int, seed: int
+) -> None:
     from playwright.async_api import async_playwright
 
     detectors = {name: Detector.load(ROOT / "trained_students" / name, device="cpu") for name in STUDENTS}
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
         first = await _arrived(browser, address, STUDENTS[0])
-        crowd.mib.append(_mib(server))
+        outcome.mib.append(_mib(server))
         pages = await asyncio.gather(
             *(_arrived(browser, address, STUDENTS[person % len(STUDENTS)]) for person in range(people))
         )
-        crowd.mib.append(_mib(server))
+        outcome.mib.append(_mib(server))
         await asyncio.gather(
             *(
-                _person(page, person, detectors[STUDENTS[person % len(STUDENTS)]], crowd, uploads, seed)
+                _person(page, person, detectors[STUDENTS[person % len(STUDENTS)]], outcome, uploads, seed)
                 for person, page in enumerate(pages)
             )
         )
-        crowd.mib.append(_mib(server))
+        outcome.mib.append(_mib(server))
         await first.close()
         await browser.close()
 
@@ -115,7 +117,9 @@ def _scores(name: str, shown: Sequence[str]) -> list[float]:
     return [float(found[1]) for found in words if found]
 
 
-async def _person(page: Any, person: int, detector: Detector, crowd: Crowd, uploads: int, seed: int) -> None:
+async def _person(
+    page: Any, person: int, detector: Detector, outcome: ConcurrentUsers, uploads: int, seed: int
+) -> None:
     """Upload images one by one, and look at every verdict."""
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -129,16 +133,16 @@ async def _person(page: Any, person: int, detector: Detector, crowd: Crowd, uplo
             file = {"name": name, "mimeType": "image/png", "buffer": content}
             await page.locator("input[type=file]").first.set_input_files(file)
             await page.get_by_alt_text(f"{name} with its heatmap, score ").wait_for()
-            crowd.seconds.append(time.perf_counter() - started)
+            outcome.seconds.append(time.perf_counter() - started)
             shown = [alt for alt in await page.evaluate(ALL_SHOWN) if " with its heatmap, score " in alt]
             if not any(abs(score - said) < ROUNDED for said in _scores(name, shown)):
-                crowd.broken.append(f"{name}: its score is {score:.3f}, shown is {shown}")
-            crowd.broken += [f"p{person} sees {alt}" for alt in shown if not alt.startswith(f"p{person}-")]
+                outcome.broken.append(f"{name}: its score is {score:.3f}, shown is {shown}")
+            outcome.broken += [f"p{person} sees {alt}" for alt in shown if not alt.startswith(f"p{person}-")]
             if await page.get_by_test_id("stException").count():
-                crowd.broken.append(f"{name}: the page shows an exception")
+                outcome.broken.append(f"{name}: the page shows an exception")
     except Exception as error:  # one of a crowd: the others go on
-        crowd.broken.append(f"p{person}: {type(error).__name__}: {error}"[:300])
-    crowd.broken += [f"p{person}: {complaint}"[:300] for complaint in complaints]
+        outcome.broken.append(f"p{person}: {type(error).__name__}: {error}"[:300])
+    outcome.broken += [f"p{person}: {complaint}"[:300] for complaint in complaints]
 
 
 def _image(seed: int, person: int, upload: int) -> bytes:
