@@ -18,7 +18,7 @@ test: .venv/test.stamp
 quick: SELECT = -m 'not slow'
 quick: test
 
-# Known holes in what is installed; needs a network.
+# Known vulnerabilities in installed packages; needs network access.
 audit: .venv/app.stamp
 	$(BIN)/pip install --quiet pip-audit
 	$(BIN)/pip-audit --skip-editable

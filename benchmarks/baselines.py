@@ -1,10 +1,9 @@
-"""What a teacher's own features detect without any student: `python benchmarks/baselines.py --teacher vgg-cifar10`.
+"""Baselines on a teacher's own features, without a student: `python benchmarks/baselines.py --teacher vgg-cifar10`.
 
-Three baselines on the same split as the students', merged into the results file beside them: the distance to
-the nearest training normals and the Mahalanobis distance to their mean, both on the teacher's last critical layer, and,
-of a compact teacher taught the data set's own labels, 1 − p(normal class). Neighbours are sought by the class token
-alone, where there is one: they are found worse by what the other distance is measured on,
-`FeatureNetwork.summary`.
+Three baselines on the same split as the students', merged into the same results file: the distance to the
+nearest training normals and the Mahalanobis distance to their mean, both on the teacher's last critical layer, and, for
+a compact teacher trained on the data set's own labels, 1 − p(normal class). Nearest neighbours use the class token
+alone, if there is one, as they do worse on the features of the Mahalanobis distance, `FeatureNetwork.summary`.
 """
 
 import argparse
@@ -35,15 +34,15 @@ BATCH = 100
 
 
 class Features(NamedTuple):
-    """What a teacher says of N images on its last critical layer, each (N, D) float32."""
+    """A teacher's features of N images on its last critical layer, each (N, D) float32."""
 
-    token: np.ndarray  # its first token, or where that is a patch like all others, their mean
-    pooled: np.ndarray  # what the default score's Gaussian is fitted on, `FeatureNetwork.summary`
+    token: np.ndarray  # the class token, or the mean over patches if there is none
+    pooled: np.ndarray  # input of the default score's Gaussian, `FeatureNetwork.summary`
 
 
 @torch.inference_mode()
 def features_of(teacher: Teacher, source, part: str, indices: Tensor, device: str) -> Features:
-    """The features of some images of one part of a data set."""
+    """Features of some images of one split of a data set."""
     tokens, summaries = [], []
     for chunk in indices.split(BATCH):
         features = teacher(teacher.preprocessing(source.images(part, chunk).to(device)))
@@ -54,7 +53,7 @@ def features_of(teacher: Teacher, source, part: str, indices: Tensor, device: st
 
 @torch.inference_mode()
 def probabilities(teacher: Teacher, source, indices: Tensor, device: str) -> np.ndarray | None:
-    """p(class) of test images (N, classes) by the classifier a shipped teacher was, if it was taught these classes."""
+    """p(class) of test images (N, classes) from a shipped teacher's classifier, if it was trained on these classes."""
     folder = WEIGHTS_FOLDER / teacher.name
     if source.name not in teacher.trained_on or not (folder / CARD_FILE).is_file():
         return None
@@ -68,18 +67,18 @@ def probabilities(teacher: Teacher, source, indices: Tensor, device: str) -> np.
 
 
 def neighbour_distance(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """The mean distance (N,) to the nearest training normals, of features scaled to length one."""
+    """Mean distance (N,) to the nearest training normals, on features scaled to unit length."""
     unit = [features / np.linalg.norm(features, axis=1, keepdims=True) for features in (train, test)]
     return NearestNeighbors(n_neighbors=NEIGHBOURS).fit(unit[0]).kneighbors(unit[1])[0].mean(1)
 
 
 def mahalanobis(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """The squared Mahalanobis distance (N,) to the training normals, their covariance shrunk after Ledoit and Wolf."""
+    """Squared Mahalanobis distance (N,) to the training normals, with Ledoit–Wolf shrinkage of the covariance."""
     return LedoitWolf().fit(train).mahalanobis(test)
 
 
 def measure(dataset: str, teacher: Teacher, device: str) -> dict[str, dict]:
-    """AUROC on the test part of every class, and their mean, for each baseline."""
+    """Test AUROC of every class, and their mean, for each baseline."""
     source, classes = load_source(dataset), class_names(dataset)
     kept, _ = holdout_split(len(source.labels("train")))
     every = torch.arange(len(source.labels("test")))
@@ -113,7 +112,7 @@ def main() -> None:
         teacher = load_teacher(args.teacher, image_size=default_image_size(args.teacher, args.dataset))
         entry = load_results(args.results).get(f"{args.dataset}/{teacher.name}")
         if entry is None or entry["teacher_sha256"] != teacher.sha256:
-            raise UserError(f"{args.results} has no students of this teacher yet: run its sweep first")
+            raise UserError(f"{args.results} has no students of this teacher yet: run a sweep with it first")
         device = accelerator("auto")
         found = measure(args.dataset, teacher.to(device), device)
     except UserError as error:

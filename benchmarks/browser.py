@@ -1,4 +1,4 @@
-"""The app in a real browser, for what is measured there."""
+"""The app in a real browser, for measurements."""
 
 import os
 import shutil
@@ -29,21 +29,21 @@ class Server:
 
 
 def chromium_path() -> str:
-    """Where Chromium is.
+    """Path of Chromium.
 
     Raises:
-        UserError: it, or Playwright, which drives it, is not here.
+        UserError: Chromium or Playwright, which drives it, is not installed.
     """
     if CHROMIUM is None or find_spec("playwright") is None:
         raise UserError(
-            "pages of the app need Chromium (apt-get install chromium) and Playwright (pip install playwright)"
+            "measuring the app needs Chromium (apt-get install chromium) and Playwright (pip install playwright)"
         )
     return CHROMIUM
 
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A browser, driven by Playwright."""
+    """Browser driven by Playwright."""
     path = chromium_path()
     from playwright.sync_api import sync_playwright
 
@@ -54,14 +54,14 @@ def chromium() -> Iterator[Any]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at."""
+    """Return an unused port of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
 
 def served(app: Path = ROOT / "app.py") -> tuple[str, list[str]]:
-    """The address that an app is to have, and the command that serves it there."""
+    """Address for an app, and the command that serves it there."""
     port = free_port()
     options = [f"--server.port={port}", "--server.headless=true"]
     return f"http://127.0.0.1:{port}", [sys.executable, "-m", "streamlit", "run", str(app), *options]
@@ -69,7 +69,7 @@ def served(app: Path = ROOT / "app.py") -> tuple[str, list[str]]:
 
 @contextmanager
 def app_server(app: Path = ROOT / "app.py", **environment: str) -> Iterator[Server]:
-    """The server of a Streamlit app, from the moment that it is started."""
+    """Start the server of a Streamlit app; it may not respond yet."""
     address, command = served(app)
     server = subprocess.Popen(
         command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -82,10 +82,10 @@ def app_server(app: Path = ROOT / "app.py", **environment: str) -> Iterator[Serv
 
 
 def arrive(page: Any, address: str) -> None:
-    """Open a page as soon as its server answers."""
+    """Open a page as soon as its server responds."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
-        with suppress(Exception):  # whatever a browser calls a server that is not there yet
+        with suppress(Exception):  # browsers differ in how they report a server that is not up yet
             page.goto(address, wait_until="commit")
             return
         time.sleep(0.05)

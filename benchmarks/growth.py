@@ -1,7 +1,7 @@
-"""How cost grows with images, students and image size: `python benchmarks/growth.py [TABLE …]`; see `TABLES`.
+"""Cost over the number of images and students and over image size: `python benchmarks/growth.py [TABLE …]`.
 
-Every measurement is a process of its own. Memory is the most that it held beside its code and what is mapped from
-files, which the system takes back when others need it.
+The tables are those of `TABLES`. Every measurement runs in its own process. Memory is its peak without code and
+memory-mapped files, which the system can reclaim.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from kdad.files import write_json
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "growth.json"
 BRICKS = ROOT / "trained_students" / "patterns-defects" / "lite0-imagenet" / "bricks"
-DIFFERENT = 200  # photographs; the others of a folder are links to them, each read as a file of its own
+DIFFERENT = 200  # distinct photographs; the rest of a folder are links to them, each read as a separate file
 SIZES = ((320, 240), (1000, 750), (2000, 1500), (4000, 3000))
 PICTURES = 4
 KDAD = (sys.executable, "-m", "kdad")
@@ -45,10 +45,10 @@ for batch in images.byte().split(100):
 
 
 def measured(arguments: Sequence[str]) -> dict:
-    """Seconds and the most memory, in MiB, of a command.
+    """Run a command and measure its seconds and peak memory in MiB.
 
     Raises:
-        UserError: it failed.
+        UserError: the command failed.
     """
     started, most, ended = time.perf_counter(), 0, threading.Event()
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -69,7 +69,7 @@ def measured(arguments: Sequence[str]) -> dict:
 
 
 def _held(pid: int) -> int:
-    """The bytes of a process that are not mapped from files."""
+    """Resident bytes of a process that are not mapped from files."""
     try:
         memory = psutil.Process(pid).memory_info()
         return int(memory.rss - memory.shared)
@@ -78,14 +78,14 @@ def _held(pid: int) -> int:
 
 
 def photograph(width: int, height: int, seed: int) -> Image.Image:
-    """Something smooth with some detail, as cameras give it."""
+    """Synthetic photograph: smooth, with some detail."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def folder_of(photographs: int, folder: Path) -> Path:
-    """A folder of so many photographs."""
+    """Create a folder of this many photographs."""
     folder.mkdir(parents=True)
     for index in range(photographs):
         file = folder / f"{index:06d}.jpg"
@@ -135,8 +135,8 @@ TABLES: dict[str, tuple[Callable[[Path, Sequence[int]], dict[str, dict]], tuple[
 def main(argv: list[str] | None = None) -> None:
     """Measure, merge into the results for `benchmarks/tables.py`, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)}; default: all")
-    parser.add_argument("--counts", type=int, nargs="+", help="how many images or students, if not as in the README")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"any of {', '.join(TABLES)}; default: all")
+    parser.add_argument("--counts", type=int, nargs="+", help="numbers of images or students (default: as in README)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     try:

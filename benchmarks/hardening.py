@@ -1,6 +1,7 @@
-"""Breaks kdad on purpose: `python -m benchmarks.hardening [ATTACK …]`; see `ATTACKS`, and `benchmarks/attacks`.
+"""Robustness tests that try to break kdad: `python -m benchmarks.hardening [ATTACK …]`.
 
-Every attack is seeded, and a process of its own. The status is 1 if anything broke; what it was is printed and saved.
+The attacks are those of `ATTACKS`, in `benchmarks/attacks`. Every attack is seeded and runs in its own process. The
+exit status is 1 if anything broke; failures are printed and saved.
 """
 
 import argparse
@@ -31,20 +32,20 @@ PEOPLE = 20
 
 
 def broken_files(work: Path, tries: int) -> dict[str, Tally]:
-    """Mutated images, zip files and parquet files."""
+    """Feed mutated images, zip files and parquet files."""
     detector = Detector.load(BRICKS, device="cpu")
     tallies = malformed.images(detector, work, tries)
     return {**tallies, "zip": malformed.zips(work, tries), "parquet": malformed.parquets(work, tries)}
 
 
 def tampered_students(work: Path, tries: int) -> dict[str, Tally]:
-    """One file of a student changed at a time."""
+    """Change one file of a student at a time."""
     images = torch.randint(0, 256, (8, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
     return tampered.attack(BRICKS, images, work, tries)
 
 
 def killed_runs(work: Path, tries: int) -> dict[str, Tally]:
-    """SIGKILL at random moments, then the same command again."""
+    """Send SIGKILL at random moments, then run the same command again."""
     tallies = {}
     for name, attack in (
         ("train", kills.train),
@@ -58,13 +59,13 @@ def killed_runs(work: Path, tries: int) -> dict[str, Tally]:
 
 
 def app_with_many_users(work: Path, tries: int) -> dict[str, concurrent_users.ConcurrentUsers]:
-    """Many browsers at once, beside a training."""
+    """Open many browsers at once during a training."""
     return {f"{PEOPLE} people": concurrent_users.attack(work, PEOPLE, tries)}
 
 
 @dataclass(frozen=True)
 class Attack:
-    """What is tried, and how often of each kind by default."""
+    """An attack, and its default number of tries of each kind."""
 
     run: Callable[[Path, int], dict[str, Any]]
     tries: int
@@ -79,7 +80,7 @@ ATTACKS = {
 
 
 def attacked(name: str, tries: int) -> dict[str, Any]:
-    """The rows of one attack, and the most memory that this process ever held."""
+    """Run one attack; returns its rows and this process's peak memory."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as work:
         tallies = ATTACKS[name].run(Path(work), tries)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
@@ -90,8 +91,8 @@ def attacked(name: str, tries: int) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> None:
     """Attack, merge into the results for `benchmarks/tables.py`, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("attacks", nargs="*", metavar="ATTACK", help=f"of {', '.join(ATTACKS)}; default: all")
-    parser.add_argument("--tries", type=int, help="how many of each kind, if not as in the README")
+    parser.add_argument("attacks", nargs="*", metavar="ATTACK", help=f"any of {', '.join(ATTACKS)}; default: all")
+    parser.add_argument("--tries", type=int, help="tries of each kind (default: as in the README)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     try:

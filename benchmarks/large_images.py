@@ -1,6 +1,6 @@
-"""A defect of 20 pixels in an image of 1024, found by teachers of 32 and 256: `python benchmarks/large_images.py`.
+"""Detection of 20 px defects in 1024 px images with teachers of 32 and 256 px: `python benchmarks/large_images.py`.
 
-Makes a folder of large procedural images in the layout of MVTec AD, trains a student of each teacher on it once with
+Creates a folder of large procedural images in the layout of MVTec AD, trains a student of each teacher on it once with
 whole images and once with tiles, and saves the test figures for `benchmarks/tables.py`.
 """
 
@@ -26,13 +26,13 @@ from kdad.training.distillation import train_student
 
 TEACHERS = ("vgg-cifar10", "lite0-imagenet")
 SIDE, DEFECT = 1024, 20
-TILE = 128  # pixels, or as many as the teacher sees
+TILE = 128  # pixels, or the teacher's input size if that is larger
 COUNTS = {"train/good": 24, "test/good": 10, "test/spot": 10}
 RESULTS = Path(__file__).resolve().parent / "results" / "large_images.json"
 
 
 def weave(rng: np.random.Generator) -> np.ndarray:
-    """A woven texture with sensor noise, uint8 (SIDE, SIDE, 3)."""
+    """Woven texture with sensor noise, uint8 (SIDE, SIDE, 3)."""
     y, x = np.mgrid[0:SIDE, 0:SIDE]
     phases = rng.uniform(0, 2 * np.pi, 2)
     grey = rng.uniform(90, 130) + 30 * np.sin(x / 9 + phases[0]) * np.sin(y / 9 + phases[1])
@@ -41,7 +41,7 @@ def weave(rng: np.random.Generator) -> np.ndarray:
 
 
 def make_folder(root: Path) -> None:
-    """Good images, and images with one square of another colour half laid over them, and its mask."""
+    """Create good images, and images with a semi-transparent coloured square and its mask."""
     rng = np.random.default_rng(0)
     for place, count in COUNTS.items():
         for index in range(count):
@@ -60,7 +60,7 @@ def _save(pixels: np.ndarray, file: Path) -> None:
 
 
 def measure(dataset: str, teacher: Teacher, tile_size: int, out: Path) -> dict:
-    """Train, evaluate, and time."""
+    """Train and evaluate a student, and measure the time."""
     task = load_task(dataset, "good", teacher.preprocessing, tile_size)
     started = time.perf_counter()
     folder = train_student(task, teacher, out, device="cpu")

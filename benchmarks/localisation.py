@@ -1,8 +1,8 @@
 """All localisation methods on `patterns-defects`, whose masks are exact: `python benchmarks/localisation.py`.
 
-For each teacher named, a student of one texture (trained first if it is not there) maps test images by every
-method that its networks allow. Figures are on the test part; nothing was chosen on it. Rows of other
-teachers stay.
+For each given teacher, a student of one texture (trained first if missing) maps test images by every method
+that its networks support. Figures are on the test split, on which nothing was selected. Rows of other
+teachers are kept.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SLOW = ("smoothgrad",)
 
 
 def student_of(teacher_name: str, texture: str, out: Path) -> Detector:
-    """The seed-0 student of a texture below `out`, trained and evaluated if need be."""
+    """Load the seed-0 student of a texture below `out`; trains and evaluates it if it is missing."""
     teacher, task = (
         load_teacher(teacher_name, image_size=default_image_size(teacher_name, DATASET)),
         load_task(DATASET, texture),
@@ -44,8 +44,8 @@ def student_of(teacher_name: str, texture: str, out: Path) -> Detector:
 
 
 def measure(detector: Detector, method: str, images, masks: np.ndarray) -> dict:
-    """How well and how quickly one method finds the defects; `auroc` is that of each map's highest value."""
-    localise(detector, images[:2], method)  # warm
+    """Measure one method's accuracy and time; `auroc` is computed from each map's maximum."""
+    localise(detector, images[:2], method)  # warm-up
     started = time.perf_counter()
     maps = localise(detector, images, method)
     seconds = time.perf_counter() - started
@@ -57,7 +57,7 @@ def measure(detector: Detector, method: str, images, masks: np.ndarray) -> dict:
 
 
 def run(teachers: list[str], texture: str, count: int, out: Path) -> dict:
-    """All methods under these teachers on all test images, the slow ones on `count`, evenly chosen."""
+    """Measure all methods with these teachers on all test images, slow methods on `count` evenly spaced ones."""
     test = load_task(DATASET, texture).test
     masks = np.stack(test.masks)
     rows = []
@@ -79,7 +79,7 @@ def run(teachers: list[str], texture: str, count: int, out: Path) -> dict:
 
 
 def _evenly(of: int, count: int) -> np.ndarray:
-    """`count` indices from 0 to `of` − 1."""
+    """`count` evenly spaced indices from 0 to `of` − 1."""
     return np.linspace(0, of - 1, count).round().astype(int)
 
 

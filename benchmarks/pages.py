@@ -1,4 +1,4 @@
-"""How long people wait for the app's pages, in a real browser: rows of `benchmarks/speed.py`."""
+"""Response times of the app's pages in a real browser: rows of `benchmarks/speed.py`."""
 
 import tempfile
 import time
@@ -21,7 +21,7 @@ TWO = "Inspect?student=patterns-defects/vgg-cifar10/bricks&compare=patterns-defe
 
 
 def home_page(device: str) -> Prepared:
-    """From a server's start to a usable home page, against an empty page of Streamlit's."""
+    """Time from a server's start to a usable home page, against an empty Streamlit page."""
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         empty = Path(folder) / "empty.py"
         empty.write_text("import streamlit\nstreamlit.title('Empty', anchor=False)\n")
@@ -42,7 +42,7 @@ def home_page(device: str) -> Prepared:
 
 
 def cold_link(device: str) -> Prepared:
-    """From the first request to a new server, for a link that compares two students, until the page is complete."""
+    """Time from the first request to a new server until a page comparing two students is complete."""
     with chromium() as browser:
 
         def opened() -> float:
@@ -61,7 +61,7 @@ def cold_link(device: str) -> Prepared:
 
 
 def page_switch(device: str) -> Prepared:
-    """From a click on a page's link until that page is complete, once every page was seen."""
+    """Time from a click on a page's link until that page is complete, after a first visit."""
     with chromium() as browser, app_server() as server:
         page = browser.new_page()
         arrive(page, server.address)
@@ -79,7 +79,7 @@ def page_switch(device: str) -> Prepared:
 
 
 def step_of(slider: str, place: str, limit: float) -> Callable[[str], Prepared]:
-    """From a key on a slider of the inspect page, with two students, until all that follows from it is there."""
+    """Time from a key press on a slider of the inspect page, with two students, until the page is updated."""
 
     def prepare(device: str) -> Prepared:
         with chromium() as browser, app_server() as server:
@@ -91,7 +91,7 @@ def step_of(slider: str, place: str, limit: float) -> Callable[[str], Prepared]:
             page.evaluate(COUNT_RUNS)
 
             def step() -> float:
-                page.wait_for_timeout(500)  # nothing is still drawn of the last one
+                page.wait_for_timeout(500)  # let the previous step finish drawing
                 started, runs = time.perf_counter(), page.evaluate("window.runs")
                 thumb.press("ArrowRight")
                 page.wait_for_function(f"window.runs > {runs}")
@@ -103,5 +103,5 @@ def step_of(slider: str, place: str, limit: float) -> Callable[[str], Prepared]:
 
 
 def _complete(page: Any) -> None:
-    """Wait until the script of a page has run to its end."""
+    """Wait until a page's script has finished."""
     page.wait_for_function(f"{SCRIPT_STATE} == 'notRunning'")

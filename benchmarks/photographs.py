@@ -1,8 +1,8 @@
-"""Defects on photographs of real things: `python benchmarks/photographs.py FOLDER --source "who made it"`.
+"""Defect detection on photographs of real objects: `python benchmarks/photographs.py FOLDER --source "who made it"`.
 
-For each teacher named, a student of the normals of a folder in the layout of MVTec AD is trained as `kdad train` does,
-and its test part is read once. Seconds are those from the start of the training to the figures. No image of the folder
-is kept but in the student's folder, which is a temporary one.
+For each given teacher, a student is trained as by `kdad train` on the normals of a folder in the layout of MVTec AD,
+and evaluated once on its test split. Seconds are measured from the start of training to the figures. Nothing from the
+images is kept, as the student's folder is temporary.
 """
 
 import argparse
@@ -28,7 +28,7 @@ FIGURES = ("auroc", "pixel_auroc", "pro", "pixel_ap")
 
 
 def measure(dataset: str, teacher_name: str, out: Path, device: str) -> dict:
-    """Figures in 0…1 and seconds of one student of `folder:PATH`, seed 0."""
+    """Train and evaluate one student of `folder:PATH`, seed 0: figures in 0…1 and seconds."""
     started = time.perf_counter()
     teacher = load_teacher(teacher_name, image_size=default_image_size(teacher_name, dataset))
     task = load_task(dataset, "good", teacher.preprocessing)

@@ -1,6 +1,6 @@
-"""The published way of working, written from the method's description, as the baseline of `benchmarks/speed.py`.
+"""The published training procedure, implemented from its description, as the baseline of `benchmarks/speed.py`.
 
-float32, contiguous NCHW, PIL resizing every image at every step, and the teacher run with its graph.
+float32, contiguous NCHW, PIL resizing of every image at every step, and a teacher run with autograd.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,30 +17,30 @@ from kdad.data.preprocessing import Preprocessing
 from kdad.networks.teachers.registry import IMAGENET_MEAN, IMAGENET_STD
 
 PIXELS = Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD)
-BATCH = {"cpu": 8, "cuda": 64}  # images of a training step
+BATCH = {"cpu": 8, "cuda": 64}  # images per training step
 Work = Callable[[], object]
 
 
 def photographs(device: str) -> list[Image.Image]:
-    """A batch of noise of the size of photographs."""
+    """Batch of photograph-sized noise images."""
     noise = np.random.default_rng(0).integers(0, 256, (BATCH[device], 480, 640, 3), dtype=np.uint8)
     return [Image.fromarray(image) for image in noise]
 
 
 def resized(photos: list[Image.Image], side: int) -> np.ndarray:
-    """As the published code's loader does it, image by image."""
+    """Resize image by image, as the published code's loader does."""
     return np.stack([np.asarray(photo.resize((side, side))) for photo in photos])
 
 
 def pixels_of(photos: list[Image.Image]) -> Tensor:
-    """Photographs as the networks take them, (B, 3, S, S)."""
+    """Preprocess photographs for the networks: (B, 3, S, S)."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (PIXELS.mean, PIXELS.std))
     pixels = torch.from_numpy(resized(photos, PIXELS.crop)).permute(0, 3, 1, 2).float().div(255)
     return ((pixels - mean) / std).contiguous()
 
 
 class PhotographFiles(Dataset[Tensor]):
-    """Image files, read and resized whenever they are asked for."""
+    """Image files, read and resized on every access."""
 
     def __init__(self, files: Sequence[Path]):
         self.files = files
@@ -54,7 +54,7 @@ class PhotographFiles(Dataset[Tensor]):
 
 
 class Published:
-    """Teacher and student, trained and asked as published; `teacher` keeps its graph."""
+    """Teacher and student, trained and run as published; `teacher` keeps its autograd graph."""
 
     def __init__(self, teacher: nn.Module, student: nn.Module, mse_weight: float, device: str):
         self.teacher, self.student = teacher.to(device), student.to(device)
@@ -62,7 +62,7 @@ class Published:
         self.optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
 
     def losses(self, pixels: Tensor) -> Tensor:
-        """The loss of each image, (B,), which is its anomaly score, too."""
+        """Loss of each image, (B,), which is also its anomaly score."""
         pixels = pixels.to(self.device)
         losses = torch.zeros(len(pixels), device=self.device)
         for copied, target in zip(self.student(pixels), self.teacher(pixels), strict=True):
@@ -72,14 +72,14 @@ class Published:
         return losses
 
     def step(self, pixels: Tensor) -> None:
-        """One step of training."""
+        """Run one training step."""
         loss = self.losses(pixels).mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
 
     def whole(self, train: Sequence[Path], test: Sequence[Path], epochs: int, batch: int) -> None:
-        """Training, and the scores of test images."""
+        """Train, and score the test images."""
         for _ in range(epochs):
             for pixels in DataLoader(PhotographFiles(train), batch_size=batch, shuffle=True):
                 self.step(pixels)
@@ -90,13 +90,13 @@ class Published:
 
 
 def published_step(teacher: nn.Module, student: nn.Module, mse_weight: float, device: str) -> Work:
-    """A step of training as published, pixels included."""
+    """Training step as published, including preprocessing."""
     photos, published = photographs(device), Published(teacher, student, mse_weight, device)
     return lambda: published.step(pixels_of(photos))
 
 
 class Contiguous(nn.Module):
-    """A stack of layers read at `taps`, in NCHW as torch makes it by itself."""
+    """A stack of layers read at `taps`, in torch's default NCHW memory format."""
 
     def __init__(self, features: nn.Sequential, taps: tuple[int, ...]):
         super().__init__()

@@ -1,9 +1,9 @@
-"""What a student loses where it, or its teacher too, computes in bfloat16: `python benchmarks/reduced_precision.py`.
+"""Effect of bfloat16 in student and teacher on accuracy: `python benchmarks/reduced_precision.py`.
 
-The same student is trained three ways, for some seeds: in float32 throughout, as published; as `kdad train` does it,
-in mixed precision on targets that are remembered in float32; and as `kdad train` does it where they do not fit into
-memory, on targets in bfloat16. Figures are AUROCs of held-out training images, judged in float32: nothing is chosen
-here, but the test part need not be read for it.
+The same student is trained in three ways, for several seeds: in float32 throughout, as published; as by `kdad train`,
+in mixed precision on targets cached in float32; and as by `kdad train` when these do not fit in memory, on targets in
+bfloat16. Figures are AUROCs on held-out training images, scored in float32: nothing is selected here, but the
+comparison does not need the test split.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from kdad.training.distillation import train_student
 RESULTS = Path(__file__).resolve().parent / "results" / "reduced_precision.json"
 TEACHERS = ("vgg-cifar10", "vit-cifar10")
 FLOAT32, REMEMBERED, ASKED = "float32 throughout", "targets remembered", "targets in bfloat16"
-WAYS = {  # whether to train in half precision, and how a teacher remembers
+WAYS = {  # patches that control half precision and the feature cache
     FLOAT32: {"kdad.training.loop.half_precision": lambda device: False},
     REMEMBERED: {},
     ASKED: {"kdad.training.distillation.cache_features": lambda teacher, views: teacher},
@@ -34,7 +34,7 @@ WAYS = {  # whether to train in half precision, and how a teacher remembers
 
 
 def figure(task: Task, teacher: Teacher, seed: int, way: str) -> float:
-    """The validation AUROC, in per cent, of a student that was trained one `way`."""
+    """Train a student in one `way`; returns its validation AUROC in per cent."""
     patches = [patch(name, stand_in) for name, stand_in in WAYS[way].items()]
     with tempfile.TemporaryDirectory() as folder:
         for patched in patches:
@@ -50,7 +50,7 @@ def figure(task: Task, teacher: Teacher, seed: int, way: str) -> float:
 
 
 def measure(task: Task, name: str, seeds: int) -> dict:
-    """Every way's AUROCs, and how far each is from float32 on the mean of the seeds."""
+    """AUROCs of every way, and their difference from float32, averaged over seeds."""
     teacher = load_teacher(name, image_size=default_image_size(name, task.dataset))
     aurocs = {way: [round(figure(task, teacher, seed, way), 3) for seed in range(seeds)] for way in WAYS}
     means = {way: statistics.mean(values) for way, values in aurocs.items()}

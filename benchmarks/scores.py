@@ -1,10 +1,11 @@
-"""Which score tells anomalies best on *validation* images: `python benchmarks/scores.py`.
+"""Comparison of candidate scores on *validation* images: `python benchmarks/scores.py`.
 
-The default score of one-vs-rest students is chosen by this table: one score for all teachers, and for each kind of
-network the summary that the distance reads. It reads labelled anomalies of two classes of CIFAR-10 as they stand in the
-validation split; the headline leaves these two classes out. The test part is not read. `distance` is what the teacher
-alone says (see `kdad.detection.mahalanobis`), of its class token, of the mean over its patches, or halfway between; of
-a full-size CNN also of its inner patches, and of means scaled to length one. Rows of other teachers stay.
+The default score of one-vs-rest students is selected by this table: one score for all teachers, and for each kind of
+network the summary on which the distance is computed. It uses labelled anomalies of two CIFAR-10 classes from the
+validation split; the headline excludes these two classes. The test split is not read. `distance` is the teacher's own
+Mahalanobis distance (see `kdad.detection.mahalanobis`), on its class token, the mean over its patches, or halfway
+between; for a full-size CNN also on its inner patches, and on means scaled to unit length. Rows of other teachers are
+kept.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from kdad.storage.layout import DEFAULT_OUT, student_folder
 
 RESULTS = Path(__file__).resolve().parent / "results" / "scores.json"
 DATASET = "cifar10"
-# The summaries of a teacher's last layer (B, T, D) that a distance may read, (B, D), and which teachers have them.
+# Candidate summaries (B, D) of a teacher's last layer (B, T, D) for the distance, without and with a class token.
 SUMMARIES: dict[str, Callable[[Tensor], Tensor]] = {
     "patches": lambda last: last.mean(1),
     "unit length": lambda last: normalize(last.mean(1), dim=1),
@@ -49,13 +50,13 @@ WITH_TOKEN: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def inner(last: Tensor) -> Tensor:
-    """The patches (B, T, D) of a square grid but for the outermost."""
+    """Patches (B, T, D) of a square grid without its outermost rows and columns."""
     side = int(last.shape[1] ** 0.5)
     return last.unflatten(1, (side, side))[:, 1:-1, 1:-1].flatten(1, 2)
 
 
 def candidates(teacher: Teacher) -> dict[str, Callable[[Tensor], Tensor]]:
-    """The summaries that are tried of a teacher: of a compact VGG, as it was chosen first, the mean alone."""
+    """Candidate summaries of a teacher; the mean alone for a compact VGG, for which it was selected first."""
     if teacher.prefix:
         return WITH_TOKEN
     return SUMMARIES if isinstance(teacher.network, TimmFeatures) else {"patches": SUMMARIES["patches"]}
@@ -63,14 +64,14 @@ def candidates(teacher: Teacher) -> dict[str, Callable[[Tensor], Tensor]]:
 
 @torch.inference_mode()
 def summaries(teacher: Teacher, images: Tensor) -> dict[str, Tensor]:
-    """Every summary (N, D) of uint8 images (N, 3, H, W)."""
+    """Candidate summaries (N, D) of uint8 images (N, 3, H, W)."""
     last = [teacher(teacher.preprocessing(batch))[-1] for batch in in_batches(images)]
     return {name: torch.cat([summary(layer) for layer in last]) for name, summary in candidates(teacher).items()}
 
 
 @torch.inference_mode()
 def errors(detector: Detector, images: Tensor) -> np.ndarray:
-    """The error table (N, L, 2) of uint8 images (N, 3, H, W)."""
+    """Error table (N, L, 2) of uint8 images (N, 3, H, W)."""
     teacher, rows = detector.teacher, []
     for batch in in_batches(images):
         pixels = teacher.preprocessing(batch)
@@ -79,7 +80,7 @@ def errors(detector: Detector, images: Tensor) -> np.ndarray:
 
 
 def measure(normal_class: str, detector: Detector) -> dict[str, float]:
-    """Validation AUROC in 0…1 by each candidate, of one student."""
+    """Validation AUROC in 0…1 of one student by each candidate score."""
     task = load_task(DATASET, normal_class)
     validation, teacher = task.validation, detector.teacher
     anomalous, table = validation.anomalous.numpy(), errors(detector, validation.images)
@@ -101,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, save for `benchmarks/tables.py`, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teachers", nargs="+", default=[*shipped(), LITE0])
-    parser.add_argument("--students", type=Path, default=DEFAULT_OUT, help="where student folders are")
+    parser.add_argument("--students", type=Path, default=DEFAULT_OUT, help="root of the student folders")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     known = json.loads(args.results.read_text())["rows"] if args.results.is_file() else []

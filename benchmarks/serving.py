@@ -1,6 +1,6 @@
-"""Requests to `kdad serve` from many clients at once: `python -m benchmarks.serving [--requests N] [--clients N]`.
+"""Concurrent requests to `kdad serve` from many clients: `python -m benchmarks.serving [--requests N] [--clients N]`.
 
-Every request is an image of its own, and every score is compared with what `Detector.predict` says of that image alone.
+Every request sends a different image, and every score is compared with `Detector.predict` on that image alone.
 """
 
 import argparse
@@ -34,7 +34,7 @@ TOLERANCE = 1e-4
 
 @contextmanager
 def serving(students: Sequence[Path], *options: str) -> Iterator[str]:
-    """The address of a running `kdad serve`."""
+    """Run `kdad serve`; yields its address."""
     port = free_port()
     command = [sys.executable, "-m", "kdad", "serve", *map(str, students), "--port", str(port), "--device", "cpu"]
     server = subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -55,11 +55,11 @@ def _await(address: str, server: "subprocess.Popen[bytes]") -> None:
             return
         except httpx.HTTPError:
             time.sleep(0.1)
-    raise UserError(f"kdad serve did not answer at {address}")
+    raise UserError(f"kdad serve did not respond at {address}")
 
 
 def image(seed: int) -> Image.Image:
-    """32×32 pixels of noise, of another brightness each."""
+    """Noise image of 32×32 pixels; brightness varies with the seed."""
     rng = np.random.default_rng(seed)
     return Image.fromarray((rng.random((32, 32, 3)) * rng.uniform(20, 255)).astype(np.uint8))
 
@@ -71,7 +71,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def measured(students: Sequence[Path], requests: int, clients: int) -> dict[str, Any]:
-    """What became of so many requests, which go to the students in turn."""
+    """Send this many requests, to the students in turn; returns statuses, errors and timings."""
     detectors = {
         str(student_folder.folder_of(Path(), student_folder.load_config(folder))): folder for folder in students
     }
@@ -87,7 +87,7 @@ def measured(students: Sequence[Path], requests: int, clients: int) -> dict[str,
             return answer.status_code, time.perf_counter() - started, score
 
         for name in names:
-            ask((name, 0))  # what only the first request waits for
+            ask((name, 0))  # warm-up
         started = time.perf_counter()
         with ThreadPoolExecutor(clients) as pool:
             answers = list(pool.map(ask, asked))

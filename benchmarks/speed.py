@@ -1,9 +1,9 @@
-"""How fast, and against what: `python -m benchmarks.speed [ROW …]`; without names, all rows.
+"""Speed comparisons: `python -m benchmarks.speed [ROW …]`; without names, all rows.
 
-A row runs a baseline and its subject in turn, in one process, for several rounds; the table gives the median ratio,
-its spread, and both medians. Baselines of training are in `benchmarks/published.py`; where there is nothing to compare
-with, it is the time that one may ask for. Networks of full size have random weights, so nothing is downloaded: how long
-a step takes does not depend on them.
+A row runs a baseline and its subject alternately, in one process, for several rounds; the table shows the median ratio,
+its spread, and both medians. Training baselines are in `benchmarks/published.py`; where there is nothing to compare
+with, the baseline is a target time. Full-size networks have random weights, to avoid downloads; these do not affect
+the time of a step.
 """
 
 import argparse
@@ -40,12 +40,12 @@ from kdad.errors import UserError, one_of
 from kdad.evaluation.evaluate import evaluate
 from kdad.files import write_json
 from kdad.jobs import manager
-from kdad.networks.students import OPTIMIZERS, build_student, preset
+from kdad.networks.students import build_student, preset
 from kdad.networks.teachers.loading import Teacher
 from kdad.networks.teachers.provenance import UNKNOWN
 from kdad.networks.vgg import imagenet_vgg16, paper_student
 from kdad.networks.vit import ViTFeatures
-from kdad.training.distillation import Distillation, train_student
+from kdad.training.distillation import OPTIMIZERS, Distillation, train_student
 from kdad.training.loop import half_precision
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +67,7 @@ Networks = Callable[[], tuple[torch.nn.Module, torch.nn.Module]]  # teacher and 
 
 
 def our_step(teacher: Teacher, device: str) -> Work:
-    """A step of training as `kdad train` takes it, on images that were read and resized once."""
+    """Training step as in `kdad train`, on images read and resized beforehand."""
     architecture, recipe = preset(teacher.to(device))
     module = Distillation(build_student(architecture), teacher, None, recipe, seed=0)  # type: ignore[arg-type]
     module.to(device).train()
@@ -114,7 +114,7 @@ def vit_teacher() -> Teacher:
 
 
 def training_step(published: Networks, teacher: Callable[[], Teacher]) -> Callable[[str], Prepared]:
-    """A step of training."""
+    """Time of a training step."""
 
     def prepare(device: str) -> Prepared:
         yield timed(published_step(*published(), 0.01, device)), timed(our_step(teacher(), device))
@@ -123,9 +123,9 @@ def training_step(published: Networks, teacher: Callable[[], Teacher]) -> Callab
 
 
 def whole_student(published: Networks, teacher: Callable[[], Teacher]) -> Callable[[str], Prepared]:
-    """A student of photographs with the preset's schedule, from files to the scores of test images.
+    """Time of a student of photographs with the preset's schedule, from files to the scores of test images.
 
-    Where it is `CUT`, what comes once weighs more, so that the ratio is too low rather than too high.
+    If training is `CUT` short, one-off costs weigh more, so the ratio is an underestimate.
     """
 
     def prepare(device: str) -> Prepared:
@@ -152,7 +152,7 @@ def whole_student(published: Networks, teacher: Callable[[], Teacher]) -> Callab
 
 
 def vit_products(device: str) -> Prepared:
-    """A step of the `vit-base-cifar10` preset against its multiplications alone, as large matrix products."""
+    """Time of a `vit-base-cifar10` training step, against its multiplications alone, as large matrix products."""
     step = our_step(vit_teacher(), device)
     with FlopCounterMode(display=False) as counter:
         step()
@@ -163,7 +163,7 @@ def vit_products(device: str) -> Prepared:
 
 
 def command(name: str) -> Callable[[str], Prepared]:
-    """`python -m kdad score STUDENT one.png`, against starting Python with torch alone."""
+    """Time of `python -m kdad score STUDENT one.png`, against starting Python and importing torch."""
 
     def prepare(device: str) -> Prepared:
         score = [sys.executable, "-m", "kdad", "score", str(STUDENTS / name / "cat"), str(ROOT / "docs" / "home.png")]
@@ -174,7 +174,7 @@ def command(name: str) -> Callable[[str], Prepared]:
 
 
 def train_command(name: str) -> Callable[[str], Prepared]:
-    """`python -m kdad train`, from its start to the test AUROC."""
+    """Time of `python -m kdad train`, from start to test AUROC."""
 
     def prepare(device: str) -> Prepared:
         with tempfile.TemporaryDirectory() as out:
@@ -189,7 +189,7 @@ def _running(arguments: list[str]) -> Seconds:
 
 
 def pictures(device: str) -> Prepared:
-    """`score` of a directory of 12-megapixel JPEGs, against the slower of decoding and scoring alone."""
+    """Time of `score` on a directory of 12-megapixel JPEGs, against the slower of decoding and scoring alone."""
     detector = Detector.load(BRICKS, device=device)
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{index}.jpg" for index in range(PICTURES)]
@@ -202,7 +202,7 @@ def pictures(device: str) -> Prepared:
 
 
 def ten_students(name: str) -> Callable[[str], Prepared]:
-    """Ten students of one teacher on the same images, as a sweep judges them, against one after the other."""
+    """Time of ten students of one teacher on the same images, scored together as in a sweep, against one by one."""
 
     def prepare(device: str) -> Prepared:
         first = Detector.load(STUDENTS / name / "cat", device=device)
@@ -229,7 +229,7 @@ def ten_students(name: str) -> Callable[[str], Prepared]:
 
 
 def latency(name: str, device: str) -> Seconds:
-    """The median seconds of one 32 px image through a loaded detector."""
+    """Median seconds for one 32 px image with a loaded detector."""
     detector = Detector.load(STUDENTS / name / "cat", device=device)
     images = torch.randint(0, 256, (LATENCIES, 1, 3, 32, 32), dtype=torch.uint8)
 
@@ -246,7 +246,7 @@ def latency(name: str, device: str) -> Seconds:
 
 
 def one_image(name: str, on_cpu: float) -> Callable[[str], Prepared]:
-    """One image alone."""
+    """Latency of one image."""
 
     def prepare(device: str) -> Prepared:
         yield wanted(on_cpu, 0.003)(device), latency(name, device)
@@ -255,7 +255,7 @@ def one_image(name: str, on_cpu: float) -> Callable[[str], Prepared]:
 
 
 def while_training(name: str) -> Callable[[str], Prepared]:
-    """One image beside a job of the app that trains, against one image alone."""
+    """Latency of one image during a training job of the app, against one image alone."""
 
     def prepare(device: str) -> Prepared:
         one = latency(name, device)
@@ -274,7 +274,7 @@ def while_training(name: str) -> Callable[[str], Prepared]:
 
 
 def training_watched(device: str) -> Prepared:
-    """Seconds per epoch of a job that trains, alone and beside one who looks at two images a second."""
+    """Seconds per epoch of a training job, alone and while two images per second are scored."""
     detector = Detector.load(STUDENTS / "vgg-cifar10" / "cat", device=device)
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     looks = round(WATCHED_SECONDS / SECONDS_PER_LOOK)
@@ -289,27 +289,27 @@ def training_watched(device: str) -> Prepared:
 
 
 class TrainingJob:
-    """A job that trains for as long as it is let."""
+    """A training job that runs until stopped."""
 
     def __init__(self, job: manager.Job):
         self.job = job
 
     def position(self) -> float:
-        """Epochs done."""
+        """Number of epochs completed, with fractions."""
         return manager.find(self.job.folder).status.position
 
     def pace(self, meanwhile: Work) -> float:
-        """Seconds per epoch while something else is done."""
+        """Seconds per epoch while `meanwhile` runs."""
         started, before = time.monotonic(), self.position()
         meanwhile()
         return (time.monotonic() - started) / (self.position() - before)
 
     def pause(self) -> None:
-        """Let it stand still."""
+        """Suspend the job."""
         self._signal("SIGSTOP")
 
     def resume(self) -> None:
-        """Let it go on, and get to work."""
+        """Resume the job, and give it time to get going."""
         self._signal("SIGCONT")
         time.sleep(1)
 
@@ -321,14 +321,14 @@ class TrainingJob:
 
 @contextmanager
 def training(folder: Path) -> Iterator[TrainingJob]:
-    """A student of `patterns` in training, as the app's training page starts it."""
+    """Train a student of `patterns` as a job, as started by the app's training page."""
     arguments = ["train", "--dataset", "patterns", "--normal-class", "stripes", "--teacher", "vgg-cifar10"]
     job = manager.start(folder / "jobs", [*arguments, "--epochs", "100000", "--out", str(folder)], folder / "student")
     running = TrainingJob(job)
     try:
         while not running.position() > 1:
             if not manager.find(job.folder).active:
-                raise UserError(f"the job beside which to measure ended: {manager.find(job.folder).status.message}")
+                raise UserError(f"the background training ended: {manager.find(job.folder).status.message}")
             time.sleep(0.5)
         yield running
     finally:
@@ -336,7 +336,7 @@ def training(folder: Path) -> Iterator[TrainingJob]:
         manager.stop(job, grace=5)
 
 
-COMPACT = {"vgg-cifar10": 0.005, "vit-cifar10": 0.010}  # teacher: the seconds that one image may take on a CPU
+COMPACT = {"vgg-cifar10": 0.005, "vit-cifar10": 0.010}  # teacher: target seconds per image on a CPU
 ROWS: dict[str, Row] = {
     "training step, `vgg16-imagenet` preset": Row("as published", "`train`", training_step(vgg_published, vgg_teacher)),
     "training step, `vit-base-cifar10` preset": Row(
@@ -379,11 +379,11 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, merge into the results for `benchmarks/tables.py`, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help="any part of a row's name")
-    parser.add_argument("--rounds", type=int, help="how many, if not each row's own number")
+    parser.add_argument("--rounds", type=int, help="number of rounds (default: set per row)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what rows have started ends with them
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clean up what rows have started
     try:
         device = accelerator(args.device)
         chosen = [name for name in ROWS if not args.rows or any(part in name for part in args.rows)]

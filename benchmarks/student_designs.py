@@ -1,11 +1,11 @@
-"""Which student goes with a full-size CNN: `python benchmarks/student_designs.py FOLDER --source "who made it"`.
+"""Student designs for a full-size CNN teacher: `python benchmarks/student_designs.py FOLDER --source "who made it"`.
 
-Students of several designs copy `lite0-imagenet` on the training normals of a folder, all by one recipe and for the
-same number of steps. They are judged on held-out normals and on pseudo-anomalies blended into them: no test part is
-read. What is read of their patch errors is compared too: each layer, the sum of the two finer ones, and a map's peak
-against the mean of its highest hundredth and with the teacher's own distance of the whole image added, both in units of
-how they spread among the held-out normals.
-Without a student, the Mahalanobis distance of every patch stands beside, and that of the whole image alone.
+Students of several designs copy `lite0-imagenet` on the training normals of a folder, with the same recipe and number
+of steps. They are evaluated on held-out normals and on pseudo-anomalies blended into them; the test split is not read.
+Readings of their patch errors are compared too: each layer, and the sum of the two finer ones, by a map's peak, by the
+mean of its highest hundredth, and by its peak plus the teacher's own distance of the whole image, both scaled by their
+spread among held-out normals.
+For comparison without a student: the Mahalanobis distance of every patch, and that of the whole image alone.
 """
 
 import argparse
@@ -38,11 +38,11 @@ STEPS, BATCH, RATE = 200, 16, 3e-3
 DRAWS = 3
 TOP = 0.01
 READINGS = {"stride 8": (1, 0, 0), "stride 16": (0, 1, 0), "final": (0, 0, 1), "strides 8 and 16": (1, 1, 0)}
-Copy = Callable[[Tensor, list[Tensor]], list[Tensor]]  # pixels and the teacher's features to the student's
+Copy = Callable[[Tensor, list[Tensor]], list[Tensor]]  # from pixels and teacher features to student features
 
 
 def convolutions(width_in: int, width: int, stride: int) -> nn.Sequential:
-    """Two 3×3 convolutions with batch norm and ReLU, the first with a stride."""
+    """Two 3×3 convolutions with batch norm and ReLU, the first strided."""
     layers: list[nn.Module] = []
     for inside, step in ((width_in, stride), (width, 1)):
         layers += [nn.Conv2d(inside, width, 3, step, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
@@ -50,7 +50,7 @@ def convolutions(width_in: int, width: int, stride: int) -> nn.Sequential:
 
 
 class NarrowCopy(nn.Module):
-    """The teacher's own outline, narrower: a stage per stride from 2 on (STFPM, arXiv 2103.04257, and the paper)."""
+    """A narrower copy of the teacher: one stage per stride from 2 on (STFPM, arXiv 2103.04257, and the paper)."""
 
     def __init__(self, channels: tuple[int, ...], widths: tuple[int, ...] = (16, 24, 32, 48, 64)):
         super().__init__()
@@ -65,7 +65,7 @@ class NarrowCopy(nn.Module):
 
 
 class ReverseDecoder(nn.Module):
-    """From the teacher's own layers through a bottleneck back to them (Deng and Li 2022, arXiv 2201.10703)."""
+    """Decoder of the teacher's layers from a bottleneck over them (Deng and Li 2022, arXiv 2201.10703)."""
 
     def __init__(self, channels: tuple[int, ...], width: int = 64):
         super().__init__()
@@ -89,7 +89,7 @@ class ReverseDecoder(nn.Module):
 
 
 class FromPixels(nn.Module):
-    """A student that needs nothing but pixels, in the form of the others."""
+    """Adapter for a student that needs pixels only."""
 
     def __init__(self, student: nn.Module):
         super().__init__()
@@ -100,7 +100,7 @@ class FromPixels(nn.Module):
 
 
 def designs(teacher: Teacher) -> dict[str, Callable[[], nn.Module]]:
-    """How to make each student, untrained."""
+    """Factories of the untrained students, by design."""
     strides, channels = teacher.network.strides, teacher.network.channels
     return {
         "patch embedding": lambda: FromPixels(ConvStudent(strides=strides, channels=channels)),
@@ -111,13 +111,13 @@ def designs(teacher: Teacher) -> dict[str, Callable[[], nn.Module]]:
 
 @torch.no_grad()
 def features(teacher: Teacher, images: Tensor) -> list[Tensor]:
-    """The teacher's layers of uint8 images (N, 3, S, S)."""
+    """Teacher features of uint8 images (N, 3, S, S), per layer."""
     parts = [teacher(teacher.preprocessing(batch)) for batch in images.split(32)]
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
 
 def train(student: nn.Module, teacher: Teacher, images: Tensor, target: list[Tensor]) -> nn.Module:
-    """`STEPS` steps by the one-cycle schedule on the images and their mirrored copies, whose features are given."""
+    """Train for `STEPS` steps with the one-cycle schedule on images whose teacher features are `target`."""
     optimizer = torch.optim.Adam(student.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
     generator = torch.Generator().manual_seed(0)
@@ -137,7 +137,7 @@ def train(student: nn.Module, teacher: Teacher, images: Tensor, target: list[Ten
 
 @torch.no_grad()
 def errors(copy: Copy, teacher: Teacher, images: Tensor, target: list[Tensor]) -> list[Tensor]:
-    """The patch errors (N, h, w) of every layer."""
+    """Patch errors (N, h, w) of every layer."""
     parts = []
     for chosen in torch.arange(len(images)).split(32):
         known = [layer[chosen] for layer in target]
@@ -147,7 +147,7 @@ def errors(copy: Copy, teacher: Teacher, images: Tensor, target: list[Tensor]) -
 
 
 def distances(target: list[Tensor], train_target: list[Tensor], teacher: Teacher) -> list[Tensor]:
-    """The Mahalanobis distance (N, h, w) of every patch from all patches of training normals, per layer."""
+    """Mahalanobis distance (N, h, w) of every patch from all patches of training normals, per layer."""
     maps = []
     for layer, normal, grid in zip(target, train_target, teacher.grids, strict=True):
         gaussian = Gaussian.fit([normal.flatten(0, 1)[:: max(1, normal.shape[1] // 64)]])
@@ -156,18 +156,18 @@ def distances(target: list[Tensor], train_target: list[Tensor], teacher: Teacher
 
 
 def whole_distances(target: list[Tensor], train_target: list[Tensor], teacher: Teacher) -> np.ndarray:
-    """The Mahalanobis distance (N,) of every image's summary from those of training normals."""
+    """Mahalanobis distance (N,) of every image's summary from those of training normals."""
     summary = teacher.network.summary
     return Gaussian.fit([summary(train_target)]).distance(summary(target)).numpy()
 
 
 def figures(normal: list[Tensor], pseudo: list[Tensor], masks: np.ndarray, whole: np.ndarray) -> dict[str, float]:
-    """Image AUROC by each way to one number of a map, and pixel AUROC, of every reading.
+    """Pixel AUROC, and image AUROC by each way to reduce a map to one number, for every reading.
 
     Args:
-        normal, pseudo: the patch errors (N, h, w) of every layer, of held-out normals and of pseudo-anomalies.
-        masks: where the latter are anomalous, bool (N, H, W).
-        whole: the distances (N,) of all of these images.
+        normal, pseudo: patch errors (N, h, w) of every layer, of held-out normals and of pseudo-anomalies.
+        masks: anomalous pixels of the pseudo-anomalies, bool (N, H, W).
+        whole: distances (N,) of all these images, normals first.
     """
     units = [(layer.mean(), layer.std()) for layer in normal]
     found = {}
@@ -189,14 +189,14 @@ def figures(normal: list[Tensor], pseudo: list[Tensor], masks: np.ndarray, whole
 
 
 def _combined(maps: list[Tensor], units: list, weights: tuple[int, ...], size: tuple[int, int]) -> Tensor:
-    """The weighted sum (N, H, W) of standardised maps."""
+    """Weighted sum (N, H, W) of standardised maps."""
     standard = [(layer - mean) / std for layer, (mean, std) in zip(maps, units, strict=True)]
     kept = [(weight, layer) for weight, layer in zip(weights, standard, strict=True) if weight]
     return sum(weight * resample(layer[:, None], *size, "bilinear")[:, 0] for weight, layer in kept)
 
 
 def run(folder: Path, source: str) -> dict:
-    """Every design's figures on one folder's held-out normals."""
+    """Figures of every design on one folder's held-out normals."""
     dataset = f"{FOLDER}{folder}"
     teacher = load_teacher(LITE0, image_size=default_image_size(LITE0, dataset))
     task = load_task(dataset, "good", teacher.preprocessing)

@@ -1,4 +1,4 @@
-"""Comparing how long things take: a baseline and its subject in turn, in one process, for several rounds."""
+"""Timing comparisons: a baseline and its subject run alternately, in one process, for several rounds."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ from kdad.devices import hardware
 
 @dataclass(frozen=True)
 class Row:
-    """`baseline` and `ours` say in words what is compared; `prepare` gives both for a device, while it is entered."""
+    """`baseline` and `ours` describe what is compared; `prepare` yields both for a device, and cleans up afterwards."""
 
     baseline: str
     ours: str
@@ -21,12 +21,12 @@ class Row:
     rounds: int = 5
 
 
-Seconds = Callable[[], float]  # does a unit of work, and says how long it took
+Seconds = Callable[[], float]  # does a unit of work and returns its duration
 Prepared = Iterator[tuple[Seconds, Seconds]]
 
 
 def timed(work: Work) -> Seconds:
-    """`work`, returning how long it took."""
+    """Wrap `work` to return its duration."""
 
     def run() -> float:
         started = time.perf_counter()
@@ -39,17 +39,17 @@ def timed(work: Work) -> Seconds:
 
 
 def wanted(on_cpu: float, on_gpu: float) -> Callable[[str], Seconds]:
-    """What one may ask for, in seconds, as a baseline that takes no time."""
+    """Baseline that returns a target time in seconds without doing anything."""
     return lambda device: lambda: on_cpu if device == "cpu" else on_gpu
 
 
 def measure(row: Row, device: str = "cpu", rounds: int | None = None) -> dict:
-    """Baseline and subject in turn, for some rounds, after one to warm up; a single round is long enough without."""
+    """Run baseline and subject alternately for some rounds, after a warm-up round unless there is only one."""
     prepared = row.prepare(device)
     baseline, subject = next(prepared)
     rounds = rounds or row.rounds
     pairs = [(baseline(), subject()) for _ in range(rounds + (rounds > 1))][-rounds:]
-    next(prepared, None)  # what was started for it ends
+    next(prepared, None)  # clean up
     ratios = [one / other for one, other in pairs]
     return {
         "baseline": row.baseline,

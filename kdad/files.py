@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and telling them apart by their content."""
+"""Atomic file writes, and digests of file contents."""
 
 import hashlib
 import json
@@ -8,14 +8,14 @@ from typing import Any
 
 
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary path)`, then move the result to `file`, so that it is whole or absent."""
+    """Call `write(temporary path)` and move the result to `file`, which is therefore complete or absent."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.part")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
         write(temporary)
-        temporary.chmod(mode)  # some writers would keep others from reading the file
+        temporary.chmod(mode)  # some writers remove read permission for other users
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
@@ -38,7 +38,7 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
 
 
 def is_directory(path: str | Path) -> bool:
-    """Whether there is such a folder; of what no system takes for a path, False."""
+    """Whether the directory exists; False for invalid paths."""
     try:
         return Path(path).is_dir()
     except (OSError, ValueError):
@@ -46,13 +46,13 @@ def is_directory(path: str | Path) -> bool:
 
 
 def shown(path: object) -> str:
-    """A path as it can be printed and saved: what is no UTF-8, or would move a terminal's cursor, is written out."""
+    """Escape a path for printing and saving: non-UTF-8 bytes and control characters are written out."""
     text = str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def sha256_of(files: Iterable[Path], names: Iterable[str] = ()) -> str:
-    """SHA-256 of the content of files, in their order, as `sha256sum` prints it for one; of `names` too, if given."""
+    """SHA-256 of the files' contents, in order, and of `names`, if given; equals `sha256sum` for one unnamed file."""
     digest = hashlib.sha256()
     for name in names:
         digest.update(name.encode(errors="surrogateescape") + b"\0")

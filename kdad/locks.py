@@ -1,4 +1,4 @@
-"""Being the only one at some work, also among processes."""
+"""Cross-process exclusive locks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ from kdad.errors import UserError
 
 @contextmanager
 def exclusive_lock(lock: Path, refusal: str) -> Iterator[None]:
-    """Nobody else holds the file `lock` for the length of the block; the kernel ends that with the process.
+    """Cross-process exclusive lock on the file `lock`; the kernel releases it when the process ends.
 
     Raises:
-        UserError: `refusal`, where somebody does.
+        UserError: with the message `refusal`, if the lock is held elsewhere.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(lock)

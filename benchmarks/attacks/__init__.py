@@ -1,1 +1,1 @@
-"""What kdad is broken with on purpose: each attack is seeded, so that what it finds can be found again."""
+"""Attacks that try to break kdad; each is seeded, to make its findings reproducible."""

@@ -1,4 +1,4 @@
-"""Many people at once, each with images and a student of their own, while a student trains on the same machine."""
+"""Many simultaneous visitors, each with their own images and student, while a student trains on the same machine."""
 
 import asyncio
 import io
@@ -26,21 +26,21 @@ TRAINING = (
     "train", "--dataset", "patterns", "--normal-class", "dots", "--teacher", "vgg-cifar10", "--epochs", "1000",
     "--device", "cpu",
 )  # fmt: skip
-ROUNDED = 0.0011  # how far a score may be from its three decimals: on how many threads there are, the last depends
+ROUNDED = 0.0011  # tolerance for scores shown with three decimals; the last one depends on the number of threads
 PATIENCE = 300_000  # milliseconds
 ALL_SHOWN = "images => [...document.querySelectorAll('img')].map(image => image.alt)"
 
 
 @dataclass
 class ConcurrentUsers:
-    """What came of it: seconds from an upload to its verdict, and in words what went wrong."""
+    """Results of the attack: seconds from each upload to its verdict, and descriptions of failures."""
 
     seconds: list[float] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
-    mib: list[float] = field(default_factory=list)  # of the server: before, when all had come, and after
+    mib: list[float] = field(default_factory=list)  # of the server: before, with all visitors, and after
 
     def row(self) -> dict[str, Any]:
-        """As the results file holds it."""
+        """Row of the results file."""
         return {
             "uploads": len(self.seconds),
             "broken": self.broken,
@@ -51,9 +51,9 @@ class ConcurrentUsers:
 
 
 def attack(work: Path, people: int, uploads: int, seed: int = 0) -> ConcurrentUsers:
-    """`people` open the inspect page at once and upload one image after the other, `uploads` each.
+    """Let `people` visitors open the inspect page at once and upload `uploads` images each, one by one.
 
-    Every verdict must be the one that the student gives to just this image, and nobody may see another's.
+    Every verdict must be the student's verdict on exactly this image, and nobody may see another visitor's.
     """
     students, outcome = work / "students", ConcurrentUsers()
     for name in STUDENTS:
@@ -96,7 +96,7 @@ async def _all(
 
 
 async def _arrived(browser: Any, address: str, student: str) -> Any:
-    """A page of somebody new, ready for uploads."""
+    """Page of a new visitor, ready for uploads."""
     context = await browser.new_context()
     page = await context.new_page()
     page.set_default_timeout(PATIENCE)
@@ -104,7 +104,7 @@ async def _arrived(browser: Any, address: str, student: str) -> Any:
         try:
             await page.goto(f"{address}/Inspect?student={student}", wait_until="commit")
             break
-        except Exception:  # whatever a browser calls a server that is not there yet
+        except Exception:  # browsers differ in how they report a server that is not up yet
             await asyncio.sleep(0.1)
     await page.get_by_text("Upload", exact=True).click()
     await page.get_by_text("Drop one or more images").wait_for()
@@ -112,7 +112,7 @@ async def _arrived(browser: Any, address: str, student: str) -> Any:
 
 
 def _scores(name: str, shown: Sequence[str]) -> list[float]:
-    """The scores that a page says an image of this name has."""
+    """Scores that a page shows for an image of this name."""
     words = [re.match(rf"{re.escape(name)} with its heatmap, score (-?[\d.]+):", alt) for alt in shown]
     return [float(found[1]) for found in words if found]
 
@@ -120,13 +120,13 @@ def _scores(name: str, shown: Sequence[str]) -> list[float]:
 async def _person(
     page: Any, person: int, detector: Detector, outcome: ConcurrentUsers, uploads: int, seed: int
 ) -> None:
-    """Upload images one by one, and look at every verdict."""
+    """Upload images one by one, and check every verdict."""
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     moments = random.Random(seed * 1000 + person)
     try:
         for upload in range(uploads):
-            await asyncio.sleep(moments.uniform(0, 2))  # people look at what they see
+            await asyncio.sleep(moments.uniform(0, 2))  # time to read the page
             name, content = f"p{person}-{upload}.png", _image(seed, person, upload)
             score = float(detector.predict(read_image(io.BytesIO(content), name)).score[0])
             started = time.perf_counter()
@@ -140,13 +140,13 @@ async def _person(
             outcome.broken += [f"p{person} sees {alt}" for alt in shown if not alt.startswith(f"p{person}-")]
             if await page.get_by_test_id("stException").count():
                 outcome.broken.append(f"{name}: the page shows an exception")
-    except Exception as error:  # one of a crowd: the others go on
+    except Exception as error:  # the other visitors continue
         outcome.broken.append(f"p{person}: {type(error).__name__}: {error}"[:300])
     outcome.broken += [f"p{person}: {complaint}"[:300] for complaint in complaints]
 
 
 def _image(seed: int, person: int, upload: int) -> bytes:
-    """An image that nobody else has."""
+    """An image unique to this visitor and upload."""
     pixels = np.random.default_rng([seed, person, upload]).integers(0, 256, (40, 56, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")

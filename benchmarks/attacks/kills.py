@@ -1,4 +1,4 @@
-"""SIGKILL at any moment of a training: what is on disk stays whole, and the run resumes to the same student."""
+"""SIGKILL at any moment of a training: files on disk stay intact, and the run resumes to the same student."""
 
 import os
 import shutil
@@ -26,10 +26,10 @@ from kdad.training.loop import CHECKPOINT
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KDAD = (sys.executable, "-m", "kdad")
-# One thread: a busy machine, as a test machine is, then delays a run, but does not hold it up.
+# A single thread, as several would block each other on a busy test machine.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 ARGUMENTS = ("--dataset", "patterns", "--normal-class", "dots", "--teacher", "vgg-cifar10", "--device", "cpu")
-SECONDS_OF_PYTHON = 2.0  # until it has started, Ctrl-C is Python's to answer
+SECONDS_OF_PYTHON = 2.0  # during start-up, Python itself handles Ctrl-C
 RESULTS = (WEIGHTS, CALIBRATION, EVALUATION, SCORES_TABLE)
 READERS: dict[str, Callable[[Path], object]] = {
     CONFIG: read_sealed,
@@ -43,27 +43,27 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 
 def train(work: Path, kills: int, epochs: int = 3, seed: int = 0) -> Tally:
-    """`train`, killed and resumed."""
+    """Kill and resume `train`."""
     return _command(work, kills, ("train", *ARGUMENTS, "--epochs", str(epochs)), seed)
 
 
 def sweep(work: Path, kills: int, epochs: int = 1, seed: int = 0) -> Tally:
-    """`sweep` over two seeds of a class, killed and resumed."""
+    """Kill and resume `sweep` over two seeds of a class."""
     return _command(work, kills, ("sweep", *ARGUMENTS, "--epochs", str(epochs), "--seeds", "2"), seed)
 
 
 def interrupted(work: Path, kills: int, epochs: int = 3, seed: int = 0) -> Tally:
-    """`train`, told to stop with Ctrl-C: it says so in one line, and the same command resumes it."""
+    """Interrupt `train` with Ctrl-C: it must report this in one line, and the same command must resume it."""
     return _command(work, kills, ("train", *ARGUMENTS, "--epochs", str(epochs)), seed, signal.SIGINT)
 
 
 def background_job(work: Path, kills: int, epochs: int = 3, seed: int = 0) -> Tally:
-    """A job of the app, killed, seen as such, and resumed by the app."""
+    """Kill a job of the app: the app must show it as killed, and resume it."""
     arguments, root = ("train", *ARGUMENTS, "--epochs", str(epochs)), work / "jobs"
     os.environ.update(ENVIRONMENT)
 
     def act(wait: float, out: Path) -> None:
-        student = out / "student"  # where the page would look; here, nobody does
+        student = out / "student"  # where the page would look; unused here
         job = manager.start(root, [*arguments, "--out", str(out)], student, KDAD)
         time.sleep(wait)
         if job.status.pid is not None and status.lives(job.status):
@@ -85,7 +85,7 @@ def background_job(work: Path, kills: int, epochs: int = 3, seed: int = 0) -> Ta
 def _command(
     work: Path, kills: int, arguments: Sequence[str], seed: int, sent: signal.Signals = signal.SIGKILL
 ) -> Tally:
-    """End a command with a signal; every run is then resumed."""
+    """End a command with a signal, and resume it."""
 
     def act(wait: float, out: Path) -> None:
         process = _started(arguments, out)
@@ -111,7 +111,7 @@ def _at_random_moments(
     act: Callable[[float, Path], None],
     earliest: float = 0.0,
 ) -> Tally:
-    """Let `act` end a run after so many seconds in an empty folder, and resume it: it must end as an unbroken one."""
+    """Let `act` end a run at random moments and resume it: its result must equal that of an uninterrupted run."""
     expected, seconds = _unbroken(work, arguments)
     rng, tally, out = np.random.default_rng(seed), Tally(), work / "out"
     for _ in range(kills):
@@ -127,7 +127,7 @@ def _at_random_moments(
 
 
 def _ended_well(process: subprocess.Popen, stderr: bytes) -> bool:
-    """Whether a process that was to stop said so in one line, unless it was at its end already."""
+    """Whether a stopped process reported this in one line, or had already finished."""
     last = stderr.decode(errors="replace").strip().splitlines()[-1:]
     stopped = process.returncode == INTERRUPTED and last == [
         "kdad: interrupted; the same command continues where it stopped"
@@ -136,7 +136,7 @@ def _ended_well(process: subprocess.Popen, stderr: bytes) -> bool:
 
 
 def _unbroken(work: Path, arguments: Sequence[str]) -> tuple[dict[str, str], float]:
-    """What an unbroken run leaves, and how many seconds it takes."""
+    """Digests of an uninterrupted run's files, and its duration in seconds."""
     out, started = work / "unbroken", time.perf_counter()
     _finish(arguments, out)
     return _digests(out), time.perf_counter() - started
@@ -150,7 +150,7 @@ def _started(arguments: Sequence[str], out: Path) -> subprocess.Popen:
 
 
 def _finish(arguments: Sequence[str], out: Path) -> None:
-    """Run a command to its end. A finished student is refused by `train`, which is as good."""
+    """Run a command to its end; `train` refusing a finished student counts as success."""
     process = _started(arguments, out)
     _, stderr = process.communicate()
     if process.returncode and b"complete student" not in stderr:
@@ -158,7 +158,7 @@ def _finish(arguments: Sequence[str], out: Path) -> None:
 
 
 def check_whole(out: Path) -> None:
-    """Raise unless every file that has its final name is whole."""
+    """Raise unless every file under its final name is intact."""
     for file in out.rglob("*") if out.is_dir() else []:
         if file.is_file() and file.name in READERS:
             READERS[file.name](file)
@@ -169,13 +169,13 @@ def _digests(out: Path) -> dict[str, str]:
 
 
 def _complete(out: Path) -> bool:
-    """Whether nothing but finished students is left."""
+    """Whether only finished students are left."""
     names = {file.name for file in out.rglob("*") if file.is_file()}
     return CHECKPOINT not in names and not any(name.endswith(".part") for name in names)
 
 
 def _left(out: Path) -> list[int]:
-    """The processes that still work on `out`."""
+    """Processes that still work on `out`."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         if str(out) in (process.info["cmdline"] or []):
@@ -186,5 +186,5 @@ def _left(out: Path) -> list[int]:
 def _wait(condition: Callable[[], bool], seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "waited in vain"
+        assert time.monotonic() < until, "timed out"
         time.sleep(0.1)

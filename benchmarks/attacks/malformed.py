@@ -1,4 +1,4 @@
-"""Image files, zip files and parquet files that are damaged, lie, or were never meant for us."""
+"""Image, zip and parquet files that are damaged, misleading or hostile."""
 
 import io
 import os
@@ -24,7 +24,7 @@ from kdad.data.images import images_below
 from kdad.data.sources import ParquetSource
 from kdad.detection.detector import Detector
 
-SIDE = 48  # of a picture, in pixels
+SIDE = 48  # of an image, in pixels
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "HEIF", "AVIF")
 LITTER = ("__MACOSX/._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", "._b.png", ".ipynb_checkpoints/a.png")
 LEADING_OUT = ("../a.png", "/a.png", "a/../../b.png", "C:\\a.png", "..\\a.png", "//host/share/a.png")
@@ -35,25 +35,25 @@ ODD_NAMES = (
 
 
 def picture(rng: np.random.Generator) -> Image.Image:
-    """Something with an edge and some noise."""
+    """Image with an edge and some noise."""
     values = rng.integers(0, 90, (SIDE, SIDE, 3), dtype=np.uint8)
     values[:, SIDE // 2 :] += 120
     return Image.fromarray(values)
 
 
 def encoded(rng: np.random.Generator, kind: str) -> bytes:
-    """A picture as a file of one of `FORMATS`, now and then of another mode."""
+    """Encode an image in one of `FORMATS`, in a random mode."""
     mode = str(rng.choice(["RGB", "L", "RGBA" if kind in ("PNG", "WEBP", "TIFF") else "L"]))
     file, drawn = io.BytesIO(), picture(rng).convert(mode)
     if kind == "HEIF":
-        pillow_heif.from_pillow(drawn).save(file)  # what reads it in kdad cannot write
+        pillow_heif.from_pillow(drawn).save(file)  # kdad's HEIF reader cannot write
     else:
         drawn.save(file, kind)
     return file.getvalue()
 
 
 def mutated(rng: np.random.Generator, content: bytes) -> bytes:
-    """The bytes of a file with some damage: flipped, lost, doubled, zeroed, cut off, or in front of others."""
+    """Damage a file's bytes: flip a bit; delete, repeat, zero or randomise some; or truncate."""
     damaged = bytearray(content)
     for _ in range(int(rng.integers(1, 4))):
         at = int(rng.integers(len(damaged)))
@@ -75,7 +75,7 @@ def mutated(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG that says it is so large, and holds next to nothing."""
+    """PNG that declares this size but contains almost no data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -87,16 +87,16 @@ def png_of(width: int, height: int) -> bytes:
 
 
 def bombs() -> Iterator[tuple[str, bytes]]:
-    """Small files that become large, by name."""
+    """Yield small files that decode to large images, with their names."""
     yield "a PNG of 60,000 × 60,000", png_of(60_000, 60_000)
     yield "a PNG of 2³¹ − 1 squared", png_of(2**31 - 1, 2**31 - 1)
-    yield "a PNG just small enough that holds nothing", png_of(8000, 7999)
+    yield "an empty PNG just below the size limit", png_of(8000, 7999)
     for kind in ("GIF", "PNG", "TIFF"):
         file = io.BytesIO()
         Image.new("1", (20_000, 20_000)).save(file, kind, **({"compression": "group4"} if kind == "TIFF" else {}))
         yield f"a black {kind} of 20,000 × 20,000", file.getvalue()
     heif = encoded(np.random.default_rng(0), "HEIF")
-    size = struct.Struct(">4xII")  # of a box that says how large an image is, after its name
+    size = struct.Struct(">4xII")  # of the box that declares an image's size, after its name
     at = heif.index(b"ispe") + len(b"ispe")
     yield "a HEIC of 60,000 × 60,000", heif[:at] + size.pack(60_000, 60_000) + heif[at + size.size :]
     frames, file = [Image.new("L", (64, 64), i % 256) for i in range(3000)], io.BytesIO()
@@ -105,12 +105,12 @@ def bombs() -> Iterator[tuple[str, bytes]]:
 
 
 def images(detector: Detector, work: Path, tries: int, seed: int = 0) -> dict[str, Tally]:
-    """Decode and judge mutated files of every format: refused, or an image with finite scores."""
+    """Decode and score mutated files of every format: each must be refused, or be an image with finite scores."""
     tallies = {}
     for number, kind in enumerate(FORMATS):
         rng, tally = np.random.default_rng([seed, number]), Tally()
         for attempt in range(tries):
-            suffix = str(rng.choice([kind.lower(), kind.lower(), "jpg"]))  # endings may lie
+            suffix = str(rng.choice([kind.lower(), kind.lower(), "jpg"]))  # suffixes may be wrong
             file = work / f"{attempt}.{suffix}"
             file.write_bytes(mutated(rng, encoded(rng, kind)))
             tally.attempt(f"{kind} {attempt}", lambda file=file: _judged(detector, file))
@@ -127,7 +127,7 @@ def images(detector: Detector, work: Path, tries: int, seed: int = 0) -> dict[st
 
 
 def _judged(detector: Detector, file: Path) -> bool:
-    """Whether a file is an image with scores."""
+    """Whether a file is an image with finite scores."""
     image = read_image(file)
     height, width = image.shape[1:]
     assert image.dtype == torch.uint8 and image.shape[0] == 3 and 0 < height * width <= MAX_PIXELS
@@ -136,7 +136,7 @@ def _judged(detector: Detector, file: Path) -> bool:
 
 
 def zipped(members: dict[str, bytes]) -> bytes:
-    """A zip file of these members."""
+    """Zip file of these members."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
@@ -145,7 +145,7 @@ def zipped(members: dict[str, bytes]) -> bytes:
 
 
 def zips(work: Path, tries: int, seed: int = 0) -> Tally:
-    """Unpack mutated zip files, some with names that lead out: refused, or nothing is written outside the folder."""
+    """Unpack mutated zip files, some with path traversal: each must be refused, or write only inside the folder."""
     rng, tally = np.random.default_rng([seed, 77]), Tally()
     good = {f"toy/good/{i}.png": encoded(rng, "PNG") for i in range(3)}
     for attempt in range(tries):
@@ -154,13 +154,13 @@ def zips(work: Path, tries: int, seed: int = 0) -> Tally:
         place.mkdir()
         tally.attempt(f"zip {attempt}", lambda content=content, place=place: _unpacked(content, place))
         if {path.name for path in place.iterdir()} - {"images"}:
-            tally.broken.append(f"zip {attempt}: something is left beside the folder")
+            tally.broken.append(f"zip {attempt}: something is left outside the folder")
         shutil.rmtree(place)
     return tally
 
 
 def _odd_zip(rng: np.random.Generator, good: dict[str, bytes], attempt: int) -> bytes:
-    """A zip file with something odd about it, another for each `attempt`."""
+    """Malformed or hostile zip file; the kind depends on `attempt`."""
     match attempt % 6:
         case 0:
             return zipped({**good, str(rng.choice(LEADING_OUT)): b"x"})
@@ -175,7 +175,7 @@ def _odd_zip(rng: np.random.Generator, good: dict[str, bytes], attempt: int) -> 
 
 
 def _unpacked(content: bytes, place: Path) -> bool:
-    """Whether what was unpacked can be listed, holds no litter, and lies where it should."""
+    """Whether the unpacked images can be listed, contain no junk files, and are in the right place."""
     folder = place / "images"
     count = unpack_images(io.BytesIO(content), folder)
     found = [path for path in folder.rglob("*") if path.is_file()]
@@ -183,7 +183,7 @@ def _unpacked(content: bytes, place: Path) -> bool:
 
 
 def parquets(work: Path, tries: int, seed: int = 0) -> Tally:
-    """Read mutated parquet files of a data set: refused, or every image is one."""
+    """Read mutated parquet files of a data set: each must be refused, or contain valid images only."""
     rng, tally = np.random.default_rng([seed, 88]), Tally()
     source = ParquetSource("cifar10")
     content = _parquet_of([encoded(rng, "PNG") for _ in range(8)], source.layout.image_column)
@@ -225,6 +225,6 @@ def _read_all() -> bool:
     source = ParquetSource("cifar10")
     labels = source.labels("test")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(source.classes):
-        raise AssertionError("labels of no class")
+        raise AssertionError("labels out of range")
     images = source.images("test", torch.arange(len(labels)))
     return images.dtype == torch.uint8

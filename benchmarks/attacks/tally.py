@@ -1,4 +1,4 @@
-"""What came of many attempts to break something."""
+"""Results of many attempts to break something."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from kdad.errors import UserError
 
 @dataclass
 class Tally:
-    """How many attempts were refused in one line, how many did no harm, and in words which ended otherwise."""
+    """Counts of attempts refused in one line and of harmless ones, and descriptions of all others."""
 
     refused: int = 0
     unharmed: int = 0
@@ -18,24 +18,24 @@ class Tally:
     seconds: list[float] = field(default_factory=list)
 
     def attempt(self, name: str, act: Callable[[], bool]) -> None:
-        """Count one attempt: `act` returns whether all is as it should be, or raises."""
+        """Count one attempt: `act` returns whether the outcome is correct, or raises."""
         started = time.perf_counter()
         try:
             if act():
                 self.unharmed += 1
             else:
-                self.broken.append(f"{name}: taken for good, and wrong")
+                self.broken.append(f"{name}: accepted, but wrong")
         except UserError as error:
             if len(str(error).splitlines()) == 1:
                 self.refused += 1
             else:
-                self.broken.append(f"{name}: a message of several lines")
+                self.broken.append(f"{name}: the message has several lines")
         except Exception as error:
             self.broken.append(f"{name}: {type(error).__name__}: {error}"[:300])
         self.seconds.append(time.perf_counter() - started)
 
     def row(self) -> dict[str, Any]:
-        """As the results file holds it."""
+        """Row of the results file."""
         return {
             "tried": len(self.seconds),
             "refused": self.refused,

@@ -1,4 +1,4 @@
-"""Students that were damaged, exchanged or forged: refused, or they score as before, and nothing asks the network."""
+"""Damaged, swapped or forged students: each is refused, or scores as before, without network access."""
 
 import io
 import json
@@ -31,7 +31,7 @@ Change = Callable[[np.random.Generator, bytes], bytes]
 
 
 def flipped(rng: np.random.Generator, content: bytes) -> bytes:
-    """One bit is another."""
+    """One bit is flipped."""
     changed = bytearray(content)
     changed[rng.integers(len(changed))] ^= 1 << int(rng.integers(8))
     return bytes(changed)
@@ -43,7 +43,7 @@ def truncated(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 def exchanged_part(rng: np.random.Generator, content: bytes) -> bytes:
-    """Some bytes are zeros, as after a disk has lost a block."""
+    """Some bytes are zeroed, as after a lost disk block."""
     at, length = int(rng.integers(len(content))), int(rng.integers(1, 600))
     return content[:at] + bytes(len(content[at : at + length])) + content[at + length :]
 
@@ -56,12 +56,12 @@ def without_a_key(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 def with_a_key_more(rng: np.random.Generator, content: bytes) -> bytes:
-    """The JSON has a key of which nobody knows, sealed."""
+    """The JSON has an unknown key, and is sealed."""
     return json.dumps(sealed(json.loads(content) | {f"key{rng.integers(99)}": 1})).encode()
 
 
 def with_nonsense(rng: np.random.Generator, content: bytes) -> bytes:
-    """A value of the JSON is senseless."""
+    """A value of the JSON is nonsense."""
     values = json.loads(content)
     places = [values, *(value for value in values.values() if isinstance(value, dict) and value)]
     place = places[rng.integers(len(places))]
@@ -70,25 +70,25 @@ def with_nonsense(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 def with_sealed_nonsense(rng: np.random.Generator, content: bytes) -> bytes:
-    """A value of the JSON is senseless, and sealed as if it were meant."""
+    """A value of the JSON is nonsense, but the JSON is sealed."""
     return json.dumps(sealed(json.loads(with_nonsense(rng, content)))).encode()
 
 
 def with_another_teacher(rng: np.random.Generator, content: bytes) -> bytes:
-    """The teacher is somewhere else, sealed."""
+    """The teacher is elsewhere, and the JSON is sealed."""
     return json.dumps(sealed(json.loads(content) | {"teacher": ELSEWHERE[rng.integers(len(ELSEWHERE))]})).encode()
 
 
 def with_another_number(rng: np.random.Generator, content: bytes) -> bytes:
-    """A number that scores depend on is another, and nothing else."""
+    """Numbers that affect the scores are changed, without resealing."""
     values = json.loads(content)
     values["recipe"]["mse_weight"] += float(rng.uniform(0.1, 2))
-    values["tile_size"] += int(rng.integers(1, 99))
+    values["tile" if "tile" in values else "tile_size"] += int(rng.integers(1, 99))  # before and since format 6
     return json.dumps(values).encode()
 
 
 def _tensors(change: Callable[[np.random.Generator, dict[str, Tensor], str], None]) -> Change:
-    """A change of one tensor, named by the generator, of a safetensors file."""
+    """Turn a change of one tensor, chosen at random, into a change of a safetensors file."""
 
     def changed(rng: np.random.Generator, content: bytes) -> bytes:
         tensors = load(content)
@@ -105,33 +105,33 @@ def _lost(rng: np.random.Generator, tensors: dict[str, Tensor], name: str) -> No
 
 
 def _added(rng: np.random.Generator, tensors: dict[str, Tensor], name: str) -> None:
-    """There is a tensor more."""
+    """There is an additional tensor."""
     tensors["more"] = torch.zeros(3)
 
 
 def _reshaped(rng: np.random.Generator, tensors: dict[str, Tensor], name: str) -> None:
-    """A tensor has another shape."""
+    """A tensor has the wrong shape."""
     tensors[name] = tensors[name].flatten()[:-1].clone()
 
 
 def _retyped(rng: np.random.Generator, tensors: dict[str, Tensor], name: str) -> None:
-    """A tensor has another type."""
+    """A tensor has the wrong dtype."""
     tensors[name] = tensors[name].to((torch.float64, torch.int64, torch.bool)[rng.integers(3)])
 
 
 def _not_finite(rng: np.random.Generator, tensors: dict[str, Tensor], name: str) -> None:
-    """A tensor holds a value that is not finite."""
+    """A tensor contains a non-finite value."""
     tensors[name] = tensors[name].float()
     tensors[name].view(-1)[rng.integers(tensors[name].numel())] = (torch.nan, torch.inf)[rng.integers(2)]
 
 
 def _off(rng: np.random.Generator, tensors: dict[str, Tensor], name: str) -> None:
-    """A tensor holds other values."""
+    """A tensor has different values."""
     tensors[name] = (tensors[name].float() * 1.5 + 0.1).to(tensors[name].dtype)
 
 
 def huge(rng: np.random.Generator, content: bytes) -> bytes:
-    """The header declares tensors that no memory holds."""
+    """The header declares tensors larger than any memory."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     header[str(rng.choice([name for name in header if name != "__metadata__"]))]["shape"] = [10**9, 10**9]
@@ -140,12 +140,12 @@ def huge(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 def long_header(rng: np.random.Generator, content: bytes) -> bytes:
-    """The header declares itself longer than any file."""
+    """The header declares a length beyond any file."""
     return int(rng.integers(2**40, 2**62)).to_bytes(8, "little") + content[8:]
 
 
 def _columns(change: Callable[[np.random.Generator, pandas.DataFrame], pandas.DataFrame]) -> Change:
-    """A change of the columns of a parquet file."""
+    """Turn a change of a table into a change of a parquet file."""
 
     def changed(rng: np.random.Generator, content: bytes) -> bytes:
         return bytes(change(rng, pandas.read_parquet(io.BytesIO(content))).to_parquet())
@@ -160,7 +160,7 @@ def _no_scores(rng: np.random.Generator, table: pandas.DataFrame) -> pandas.Data
 
 
 def _other_scores(rng: np.random.Generator, table: pandas.DataFrame) -> pandas.DataFrame:
-    """The scores are others."""
+    """The scores are permuted."""
     return table.assign(score=rng.permutation(table["score"]))
 
 
@@ -185,7 +185,7 @@ CHANGES: dict[str, tuple[Change, ...]] = {
 
 @contextmanager
 def no_network() -> Iterator[list[str]]:
-    """Nothing is reached; yields the addresses that were asked for."""
+    """Block network access; yields the list of requested addresses."""
     asked: list[str] = []
 
     def note(*address: object, **_: object) -> None:
@@ -200,7 +200,7 @@ def no_network() -> Iterator[list[str]]:
 
 
 def same(one: Prediction, other: Prediction) -> bool:
-    """Whether two predictions are equal in all that a user sees."""
+    """Whether two predictions are equal in everything shown to users."""
     return all(
         np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True)
         for name in ("score", "p_value", "is_anomaly", "heatmap")
@@ -208,7 +208,7 @@ def same(one: Prediction, other: Prediction) -> bool:
 
 
 def attack(student: Path, images: Tensor, work: Path, tries: int, seed: int = 0) -> dict[str, Tally]:
-    """Change one file of a copy of `student` at a time, `tries` times each, load it, and judge `images` with it.
+    """Change one file of a copy of `student` at a time, `tries` times each, then load it and score `images`.
 
     Args:
         student: a calibrated, evaluated student folder, whose teacher is on this machine.
@@ -234,14 +234,14 @@ def attack(student: Path, images: Tensor, work: Path, tries: int, seed: int = 0)
             with no_network() as asked:
                 tally.attempt(f"{name} {attempt}: {change.__doc__}", lambda folder=folder: unchanged(folder))
             if asked:
-                tally.broken.append(f"{name} {attempt}: {change.__doc__} {asked[0]} was asked for")
+                tally.broken.append(f"{name} {attempt}: {change.__doc__} {asked[0]} was requested")
             shutil.rmtree(folder)
         tallies[name] = tally
     return tallies
 
 
 def _table(folder: Path) -> pandas.DataFrame:
-    """The scores of the test images, as the results page has them."""
+    """Scores of the test images, as read by the results page."""
     from ui.results.evaluated import DEFAULT, evidence_of
     from ui.shared import student_index
 

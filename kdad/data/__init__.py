@@ -1,4 +1,4 @@
-"""What images are: data sets and their splits, own folders, built-in patterns; reading and changing images.
+"""Images: data sets and their splits, custom folders, built-in patterns; reading and changing images.
 
 Imports no other room.
 """

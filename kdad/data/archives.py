@@ -1,4 +1,4 @@
-"""Unpacking untrusted zip files: only images, into one folder, limited in number and size."""
+"""Safe unpacking of zip files: images only, into one folder, limited in number and size."""
 
 import shutil
 import zipfile
@@ -14,14 +14,14 @@ BLOCK = 1 << 20
 
 
 def unpack_images(archive: BinaryIO | Path, folder: Path) -> int:
-    """Write the images of a zip file below `folder`, whole or not at all; returns how many.
+    """Unpack the images of a zip file below `folder`, all or none; returns their number.
 
-    Names keep their folders, less one that holds everything. Whatever is no image, or hidden, is left out.
+    Names keep their folders, except for a single top-level one. Hidden files and files other than images are left out.
 
     Raises:
-        UserError: it is no zip file, is damaged or encrypted, holds no image, more than `MAX_FILES` or
-            more than `MAX_BYTES` of them, or a name that leads out of the folder or that the disk does not take; or
-            the folder exists, or the disk is full.
+        UserError: the file is not a zip file, is damaged or encrypted, or contains no image, more than `MAX_FILES` or
+            `MAX_BYTES` of them, a path outside the folder or a name that the disk does not accept; or the folder
+            exists, or the disk is full.
     """
     if folder.exists():
         raise UserError(f"{folder} exists already; choose another name")
@@ -34,31 +34,31 @@ def unpack_images(archive: BinaryIO | Path, folder: Path) -> int:
         temporary.replace(folder)
     except UserError:
         raise
-    except OSError as error:  # of the disk, or of names that it does not take
+    except OSError as error:  # from the disk, or from names that it does not accept
         raise UserError(f"the zip file cannot be unpacked to {folder.parent} ({error.strerror})") from None
     except Exception as error:  # zipfile and its decompressors raise many types on damaged data
-        raise UserError(f"this is no zip file that can be read ({one_line(error)})") from None
+        raise UserError(f"this is not a readable zip file ({one_line(error)})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return len(members)
 
 
 def _images(opened: zipfile.ZipFile) -> dict[str, PurePosixPath]:
-    """The images in an archive by their names, and where each goes."""
+    """Images in an archive by name, with their destinations."""
     names = [info.filename for info in opened.infolist() if not info.is_dir()]
     places = {name: PurePosixPath(name.replace("\\", "/")) for name in names}
     for name, place in places.items():
         if place.is_absolute() or ".." in place.parts or ":" in name:
-            raise UserError(f"the zip file holds a name that leads out of its folder: {name[:80]!r}")
+            raise UserError(f"the zip file contains a path outside its folder: {name[:80]!r}")
     shown = {
         name: place
         for name, place in places.items()
         if place.suffix.lower() in SUFFIXES and not any(map(is_hidden, place.parts))
     }
     if not shown:
-        raise UserError(f"the zip file holds no image; the known endings are {', '.join(sorted(SUFFIXES))}")
+        raise UserError(f"the zip file contains no image; known suffixes are {', '.join(sorted(SUFFIXES))}")
     if len(shown) > MAX_FILES:
-        raise UserError(f"the zip file holds {len(shown)} images; {MAX_FILES} are the most")
+        raise UserError(f"the zip file contains {len(shown)} images; the limit is {MAX_FILES}")
     tops = {place.parts[0] for place in shown.values()}
     if len(tops) == 1 and all(len(place.parts) > 1 for place in shown.values()) and tops != {"train"}:
         return {name: PurePosixPath(*place.parts[1:]) for name, place in shown.items()}
@@ -66,7 +66,7 @@ def _images(opened: zipfile.ZipFile) -> dict[str, PurePosixPath]:
 
 
 def _write(opened: zipfile.ZipFile, members: dict[str, PurePosixPath], folder: Path) -> None:
-    """Unpack, counting the bytes written, because the sizes in the headers cannot be trusted."""
+    """Unpack, counting the bytes written, as the sizes in the headers cannot be trusted."""
     left = MAX_BYTES
     for name, place in members.items():
         target = folder / place

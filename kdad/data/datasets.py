@@ -1,4 +1,4 @@
-"""Data sets by name, and what is known of each without reading a file of it."""
+"""Data sets by name, with the facts known without reading their files."""
 
 import os
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from kdad.errors import one_of
 
 @dataclass(frozen=True)
 class ParquetLayout:
-    """Where a data set's parquet files are, on the Hub and under `$KDAD_DATA/<name>/`."""
+    """Location of a data set's parquet files, on the Hub and under `$KDAD_DATA/<name>/`."""
 
     repo: str | None
     folder: str
@@ -18,7 +18,7 @@ class ParquetLayout:
     test_part: str = "test"
 
     def file(self, part: str) -> Path:
-        """The path of one part (`train` or `test`) below the repository or `$KDAD_DATA/<name>/`."""
+        """Path of one split (`train` or `test`) below the repository or `$KDAD_DATA/<name>/`."""
         part = self.test_part if part == "test" else part
         return Path(self.folder) / f"{part}-00000-of-00001.parquet"
 
@@ -33,23 +33,23 @@ PARQUET = {
     "fashion-mnist": ParquetLayout("zalando-datasets/fashion_mnist", "fashion_mnist", "image", FASHION_CLASSES),
     "tiny-imagenet-32": ParquetLayout(None, "", "image", tuple(f"class{i:03d}" for i in range(202)), "valid"),
 }
-# What `--dataset` may be, beside a folder.
+# Values of `--dataset`, besides a folder.
 DATASETS = ("patterns", "patterns-defects", "cifar10", "mnist", "fashion-mnist")
 FOLDER = "folder:"
 
 
 def is_folder(dataset: str) -> bool:
-    """Whether `dataset` names a folder of the user's own images."""
+    """Whether `dataset` names a folder of custom images."""
     return dataset.startswith(FOLDER)
 
 
 def folder_path(dataset: str) -> Path:
-    """The folder that `folder:PATH` names."""
+    """Folder named by `folder:PATH`."""
     return Path(dataset.removeprefix(FOLDER)).expanduser()
 
 
 def dataset_slug(dataset: str) -> str:
-    """A data set's name as one path component: of a folder, its name."""
+    """A data set's name as one path component; for a folder, the folder's name."""
     return folder_path(dataset).resolve().name if is_folder(dataset) else dataset
 
 
@@ -59,7 +59,7 @@ def public_name(dataset: str) -> str:
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
-    """The classes of `dataset`, without reading any file of it."""
+    """Classes of `dataset`, without reading its files."""
     if is_folder(dataset):
         return ("good",)
     one_of("data set", dataset, DATASETS)
@@ -69,7 +69,7 @@ def class_names(dataset: str) -> tuple[str, ...]:
 
 
 def at_hand(dataset: str, parts: tuple[str, ...] = ("test",)) -> bool:
-    """Whether these parts of `dataset` are here, so that reading them needs no network."""
+    """Whether these splits of `dataset` can be read without network access."""
     if dataset not in PARQUET:
         return folder_path(dataset).is_dir() if is_folder(dataset) else dataset in DATASETS
     layout = PARQUET[dataset]
@@ -81,7 +81,7 @@ def at_hand(dataset: str, parts: tuple[str, ...] = ("test",)) -> bool:
 
 
 def under_kdad_data(dataset: str, relative: Path) -> Path | None:
-    """The file `$KDAD_DATA/<data set>/<relative>`, if it is there."""
+    """Path of `$KDAD_DATA/<data set>/<relative>`; None if there is no such file."""
     root = os.environ.get("KDAD_DATA")
     return local if root and (local := Path(root) / dataset / relative).is_file() else None
 
@@ -93,5 +93,5 @@ def in_hub_cache(repo: str | None, file: str, kind: str) -> bool:
 
     try:
         return repo is not None and isinstance(try_to_load_from_cache(repo, file, repo_type=kind), str)
-    except HFValidationError:  # a name that no repository can have
+    except HFValidationError:  # not a valid repository name
         return False

@@ -16,15 +16,15 @@ from torch import Tensor
 from kdad.errors import UserError
 from kdad.files import shown
 
-# Pillow would also start Ghostscript on an EPS: nothing but plain pictures is decoded.
+# Raster formats only: for EPS, Pillow would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "HEIF", "AVIF")
-pi_heif.register_heif_opener()  # what phones and cameras of today write, and Pillow does not read by itself
+pi_heif.register_heif_opener()  # common for phones and cameras, but not supported by Pillow itself
 MAX_PIXELS = 64_000_000
-# What is white in images of more than 8 bits: of 8, 10, 12, 14 and 16 bits, or of fractions.
+# White in images of more than 8 bits: fractions, or values of 8, 10, 12, 14 or 16 bits.
 MAX_VALUES = (1, 255, 1023, 4095, 16383, 65535)
-UNCLEAR_BELOW = 64  # a highest value above 1 and below this one is of a dark image, or of no image
+UNCLEAR_BELOW = 64  # maxima above 1 and below this are ambiguous: a dark image, or none at all
 SIGNATURES = (
-    ("a film, or a HEIC or AVIF file that is damaged,", 4, b"ftyp"),
+    ("a video, or a damaged HEIC or AVIF file,", 4, b"ftyp"),
     ("a JPEG XL file", 0, b"\xff\x0a"),
     ("a JPEG XL file", 0, b"\0\0\0\x0cJXL "),
     ("a JPEG 2000 file", 0, b"\0\0\0\x0cjP  "),
@@ -39,7 +39,7 @@ _opening = Lock()
 
 
 class TooManyPixels(UserError):
-    """An image is larger than may be decoded."""
+    """An image exceeds the pixel limit."""
 
 
 def read_image(
@@ -47,21 +47,20 @@ def read_image(
 ) -> Tensor:
     """Decode one image file to uint8 RGB (3, H, W).
 
-    EXIF rotation is applied, transparency is laid over white, and of an animation the first frame is taken. Grey values
-    of more than 8 bits are scaled so that `max_value` becomes 255; what is above is white, too.
+    EXIF rotation is applied, transparency is composited on white, and only the first frame of an animation is read.
+    Grey values of more than 8 bits are scaled to map `max_value` to 255; higher values are clipped.
 
     Args:
         source: a path, or an open binary file.
-        name: what to call the image in an error; the path by default.
-        max_value: the grey value, one of `MAX_VALUES`, that is white in images of more than 8 bits; 0 for the
-            `max_value_of` the image.
-
-        max_pixels: how many there may be; `MAX_PIXELS` are the most.
+        name: name of the image in errors; the path by default.
+        max_value: grey value of white in images of more than 8 bits, one of `MAX_VALUES`; 0 for the image's own
+            `max_value_of`.
+        max_pixels: pixel limit; at most `MAX_PIXELS`.
 
     Raises:
-        TooManyPixels: the image has more.
-        UserError: the file is missing, empty, damaged or no image; or it has grey values that cannot be scaled:
-            negative ones, others that are not finite, or more than half of them above white.
+        TooManyPixels: the image exceeds the limit.
+        UserError: the file is missing, empty, damaged or not an image; or its grey values cannot be scaled, because
+            they are negative or not finite, or more than half of them are above white.
     """
     name = name or shown(source)
     with opened_image(source, name, max_pixels) as image:
@@ -70,7 +69,7 @@ def read_image(
 
 
 def to_rgb_tensor(image: Image.Image, name: str, max_value: int = 0) -> Tensor:
-    """An open image as uint8 RGB (3, H, W), as `read_image` gives it, but not turned.
+    """Convert an open image to uint8 RGB (3, H, W), as `read_image` does, but without EXIF rotation.
 
     Raises:
         UserError: its grey values cannot be scaled.
@@ -82,9 +81,9 @@ def to_rgb_tensor(image: Image.Image, name: str, max_value: int = 0) -> Tensor:
 
 @contextmanager
 def opened_image(source: Path | str | BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """An image file, its size checked; what goes wrong with it inside the block becomes a `UserError` of one line."""
+    """Open an image file and check its size; errors inside the block become one-line `UserError`s."""
     try:
-        with _opening, warnings.catch_warnings():  # not for two threads at once; only headers are read here
+        with _opening, warnings.catch_warnings():  # catch_warnings is not thread-safe; only headers are read here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(source, formats=FORMATS)
         with image:
@@ -97,13 +96,13 @@ def opened_image(source: Path | str | BinaryIO, name: str, max_pixels: int = MAX
     except UnidentifiedImageError:
         raise UserError(f"{name}: {_other_format(source)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise TooManyPixels(f"{name}: more than {MAX_PIXELS // 10**6} million pixels; make it smaller") from None
+        raise TooManyPixels(f"{name}: more than {MAX_PIXELS // 10**6} million pixels; reduce its size") from None
     except Exception as error:  # decoders raise many types on damaged data
         raise UserError(f"{name}: damaged or unreadable image ({error})".replace("\n", " ")) from None
 
 
 def _other_format(source: Path | str | BinaryIO) -> str:
-    """What a file is that is none of `FORMATS`."""
+    """Describe a file that is in none of `FORMATS`."""
     if isinstance(source, Path | str):
         with open(source, "rb") as file:
             start = file.read(MAX_SIGNATURE_BYTES)
@@ -113,7 +112,7 @@ def _other_format(source: Path | str | BinaryIO) -> str:
     if not start:
         return "an empty file"
     found = next((kind for kind, at, magic in SIGNATURES if start[at : at + len(magic)] == magic), None)
-    return "not an image" if found is None else f"{found} is not read here; save it as PNG or JPEG"
+    return "not an image" if found is None else f"{found} is not supported; save it as PNG or JPEG"
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -122,10 +121,10 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def highest_value(file: Path) -> float:
-    """The highest grey value of an image file of more than 8 bits; of any other, which is decoded too, 0.
+    """Maximum grey value of an image file of more than 8 bits; 0 for others, which are decoded too.
 
     Raises:
-        UserError: as of `read_image`.
+        UserError: as in `read_image`.
     """
     with opened_image(file, shown(file)) as image:
         if is_deep(image):
@@ -135,27 +134,27 @@ def highest_value(file: Path) -> float:
 
 
 def max_value_of(highest: float) -> int:
-    """What white is where `highest` is the highest grey value: the next of `MAX_VALUES`, 0 if it is above them all."""
+    """White for a maximum grey value: the smallest of `MAX_VALUES` not below `highest`; 0 if there is none."""
     return next((max_value for max_value in MAX_VALUES if max_value >= highest), 0)
 
 
 def _grey_values(image: Image.Image, name: str) -> np.ndarray:
     values = np.asarray(image, np.float64)
     if not np.isfinite(values).all():
-        raise UserError(f"{name}: it holds values that are not finite (NaN or infinite); replace them")
+        raise UserError(f"{name}: it contains values that are not finite (NaN or infinite); replace them")
     if values.min() < 0:
-        raise UserError(f"{name}: it holds values below 0, down to {values.min():g}; shift them, so that 0 is black")
+        raise UserError(f"{name}: it contains negative values, down to {values.min():g}; shift them so that 0 is black")
     return values
 
 
 def _scaled(values: np.ndarray, max_value: int, name: str) -> np.ndarray:
-    """Grey values as uint8."""
+    """Scale grey values to uint8."""
     highest = values.max()
     if not max_value:
         max_value = max_value_of(highest)
         if not max_value or 1 < highest < UNCLEAR_BELOW:
             raise UserError(
-                f"{name}: it has more than 8 bits, and with values up to {highest:g} it is not clear what is white; "
+                f"{name}: it has more than 8 bits, and with values up to {highest:g} the value of white is unclear; "
                 "scale it to 0…255 or 0…65535"
             )
     if np.median(values) > max_value:
@@ -166,7 +165,7 @@ def _scaled(values: np.ndarray, max_value: int, name: str) -> np.ndarray:
 def _check_size(image: Image.Image, name: str, most: int) -> None:
     width, height = image.size
     if width * height > most:
-        raise TooManyPixels(f"{name}: {width}×{height} is above {most / 10**6:g} million pixels; make it smaller")
+        raise TooManyPixels(f"{name}: {width}×{height} exceeds {most / 10**6:g} million pixels; reduce its size")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

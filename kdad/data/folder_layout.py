@@ -1,4 +1,4 @@
-"""What lies where in a folder of one's own images, and what that is taken for; see `kdad.data.folders`."""
+"""Layout of a folder of custom images: normals, test images and masks; see `kdad.data.folders`."""
 
 import sys
 from collections import defaultdict
@@ -14,7 +14,7 @@ from kdad.files import shown
 
 GOOD = "good"
 TRAIN, TEST, GROUND_TRUTH = "train", "test", "ground_truth"
-# What people call folders, in lower case. Beside one of the first, all others hold something else.
+# Common folder names, in lower case. Next to one of the first, other folders are taken not to hold normals.
 NORMAL_NAMES = {"good", "normal", "normals", "ok", "pass"}
 OTHER_NAMES = {
     "bad", "defect", "defects", "defective", "anomaly", "anomalies", "anomalous", "abnormal", "ng", "fail", "mask",
@@ -23,13 +23,14 @@ OTHER_NAMES = {
 
 
 class FolderLayout:
-    """The readable image files of a folder, by what they are for.
+    """Readable image files of a folder, by purpose.
 
     Args:
         root: the folder, resolved.
 
     Raises:
-        UserError: it is none, or seems to hold anything else than normals where normals are looked for.
+        UserError: the folder does not exist, or appears to contain other images than normals where only normals are
+            expected.
     """
 
     def __init__(self, root: Path):
@@ -42,7 +43,7 @@ class FolderLayout:
 
     @cached_property
     def normals(self) -> list[Path]:
-        """The normal images to learn from.
+        """Normal images for training and calibration.
 
         Raises:
             UserError: there are too few.
@@ -50,34 +51,34 @@ class FolderLayout:
         found = list(self._looked_at_normals)
         if len(found) < MIN_NORMALS:
             place = shown(self.normal_folder)
-            raise UserError(f"{place} holds {len(found)} readable images; {MIN_NORMALS} are the least")
+            raise UserError(f"{place} contains {len(found)} readable images; at least {MIN_NORMALS} are needed")
         return found
 
     @cached_property
     def max_value(self) -> int:
-        """What is white in images of more than 8 bits, by those of the normals; 0 if they have none.
+        """Value of white in images of more than 8 bits, derived from the normals; 0 if none of them has more.
 
         Raises:
-            UserError: their values are higher than any white that is known.
+            UserError: their values exceed all known values of white.
         """
         highest = max(self._looked_at_normals.values(), default=0.0)
         max_value = max_value_of(highest) if highest else 0
         if highest and not max_value:
             raise UserError(
-                f"{shown(self.normal_folder)} holds grey values up to {highest:g}; scale them to 0…65535 or 0…1"
+                f"{shown(self.normal_folder)} contains grey values up to {highest:g}; scale them to 0…65535 or 0…1"
             )
         return max_value
 
     @cached_property
     def tests(self) -> dict[str, list[Path]]:
-        """The test images by kind, of which there may be none."""
+        """Test images by kind; may be empty."""
         return {kind: list(files) for kind, files in self._looked_at_tests.items() if files}
 
     def check_tests(self) -> None:
-        """Look at the test images that `max_value` may not fit.
+        """Check the test images with values above `max_value`.
 
         Raises:
-            UserError: the values of one cannot be scaled.
+            UserError: the values of one of them cannot be scaled.
         """
         for files in self._looked_at_tests.values():
             for file, highest in files.items():
@@ -85,28 +86,28 @@ class FolderLayout:
                     read_image(file, max_value=self.max_value)
 
     def masks_of(self, image: Path) -> list[Path]:
-        """The masks of a test image: files, or all files of a folder, called like it or with `_mask` behind."""
+        """Masks of a test image: files named like it, with or without `_mask`, or all files in a folder of its name."""
         inside = image.relative_to(self.root / TEST)
         return self._masks.get((inside.parent, inside.stem.lower()), [])
 
     def say_what_is_unused(self) -> None:
-        """Name on standard error what in the folder is neither normal, test image nor mask."""
+        """Report on standard error files that are neither normals, test images nor masks."""
         defects = [file for kind, files in self.tests.items() if kind != GOOD for file in files]
         masked = [file for file in defects if self.masks_of(file)]
         if masked and len(masked) < len(defects):
             _say(f"{len(defects) - len(masked)} of {len(defects)} defective images have no mask")
         used = {mask for file in masked for mask in self.masks_of(file)}
         if lost := [mask for masks in self._masks.values() for mask in masks if mask not in used]:
-            _say(f"{_counted(lost, 'mask')} of no defective test image, such as {shown(lost[0])}")
+            _say(f"{_counted(lost, 'mask')} without a defective test image, such as {shown(lost[0])}")
         if self.normal_folder != self.root:
             known = [self.normal_folder, self.root / GROUND_TRUTH, *_folders(self.root / TEST)]
             others = [file for file in images_below(self.root) if not any(map(file.is_relative_to, known))]
             if others:
-                _say(f"{_counted(others, 'image')} in no folder that is read, such as {shown(others[0])}")
+                _say(f"{_counted(others, 'image')} in folders that are not read, such as {shown(others[0])}")
 
     @cached_property
     def _looked_at_normals(self) -> dict[Path, float]:
-        """The readable normals, and the highest value of each that has more than 8 bits."""
+        """Readable normals, each with its `highest_value`."""
         aside = (self.root / TEST, self.root / GROUND_TRUTH)
         files = images_below(self.normal_folder)
         return _readable([file for file in files if not any(map(file.is_relative_to, aside))])
@@ -117,7 +118,7 @@ class FolderLayout:
 
     @cached_property
     def _masks(self) -> dict[tuple[Path, str], list[Path]]:
-        """All masks, by the folder inside of `ground_truth` and the name in lower case of the image they belong to."""
+        """All masks, by the folder inside `ground_truth` and the lower-case name of their image."""
         root, masks = self.root / GROUND_TRUTH, defaultdict(list)
         images = {
             (file.relative_to(self.root / TEST).parent, file.stem.lower()) for of in self.tests.values() for file in of
@@ -133,7 +134,7 @@ class FolderLayout:
         place = shown(self.root)
         if found := [shown(folder.name) for folder in categories(self.root)]:
             raise UserError(
-                f"{place} holds {len(found)} categories, each with normals of its own: name one, such as "
+                f"{place} contains {len(found)} categories, each with its own normals: name one, such as "
                 f"folder:{place}/{found[0]}, or train them all with sweep"
             )
         kept = (TRAIN, TEST, GROUND_TRUTH)
@@ -146,29 +147,29 @@ class FolderLayout:
             where = f"folder:{shown(normal[0])}" if normal else "a folder of normals alone"
             raise UserError(
                 f"{place}: are the images in {names} normal, too? Name {where}, or move normals to {TRAIN}/{GOOD} and "
-                f"others to {TEST}/<kind>"
+                f"all others to {TEST}/<kind>"
             )
 
 
 def categories(root: Path) -> list[Path]:
-    """The folders below `root` in the layout of MVTec AD: those with a `train/good`."""
+    """Folders below `root` in the layout of MVTec AD, that is, with a `train/good`."""
     return [folder for folder in _folders(root) if (folder / TRAIN / GOOD).is_dir()]
 
 
 def _folders(root: Path) -> list[Path]:
-    """The folders in a folder, sorted, but for hidden ones; none if there is no such folder."""
+    """Sorted, non-hidden subfolders of a folder; empty if it does not exist."""
     if not root.is_dir():
         return []
     return sorted(place for place in root.iterdir() if place.is_dir() and not is_hidden(place.name))
 
 
 def _called(names: set[str], folders: Sequence[Path]) -> list[Path]:
-    """The folders of such names that hold images."""
+    """Folders with one of these names that contain images."""
     return [folder for folder in folders if folder.name.lower() in names and images_below(folder)]
 
 
 def _readable(files: Sequence[Path]) -> dict[Path, float]:
-    """The files that are images, each with its `highest_value`; the others are named on standard error."""
+    """Readable image files, each with its `highest_value`; others are reported on standard error."""
     found = {}
     for file, highest in zip(files, in_advance(highest_value, files), strict=True):
         if isinstance(highest, UserError):

@@ -1,14 +1,14 @@
-"""Own images: `folder:PATH`, in the layout of MVTec AD or just a folder of normal images.
+"""Custom images: `folder:PATH`, in the layout of MVTec AD or just a folder of normal images.
 
-    PATH/train/good/…              normal images; or any images below PATH, but for these two folders:
-    PATH/test/good/…               optional: normal images to test on,
+    PATH/train/good/…              normal images; or any images below PATH outside of test and ground_truth
+    PATH/test/good/…               optional: normal test images
     PATH/test/<kind>/…             and anomalous ones
-    PATH/ground_truth/<kind>/…     optional masks, see `kdad.data.masks`: files called <image>_mask or <image> of any
+    PATH/ground_truth/<kind>/…     optional masks, see `kdad.data.masks`: files named <image>_mask or <image> of any
                                    format, or several in a folder <image>
 
-Images may be nested, of any size and mode. Of the normals, in the order of their paths, a tenth is held out like of
-every data set, but at least 100 to calibrate on where that leaves two thirds to train on; of fewer normals, five folds
-of all of them are left out in turn.
+Images may be nested, and of any size and mode. As in every data set, a tenth of the normals is held out, but at least
+100 for calibration if that leaves two thirds for training; with fewer normals, calibration uses five folds of all of
+them, each left out in turn.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,15 +33,15 @@ from kdad.errors import UserError
 from kdad.files import sha256_of
 
 TRAINING_TILES = 3000
-TILED_ABOVE = 8  # times the teacher's side: above that, a whole image would lose a defect's details
-TILE_SIDES = 4  # how much larger than what the teacher sees of it a tile is
+TILED_ABOVE = 8  # times the teacher's image size; above that, whole images would lose details of defects
+TILE_SIDES = 4  # default tile size, in multiples of the teacher's image size
 
 
 class ImageFiles(Sequence[Tensor]):
-    """The images of some files, uint8 (3, H, W), each read when it is asked for, or in order a few ahead.
+    """Images of some files, uint8 (3, H, W), read on access; iteration reads a few ahead.
 
     Args:
-        max_value: as of `kdad.data.decoding.read_image`.
+        max_value: as in `kdad.data.decoding.read_image`.
     """
 
     def __init__(self, files: Iterable[Path], max_value: int = 0):
@@ -64,7 +64,7 @@ class ImageFiles(Sequence[Tensor]):
 
 
 class FolderFold(NamedTuple):
-    """A task's normals with some left out: see `FolderTask.folds`."""
+    """A task's normals with some left out; see `FolderTask.folds`."""
 
     train: Tensor
     validation: Labelled
@@ -72,15 +72,15 @@ class FolderFold(NamedTuple):
 
 
 class FolderTask(Task):
-    """The normals of a folder against whatever is not one of them.
+    """The normals of a folder against everything else.
 
     Args:
         root: the folder.
-        pixels: how the teacher prepares images; they are resized to its side, by its kernel.
-        tile_size: the side of the tiles to look at one by one, 0 for whole images; None to choose by size.
+        pixels: the teacher's preprocessing; images are resized to its size, with its interpolation.
+        tile_size: side of the tiles in pixels, 0 for whole images; None to choose by image size.
 
     Raises:
-        UserError: there is no such folder, or it holds too few readable images.
+        UserError: the folder does not exist, or contains too few readable images.
     """
 
     normal_class, classes, normal_index = GOOD, (GOOD,), 0
@@ -98,12 +98,12 @@ class FolderTask(Task):
 
     @cached_property
     def tile_size(self) -> int:
-        """The side in pixels of the tiles to look at one by one, 0 for whole images."""
+        """Side of the tiles in pixels; 0 for whole images."""
         return self._default_tile_size() if self._asked_tile_size is None else self._asked_tile_size
 
     @cached_property
     def train(self) -> Tensor:
-        """Normals to train on, or tiles of them from random places: uint8 (N, 3, side, side)."""
+        """Training normals, or random tiles of them: uint8 (N, 3, side, side)."""
         return self._training_images(self._split[0])
 
     @property
@@ -112,7 +112,7 @@ class FolderTask(Task):
         return len(self._split[0]) * self._each
 
     def fingerprint(self, part: str) -> str:
-        """As of `Task`: of the files of normals, or of test images and their masks, by path and content."""
+        """As in `Task`, over paths and contents of the normals, or of the test images and their masks."""
         if part not in self._fingerprints:
             files = self.layout.normals if part == "train" else self._tested
             names = [file.relative_to(self.root).as_posix() for file in files]
@@ -121,18 +121,18 @@ class FolderTask(Task):
 
     @property
     def _tested(self) -> list[Path]:
-        """The test images and their masks; none unless both normal and anomalous ones are there."""
+        """Test images and their masks; empty unless there are both normal and anomalous images."""
         files = [file for kind in self.kinds for file in self.layout.tests.get(kind, ())] if self.test else []
         return [*files, *(mask for file in files for mask in self.layout.masks_of(file))]
 
     @cached_property
     def calibration(self) -> ImageFiles:
-        """Held-out normals in their own sizes."""
+        """Held-out normals in their original sizes."""
         return ImageFiles((self.layout.normals[i] for i in self._split[1]), self.max_value)
 
     @cached_property
     def validation(self) -> Labelled:
-        """Held-out normals as they are trained on, for the loss alone."""
+        """Held-out normals prepared as in training, for the loss only."""
         return all_normal(self._training_images(self._split[1]))
 
     @cached_property
@@ -142,7 +142,7 @@ class FolderTask(Task):
 
     @cached_property
     def test(self) -> Labelled | None:
-        """Test images of their own sizes; None unless both normal and anomalous ones are there."""
+        """Test images in their original sizes; None unless there are both normal and anomalous ones."""
         found = [(file, label) for label, kind in enumerate(self.kinds) for file in self.layout.tests.get(kind, ())]
         labels = torch.tensor([label for _, label in found])
         if not (labels == 0).any() or not (labels > 0).any():
@@ -154,14 +154,14 @@ class FolderTask(Task):
 
     @property
     def max_value(self) -> int:
-        """What is white in images of more than 8 bits; 0 where normals have 8."""
+        """Value of white in images of more than 8 bits; 0 if the normals have 8 bits."""
         return self.layout.max_value
 
     def check(self) -> None:
-        """Look at what is read last before any work is done, and say what is not used.
+        """Check masks and test images before any work is done, and report unused files.
 
         Raises:
-            UserError: a mask is damaged, empty or of another size than its image, or a test image cannot be scaled.
+            UserError: a mask is damaged, empty or differs in size from its image, or a test image cannot be scaled.
         """
         if self._checked:
             return
@@ -169,16 +169,16 @@ class FolderTask(Task):
         self.layout.check_tests()
         if self.test is not None and isinstance(self.test.masks, MaskFiles):
             self.test.masks.check()
-        self._checked = True  # a sweep asks for all tasks at its start, and training asks again
+        self._checked = True  # a sweep checks all tasks at its start, and training checks again
 
     @property
     def cross_fitted(self) -> bool:
-        """Whether a tenth of the normals is too few to calibrate on."""
+        """Whether the held-out normals are too few for calibration."""
         return len(self.calibration) < ENOUGH_TO_CALIBRATE
 
     @property
     def folds(self) -> Iterator[FolderFold]:
-        """All normals with a fifth left out, for each fifth, if a tenth is too few to calibrate on; else none."""
+        """Folds over all normals, with a fifth left out in turn, if the held-out normals are too few; else none."""
         if self.cross_fitted:
             order = torch.cat(self._split)
             yield from (self._without(order, order[start::FOLDS]) for start in range(FOLDS))
@@ -198,11 +198,11 @@ class FolderTask(Task):
 
     @cached_property
     def _each(self) -> int:
-        """How many images to train on a normal gives."""
+        """Number of training images per normal."""
         return _tiles_each(len(self._split[0])) if self.tile_size else 1
 
     def _training_images(self, indices: Tensor) -> Tensor:
-        """Normals as they are trained on, or their tiles: uint8 (N, 3, side, side)."""
+        """Normals prepared for training, or their tiles: uint8 (N, 3, side, side)."""
         if not self.cross_fitted:
             return self._stacked(self._made(indices), len(indices))
         rows = (indices[:, None] * self._each + torch.arange(self._each)).flatten()
@@ -210,7 +210,7 @@ class FolderTask(Task):
 
     @cached_property
     def _of_all_normals(self) -> Tensor:
-        """What folds share, so that they read no file again."""
+        """Training images of all normals, shared by the folds to read every file only once."""
         every = torch.arange(len(self.layout.normals))
         return self._stacked(self._made(every), len(every))
 
@@ -218,7 +218,7 @@ class FolderTask(Task):
         return memmap_stack(images, (normals * self._each, 3, self.image_size, self.image_size))
 
     def _made(self, indices: Tensor) -> Iterator[Tensor]:
-        """Normals at the teacher's side, or tiles of them, which go by the normal, not by the others beside it."""
+        """Normals at the teacher's image size, or tiles of them, which depend on the normal alone."""
         images = ImageFiles((self.layout.normals[i] for i in indices), self.max_value)
         for index, image in zip(indices.tolist(), images, strict=True):
             for piece in _random_tiles(image, self.tile_size, self._each, index) if self.tile_size else [image]:
@@ -226,23 +226,23 @@ class FolderTask(Task):
 
 
 def _held_out(normals: int) -> int:
-    """How many of so many normals to hold out: a tenth, or as many as calibrate well if those can be spared."""
+    """Number of normals to hold out: a tenth, or as many as calibration needs if these can be spared."""
     tenth = round(normals * HELD_OUT)
     return tenth if normals * MAX_HELD_OUT < ENOUGH_TO_CALIBRATE else max(tenth, ENOUGH_TO_CALIBRATE)
 
 
 def _tiles_each(images: int) -> int:
-    """How many tiles to take from each of so many training images."""
+    """Number of tiles per image, for this many training images."""
     return -(-TRAINING_TILES // max(1, images))
 
 
 def _resized(image: Tensor, height: int, width: int, interpolation: str) -> Tensor:
-    """uint8 (3, H, W) to uint8 (3, height, width)."""
+    """Resize uint8 (3, H, W) to uint8 (3, height, width)."""
     return resample(image[None], height, width, interpolation)[0].clamp(0, 255).round().byte()
 
 
 def _random_tiles(image: Tensor, tile_size: int, count: int, seed: int) -> Iterator[Tensor]:
-    """`count` squares of `tile_size` pixels from anywhere in an image, which is enlarged if it is smaller."""
+    """Cut `count` random squares of `tile_size` pixels from an image, which is enlarged if it is smaller."""
     rng = np.random.default_rng(seed)
     height, width = (max(side, tile_size) for side in image.shape[1:])
     if (height, width) != tuple(image.shape[1:]):

@@ -1,4 +1,4 @@
-"""Image files: found, read ahead, and put into batches of one size."""
+"""Image files: search, read-ahead, and batches of equal size."""
 
 import os
 from collections import deque
@@ -17,17 +17,17 @@ SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".jfif", ".heic", ".heif", ".hif", ".avif", ".webp", ".bmp", ".tif", ".tiff", ".gif",
     ".pgm", ".ppm", ".pnm",
 }  # fmt: skip
-HIDDEN = (".", "__")  # how names begin that no user has given: .ipynb_checkpoints, ._0001.png, __MACOSX
+HIDDEN = (".", "__")  # prefixes of system files: .ipynb_checkpoints, ._0001.png, __MACOSX
 BATCH_IMAGES, BATCH_PIXELS = 64, 2**20
-DECODERS = min(4, os.cpu_count() or 1)  # threads; each holds an image that may be large
+DECODERS = min(4, os.cpu_count() or 1)  # threads; each holds one image, which may be large
 Value = TypeVar("Value")
 Place = TypeVar("Place")
 
 
 def in_advance(read: Callable[[Place], Value], files: Iterable[Place]) -> Iterator[Value | UserError]:
-    """What `read` says of file after file, in order; of one that cannot be read, the error that says why.
+    """Yield `read(file)` for each file in order, or the error if it cannot be read.
 
-    Some files are read ahead, on threads of their own, while the caller looks at those before them.
+    Files are read ahead on separate threads while the caller processes earlier ones.
     """
 
     def value_or_error(file: Place) -> Value | UserError:
@@ -52,7 +52,7 @@ def in_advance(read: Callable[[Place], Value], files: Iterable[Place]) -> Iterat
 def readable(
     read: Callable[[Place], Value], files: Sequence[Place], refuse: Callable[[Place, UserError], None]
 ) -> Iterator[tuple[Place, Value]]:
-    """Each file that can be read, with its content and in order; `refuse` is called with the others and the reason."""
+    """Yield each readable file with its content, in order; `refuse` is called with each other file and its error."""
     for file, value in zip(files, in_advance(read, files), strict=True):
         if isinstance(value, UserError):
             refuse(file, value)
@@ -61,10 +61,10 @@ def readable(
 
 
 def find_images(paths: Iterable[Path | str]) -> list[Path]:
-    """The image files among `paths`; a directory stands for `images_below` it.
+    """List the files among `paths`, with directories replaced by the `images_below` them.
 
     Raises:
-        UserError: a path does not exist or cannot be looked into, or nothing was found.
+        UserError: a path does not exist or cannot be accessed, or nothing was found.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -75,19 +75,19 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
         else:
             raise UserError(f"{shown(path)}: no such file or directory")
     if not found:
-        raise UserError(f"no image found; the known endings are {', '.join(sorted(SUFFIXES))}")
+        raise UserError(f"no image found; known suffixes are {', '.join(sorted(SUFFIXES))}")
     return found
 
 
 def images_below(folder: Path) -> list[Path]:
-    """All image files below a folder, sorted; links to folders are followed, what is hidden is left out.
+    """All image files below a folder, sorted; follows links to folders and skips hidden files.
 
     Raises:
-        UserError: a folder cannot be looked into.
+        UserError: a folder cannot be accessed.
     """
 
     def refuse(error: OSError) -> None:
-        raise UserError(f"{shown(error.filename)}: cannot be looked into ({error.strerror})")
+        raise UserError(f"{shown(error.filename)}: cannot be accessed ({error.strerror})")
 
     found, seen = [], set()
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
@@ -101,17 +101,17 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is litter of a system, not a user's."""
+    """Whether a file or folder of this name was created by the system rather than a user."""
     return name.startswith(HIDDEN)
 
 
 def batch_size(height: int, width: int, most: int = BATCH_IMAGES) -> int:
-    """How many images of one size to process at once without filling the memory."""
+    """Number of images of this size to process at once within bounded memory."""
     return max(1, min(most, BATCH_PIXELS // (height * width)))
 
 
 def in_batches(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
-    """Images of one size (N, 3, H, W), or uint8 images (3, H, W) of any, in batches (B, 3, H, W) and in order."""
+    """Split images (N, 3, H, W), or uint8 images (3, H, W) of any sizes, into batches (B, 3, H, W), in order."""
     if isinstance(images, Tensor):
         yield from images.split(batch_size(*images.shape[2:]))
     else:
@@ -137,5 +137,5 @@ def batches_of_one_size(
 
 
 def _stacked(images: list[Tensor]) -> Tensor:
-    """Images as one batch; a lone one, which may be large, is not copied."""
+    """Stack images to a batch; a single image, which may be large, is not copied."""
     return torch.stack(images) if len(images) > 1 else images[0][None]

@@ -1,4 +1,4 @@
-"""From the name of a data set to its task."""
+"""Loading of tasks by the name of their data set."""
 
 from kdad.data.datasets import DATASETS, folder_path, is_folder
 from kdad.data.folders import FolderTask
@@ -15,7 +15,7 @@ PHOTOGRAPHS = Preprocessing(256, 256, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 def load_task(
     dataset: str, normal_class: str, pixels: Preprocessing = PHOTOGRAPHS, tile_size: int | None = None
 ) -> Task:
-    """The task in which `normal_class` of `dataset` is normal and everything else anomalous; see `DATASETS`.
+    """Load the task in which `normal_class` of `dataset` is normal and everything else anomalous; see `DATASETS`.
 
     Args:
         dataset: a name in `DATASETS`, or `folder:PATH`.

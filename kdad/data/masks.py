@@ -1,4 +1,4 @@
-"""Masks of defects: which pixels of an image are anomalous, as different tools write it down."""
+"""Masks of the anomalous pixels of an image, in the formats of various tools."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from kdad.files import shown
 
 
 class MaskFiles(Sequence[np.ndarray | None]):
-    """The masks of test images, bool (H, W): black for a good one, None where a defect has no mask."""
+    """Masks of test images, bool (H, W): all False for good images, None for defects without a mask."""
 
     def __init__(self, images: Sequence[Path], masks: Sequence[Sequence[Path]], anomalous: Sequence[bool]):
         self.images, self.masks, self.anomalous = images, masks, anomalous
@@ -32,10 +32,10 @@ class MaskFiles(Sequence[np.ndarray | None]):
         return mask
 
     def check(self) -> None:
-        """Look at the mask of every defect.
+        """Check the mask of every defect.
 
         Raises:
-            UserError: one cannot be read, marks nothing, or is of another size than its image.
+            UserError: a mask cannot be read, is empty, or differs in size from its image.
         """
         for index, anomalous in enumerate(self.anomalous):
             mask = self[index] if anomalous else None
@@ -46,10 +46,10 @@ class MaskFiles(Sequence[np.ndarray | None]):
 
 
 def joint_mask(files: Sequence[Path]) -> np.ndarray:
-    """What any of several masks of one image marks.
+    """Union of several masks of one image.
 
     Raises:
-        UserError: one cannot be read, or they differ in size.
+        UserError: a mask cannot be read, or they differ in size.
     """
     masks = [read_mask(file) for file in files]
     if len({mask.shape for mask in masks}) > 1:
@@ -58,12 +58,12 @@ def joint_mask(files: Sequence[Path]) -> np.ndarray:
 
 
 def read_mask(file: Path) -> np.ndarray:
-    """A mask file as bool (H, W): anything but zero is anomalous, whatever the depth; what is transparent is not.
+    """Read a mask file as bool (H, W): non-zero pixels of any depth are anomalous, unless they are transparent.
 
-    Where all colours are black, what is not transparent is meant.
+    If all colours are black, the pixels that are not transparent are anomalous.
 
     Raises:
-        UserError: the file is missing, damaged or no image, or holds numbers that are not finite.
+        UserError: the file is missing, damaged or not an image, or contains values that are not finite.
     """
     with opened_image(file, shown(file)) as image:
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -78,7 +78,7 @@ def read_mask(file: Path) -> np.ndarray:
 
 
 def image_size(file: Path) -> tuple[int, int]:
-    """(width, height) of an image as it is shown, that is, turned as its camera says."""
+    """(width, height) of an image as displayed, that is, after EXIF rotation."""
     with opened_image(file, shown(file)) as image:
         turned = image.getexif().get(0x0112, 1) >= 5
         return (image.height, image.width) if turned else image.size

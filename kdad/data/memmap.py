@@ -1,4 +1,4 @@
-"""Training images beyond what memory holds: a tensor in a file, whose pages the system brings in and drops."""
+"""Memory-mapped tensors for training images that do not fit in memory."""
 
 import os
 import tempfile
@@ -11,17 +11,17 @@ from torch import Tensor
 
 from kdad.errors import UserError
 
-LARGE = 2**29  # bytes from which images leave the main memory
-ON_DISK = Path("/var/tmp")  # noqa: S108 - by convention; what is in /tmp may be in memory
+LARGE = 2**29  # bytes from which images are stored on disk
+ON_DISK = Path("/var/tmp")  # noqa: S108 - by convention; /tmp may be in memory
 
 
 def memmap_stack(images: Iterable[Tensor], shape: tuple[int, int, int, int]) -> Tensor:
-    """`shape[0]` images, each uint8 of `shape[1:]`, as one tensor; of `LARGE` bytes or more, in a temporary file.
+    """Stack `shape[0]` uint8 images of `shape[1:]` to one tensor, in a temporary file from `LARGE` bytes on.
 
-    The file has no name and goes with the tensor. It is where TMPDIR says, or in /var/tmp.
+    The file has no name and is deleted with the tensor. It is created in $TMPDIR, or else in /var/tmp.
 
     Raises:
-        UserError: there is no room for the file.
+        UserError: there is no space for the file.
     """
     bytes_needed = int(np.prod(shape))
     stacked = _mapped(shape, bytes_needed) if bytes_needed >= LARGE else torch.empty(shape, dtype=torch.uint8)
@@ -34,7 +34,7 @@ def _mapped(shape: tuple[int, int, int, int], bytes_needed: int) -> Tensor:
     folder = os.environ.get("TMPDIR") or (ON_DISK if os.access(ON_DISK, os.W_OK) else tempfile.gettempdir())
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            if hasattr(os, "posix_fallocate"):  # a disk that fills up later would end the process without a word
+            if hasattr(os, "posix_fallocate"):  # otherwise a disk that fills up later would crash the process
                 os.posix_fallocate(file.fileno(), 0, bytes_needed)
             return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
     except OSError as error:

@@ -13,8 +13,8 @@ from kdad.errors import one_of
 class OneVsRestTask(Task):
     """One-vs-rest on a labelled source: `normal_class` is normal, every other class anomalous.
 
-    The parts never overlap except that the calibration images are the normals of the validation
-    part: they set thresholds, and are never trained on.
+    The splits do not overlap, except that the calibration images are the normals of the validation
+    split: they set thresholds, and are never trained on.
     """
 
     same_images = True
@@ -52,7 +52,7 @@ class OneVsRestTask(Task):
         return len(self._normals(self._split[0]))
 
     def fingerprint(self, part: str) -> str:
-        """As of `Task`: that of the data set, whose files all classes share."""
+        """As in `Task`; that of the data set, whose files all classes share."""
         return self.source.fingerprint(part)
 
     @cached_property
@@ -62,12 +62,12 @@ class OneVsRestTask(Task):
 
     @cached_property
     def validation(self) -> Labelled:
-        """All held-out images of every class, for curves."""
+        """Held-out images of all classes, for curves."""
         return self._labelled("train", self._split[1])
 
     @cached_property
     def test(self) -> Labelled:
-        """The test part, to be read once at the end."""
+        """Test split, to be read once at the end."""
         return self._labelled("test", torch.arange(len(self.source.labels("test"))))
 
     @cached_property

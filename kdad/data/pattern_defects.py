@@ -12,7 +12,7 @@ from kdad.errors import one_of
 
 
 class PatternDefectsTask(Task):
-    """Normals of one texture; the test part also holds defects on it."""
+    """Normals of one texture; the test split also contains defects on it."""
 
     dataset = "patterns-defects"
     classes = patterns.CLASSES
@@ -43,7 +43,7 @@ class PatternDefectsTask(Task):
 
     @cached_property
     def validation(self) -> Labelled:
-        """The calibration normals, for the loss alone."""
+        """The calibration normals, for the loss only."""
         return all_normal(self.calibration)
 
     @cached_property

@@ -1,8 +1,7 @@
-"""`patterns` and `patterns-defects`: procedural 32 px textures, so that everything runs with no file at all.
+"""`patterns` and `patterns-defects`: procedural 32 px textures, to run everything without downloads.
 
-Every image is a grey-level function of rotated, scaled and shifted coordinates, painted between
-two random colours, with a little sensor noise. Images are drawn from a seed, so a data set is a
-number and not a download.
+Every image is a grey-level function of rotated, scaled and shifted coordinates, mapped to a range between
+two random colours, with a little sensor noise. Images are generated from a seed.
 """
 
 import hashlib
@@ -77,7 +76,7 @@ CLASSES = tuple(TEXTURES)
 
 
 def _coordinates(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Random similarity transforms of the pixel grid; two arrays (n, 64, 64), twice oversampled."""
+    """Random similarity transforms of the pixel grid: two arrays (n, 64, 64), oversampled by two."""
     y, x = np.mgrid[0 : 2 * SIZE, 0 : 2 * SIZE] / 2 - SIZE / 2
     angle, wavelength, shift_u, shift_v = rng.uniform(
         [-0.4, 7, 0, 0], [0.4, 11, 2 * np.pi, 2 * np.pi], (n, 4)
@@ -105,14 +104,14 @@ def _paint(name: str, n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def normals(name: str, n: int, seed: int) -> np.ndarray:
-    """n images of the texture `name`, uint8 (n, 3, 32, 32); the same for the same arguments."""
+    """n images of the texture `name`, uint8 (n, 3, 32, 32); deterministic."""
     rng = np.random.default_rng([seed, CLASSES.index(name)])
     return _to_uint8(_paint(name, n, rng), rng)
 
 
 @cache
 def fingerprint(what: str) -> str:
-    """SHA-256 of what is drawn, and of a few drawings of every texture: it changes when the generator does."""
+    """SHA-256 of the description `what` and of samples of every texture, which change with the generator."""
     digest = hashlib.sha256(what.encode())
     for name in CLASSES:
         digest.update(normals(name, 2, 0).tobytes())
@@ -120,7 +119,7 @@ def fingerprint(what: str) -> str:
 
 
 def _defect_masks(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Where each defect is, bool (n, 32, 32); every mask holds at least four pixels."""
+    """Masks of random defects, bool (n, 32, 32), of at least four pixels each."""
     y, x = np.mgrid[0:SIZE, 0:SIZE] + 0.5
     cy, cx, angle = rng.uniform([7, 7, 0], [SIZE - 7, SIZE - 7, np.pi], (n, 3)).T.reshape(3, n, 1, 1)
     dy, dx = y - cy, x - cx
@@ -150,7 +149,7 @@ def _apply_defect(
 
 
 def defects(name: str, kind: str, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """n defective images of texture `name` and their exact masks.
+    """n defective images of the texture `name` and their exact masks.
 
     Returns uint8 (n, 3, 32, 32) and bool (n, 32, 32). `kind` is one of `DEFECTS`: a bright
     scratch, a colour-inverted spot, a dark hole, or a patch of another texture.

@@ -1,25 +1,25 @@
-"""Small changes to an image, to probe a detector; every function takes and returns uint8 (H, W, 3)."""
+"""Image perturbations for probing a detector; every function takes and returns uint8 (H, W, 3)."""
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 
 def add_noise(image: np.ndarray, strength: float, seed: int = 0) -> np.ndarray:
-    """Gaussian noise of standard deviation `strength`, where 1 is the whole range of grey levels."""
+    """Add Gaussian noise of standard deviation `strength`, as a share of the range of grey levels."""
     noise = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
     return (image + 255 * strength * noise).clip(0, 255).round().astype(np.uint8)
 
 
 def blur(image: np.ndarray, strength: float) -> np.ndarray:
-    """Gaussian blur whose standard deviation is `strength` times the shorter side."""
+    """Apply a Gaussian blur with a standard deviation of `strength` times the shorter side."""
     radius = strength * min(image.shape[:2])
     return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
 
 
 def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
-    """Rotate counter-clockwise about the centre; the corners are filled by mirroring the image at its border."""
+    """Rotate counter-clockwise about the centre; corners are filled by mirroring the image at its border."""
     height, width = image.shape[:2]
-    # The corner that reaches farthest out of the frame is half a diagonal away from the centre.
+    # The corner farthest outside the frame is half a diagonal from the centre.
     room = int(np.ceil((np.hypot(height, width) - min(height, width)) / 2)) + 1
     framed = np.pad(image, ((room, room), (room, room), (0, 0)), mode="symmetric")
     turned = Image.fromarray(framed).rotate(degrees, Image.Resampling.BICUBIC)
@@ -27,9 +27,9 @@ def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def square(shape: tuple[int, ...], row: float, column: float, size: float) -> tuple[slice, slice]:
-    """The pixels of a square centred at (row, column), both in 0…1 of the image of `shape`.
+    """Slices of a square centred at (row, column), both in 0…1 of an image of `shape`.
 
-    `size` is its side as a share of the image's shorter side; it is cut at the border and holds
+    `size` is its side as a share of the image's shorter side; it is clipped at the border and contains
     at least one pixel.
     """
     side = max(1, round(size * min(shape[:2])))
@@ -41,14 +41,14 @@ def square(shape: tuple[int, ...], row: float, column: float, size: float) -> tu
 
 
 def erase(image: np.ndarray, where: tuple[slice, slice]) -> np.ndarray:
-    """The pixels `where` replaced by the image's mean colour."""
+    """Replace the pixels `where` by the image's mean colour."""
     changed = image.copy()
     changed[where] = image.mean((0, 1)).round()
     return changed
 
 
 def paste(image: np.ndarray, where: tuple[slice, slice], other: np.ndarray) -> np.ndarray:
-    """The pixels `where` taken from the same place of `other`, which is first resized to the image's size."""
+    """Replace the pixels `where` by those of `other` at the same place, after resizing it to the image's size."""
     height, width = image.shape[:2]
     changed = image.copy()
     changed[where] = np.asarray(Image.fromarray(other).resize((width, height), Image.Resampling.BICUBIC))[where]

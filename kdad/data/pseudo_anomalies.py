@@ -1,10 +1,10 @@
 """Pseudo-anomalies: normal images with something blended in, to learn which layers locate an anomaly.
 
-After Li et al. 2021, *CutPaste* (arXiv 2104.04015): patches and thin scars, here turned by any angle, taken from
-another normal image in other colours, or of one colour. Unlike CutPaste's, they are of any size down to a thousandth of
-the image, more or less transparent, their edges more or less soft, and half of them of no other hues than the images
-have, as real defects are: what is large, opaque and of another hue is found by any layer, which tells nothing. No
-labelled anomaly is needed.
+After Li et al. 2021, *CutPaste* (arXiv 2104.04015): patches and thin scars, here at any angle, taken from another
+normal image with changed colours, or of one colour. Unlike CutPaste's, they go down to a thousandth of the image, vary
+in transparency and in softness of their edges, and half of them keep the hues of the images, as real defects do: large,
+opaque regions of a different hue are found by every layer, and do not discriminate between layers. No labelled anomaly
+is needed.
 """
 
 import numpy as np
@@ -15,11 +15,11 @@ OPACITY = (0.15, 1.0)
 SOFTNESS = (0.0, 0.6)  # share of the half-width over which the edge fades
 THINNEST = 0.75  # half-width in pixels
 CONTRAST = (0.7, 1.3)  # of another image
-BRIGHTNESS = (0.3, 1.7)  # of a colour, as a multiple of one that is there
+BRIGHTNESS = (0.3, 1.7)  # of a colour, as a multiple of one from the image
 
 
 def blend_in(images: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Each of uint8 images (N, H, W, 3) with one thing blended in, and where: bool (N, H, W)."""
+    """Blend one pseudo-anomaly into each of uint8 images (N, H, W, 3); returns images and masks, bool (N, H, W)."""
     rng = np.random.default_rng(seed)
     blended, masks = images.copy(), np.zeros(images.shape[:3], bool)
     for image, mask in zip(blended, masks, strict=True):
@@ -32,7 +32,7 @@ def blend_in(images: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
 
 
 def _turned_rectangle(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """How much a rectangle of random area, aspect, angle, place and softness covers each pixel, 0…1."""
+    """Coverage in 0…1 of each pixel by a rectangle of random area, aspect, angle, position and softness."""
     height, width = shape
     area = np.exp(rng.uniform(*np.log(AREA))) * height * width
     stretch = np.exp(rng.uniform(*LOG_ASPECT) / 2)
@@ -46,7 +46,7 @@ def _turned_rectangle(shape: tuple[int, int], rng: np.random.Generator) -> np.nd
 
 
 def _filling(other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What shows inside the rectangle, float (H, W, 3): one colour, or another image moved; half in new hues."""
+    """Filling of the rectangle, float (H, W, 3): one colour, or a shifted other image; half of them in new hues."""
     channels = 3 if rng.random() < 1 / 2 else 1
     if rng.random() < 1 / 2:
         moved = np.roll(other, rng.integers(0, other.shape[:2]), (0, 1)).astype(np.float64)

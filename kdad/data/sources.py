@@ -1,4 +1,4 @@
-"""Labelled data sets: where each is read from, and its classes, labels and images."""
+"""Labelled data sets: their files, classes, labels and images."""
 
 import io
 from functools import cache
@@ -18,23 +18,23 @@ from kdad.files import sha256_of
 
 
 class Source(Protocol):
-    """A labelled data set with a `train` and a `test` part."""
+    """A labelled data set with a `train` and a `test` split."""
 
     name: str
     classes: tuple[str, ...]
 
     def labels(self, part: str) -> Tensor:
-        """Class indices (N,) of one part."""
+        """Class indices (N,) of one split."""
 
     def images(self, part: str, indices: Tensor) -> Tensor:
-        """The chosen images of one part, uint8 (n, 3, H, W)."""
+        """The given images of one split, uint8 (n, 3, H, W)."""
 
     def fingerprint(self, part: str) -> str:
-        """SHA-256 of what one part is read from."""
+        """SHA-256 of the files or settings behind one split."""
 
 
 class ParquetSource:
-    """A Hub-style parquet data set; images stay encoded until they are asked for."""
+    """A Hub-style parquet data set; images are decoded on access."""
 
     def __init__(self, name: str):
         self.name, self.layout = name, PARQUET[name]
@@ -51,7 +51,7 @@ class ParquetSource:
             read_image(io.BytesIO(encoded[i].as_py() or b""), f"{self.name} {part} image {i}") for i in indices.tolist()
         ]
         if len({image.shape for image in images}) > 1:
-            raise UserError(f"{self.name} {part} holds images of several sizes: it is not the original; fetch it again")
+            raise UserError(f"{self.name} {part} contains images of several sizes, unlike the original; fetch it again")
         return torch.stack(images)
 
     def fingerprint(self, part: str) -> str:
@@ -60,11 +60,11 @@ class ParquetSource:
         return self._fingerprints[part]
 
     def encoded(self, part: str, index: int) -> bytes:
-        """The file that holds one image."""
+        """Encoded file of one image."""
         return self._columns(part)[0][index].as_py()
 
     def _columns(self, part: str) -> tuple[Any, Tensor]:
-        """Encoded images and class indices of one part, read once."""
+        """Encoded images and class indices of one split, read once."""
         if part not in self._parts:
             self._parts[part] = self._read(_parquet_file(self.name, self.layout, part))
         return self._parts[part]
@@ -86,13 +86,13 @@ class ParquetSource:
 
 
 def _parquet_file(name: str, layout: ParquetLayout, part: str) -> Path:
-    """The local parquet file of one part: under `$KDAD_DATA` if it is there, else from the Hub."""
+    """Parquet file of one split: under `$KDAD_DATA` if it exists, else from the Hub."""
     relative = layout.file(part)
     if (local := under_kdad_data(name, relative)) is not None:
         return local
     place = f"put it at $KDAD_DATA/{name}/{relative}"
     if layout.repo is None:
-        raise UserError(f"data set {name!r} is not here and on no Hub: {place}")
+        raise UserError(f"data set {name!r} is not on this machine and not on the Hub: {place}")
     return _from_hub(name, layout.repo, relative.as_posix(), place)
 
 
@@ -100,20 +100,20 @@ def _from_hub(name: str, repo: str, relative: str, place: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        # Asked for the one file, the client would try for half a minute before it believes there is no network.
+        # When requesting a single file, the client retries for half a minute without a network.
         file = Path(snapshot_download(repo, repo_type="dataset", allow_patterns=[relative])) / relative
         if not file.is_file():
             raise FileNotFoundError(relative)
         return file
     except Exception as error:  # the Hub client raises a dozen unrelated types when it cannot fetch
         raise UserError(
-            f"data set {name!r} is not here and could not be fetched ({type(error).__name__}): connect to the "
-            f"network so that {repo} downloads from the Hub, or {place}"
+            f"data set {name!r} is not on this machine and could not be fetched ({type(error).__name__}): connect to "
+            f"the network to download {repo} from the Hub, or {place}"
         ) from None
 
 
 def image_format(dataset: str) -> str | None:
-    """How the test images of `dataset` are compressed: PNG is lossless, JPEG is not; None for what is generated."""
+    """Format of the test images of `dataset`: PNG is lossless, JPEG is not; None for generated images."""
     if dataset not in PARQUET:
         return None
     source = load_source(dataset)
@@ -123,7 +123,7 @@ def image_format(dataset: str) -> str | None:
 
 
 class PatternsSource:
-    """The embedded data set: 1,200 training and 200 test images of each of ten textures."""
+    """The built-in data set: 1,200 training and 200 test images of each of ten textures."""
 
     name = "patterns"
     classes = patterns.CLASSES
@@ -148,7 +148,7 @@ def _all_patterns(part: str) -> Tensor:
 
 @cache
 def load_source(name: str) -> Source:
-    """The labelled data set `name`; a `UserError` says what to do when its files cannot be had."""
+    """Load the labelled data set `name`; reading it raises a `UserError` if its files are not available."""
     if name == "patterns":
         return PatternsSource()
     return ParquetSource(one_of("data set", name, ["patterns", *PARQUET]))

@@ -1,4 +1,4 @@
-"""What every task looks like to the code that trains and evaluates, and the split that all of them share."""
+"""Interface of tasks for training and evaluation, and their common split."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ class Labelled(NamedTuple):
     """Images to evaluate on, with their labels and masks.
 
     `labels` (N,) are class indices and `anomalous` (N,) is bool. `masks` are bool (H, W), or None for a
-    defect whose place nobody marked; they are None as a whole where there are none.
+    defect without a mask; the whole field is None if there are no masks.
     """
 
     images: Images
@@ -27,7 +27,7 @@ class Labelled(NamedTuple):
 
 
 class Fold(Protocol):
-    """A task's normals with some of them left out; it trains like a task."""
+    """A task's normals with some of them left out; can be trained on like a task."""
 
     @property
     def train(self) -> Tensor: ...
@@ -38,14 +38,14 @@ class Fold(Protocol):
 
 
 class Task(ABC):
-    """Which images are normal, and which may be used for training, calibration, validation and testing.
+    """Images for training, calibration, validation and testing, and which of them are normal.
 
     Training, calibration and test images never overlap. Calibration images set thresholds, p-values and heatmap
-    scales; they may be the normals of the validation part, which draws curves and chooses nothing.
+    scales; they may be the normals of the validation split, which is used for curves and selects nothing.
     """
 
     same_images = False  # whether the tasks of all classes validate and test on the same images
-    local_anomalies = True  # whether an anomaly is a place in an otherwise normal image, or the image as a whole
+    local_anomalies = True  # whether an anomaly is a region of an otherwise normal image, or the whole image
 
     @property
     @abstractmethod
@@ -60,7 +60,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def classes(self) -> tuple[str, ...]:
-        """The names that a normal class may have."""
+        """Valid names of the normal class."""
 
     @property
     @abstractmethod
@@ -85,28 +85,28 @@ class Task(ABC):
     @property
     @abstractmethod
     def test(self) -> Labelled | None:
-        """The test part, to be read once at the end; None where there is none with both kinds of image."""
+        """Test split, to be read once at the end; None unless it has both normal and anomalous images."""
 
     @abstractmethod
     def fingerprint(self, part: str) -> str:
-        """SHA-256 of the files or settings behind one part, `train` or `test`; '' for a part that is not there.
+        """SHA-256 of the files or settings behind one split, `train` or `test`; '' for a missing split.
 
-        Runs on different images have different fingerprints, whatever their data set or folder is called.
+        Runs on different images have different fingerprints, independent of the name of the data set or folder.
         """
 
     @property
     def train_size(self) -> int:
-        """How many normals there are to train on; overridden where that is known without reading them."""
+        """Number of training normals; overridden where it is known without reading them."""
         return len(self.train)
 
     @property
     def tile_size(self) -> int:
-        """The side in pixels of the tiles that images are cut into; 0 for whole images."""
+        """Side of the tiles in pixels; 0 for whole images."""
         return 0
 
     @property
     def max_value(self) -> int:
-        """The white of images of more than 8 bits, see `kdad.data.decoding`; 0 where normals have 8."""
+        """Value of white in images of more than 8 bits, see `kdad.data.decoding`; 0 if the normals have 8 bits."""
         return 0
 
     @property
@@ -116,25 +116,25 @@ class Task(ABC):
 
     @property
     def folds(self) -> Iterable[Fold]:
-        """Where held-out normals are too few: all normals with a part left out, for each part in turn. Else none."""
+        """Folds over all normals, each with a different part left out, if held-out normals are too few; else none."""
         return ()
 
     def check(self) -> None:  # noqa: B027 - most tasks have nothing to check
-        """Look, before any work is done, at what is read last.
+        """Check inputs that are read late, before any work is done.
 
         Raises:
-            UserError: something there would end the work, or make its figures wrong.
+            UserError: something would abort the work, or make its figures wrong.
         """
 
 
 def all_normal(images: Tensor) -> Labelled:
-    """Images of which none is anomalous."""
+    """Label all images as normal."""
     labels = torch.zeros(len(images), dtype=torch.long)
     return Labelled(images, labels, labels.bool())
 
 
 def holdout_split(n: int, held_out: int | None = None) -> tuple[Tensor, Tensor]:
-    """Indices of the 90 % to train on and of the 10 %, or of `held_out`, that no student or teacher sees."""
+    """Indices for training (90 %) and indices that no student or teacher sees (10 %, or `held_out`)."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(SPLIT_SEED))
     kept = n - (round(n * HELD_OUT) if held_out is None else held_out)
     return order[:kept], order[kept:]

@@ -1,6 +1,6 @@
-"""Training in the background, for the app: processes that outlive it, and files that say how they fare.
+"""Background training for the app: processes that outlive it, and files that report their status.
 
-A job is a folder below a jobs root. `request.json` says what was asked for and `log.txt` what the process printed; in
-`status.json` the process itself reports, with a heartbeat. One job of a root works at a time: the others are processes
-that wait for its file lock, so that no scheduler can be lost. Imports no other room, and neither torch nor Streamlit.
+A job is a folder below a jobs root. `request.json` holds the request and `log.txt` the process's output; the process
+reports its status, with a heartbeat, in `status.json`. One job per root runs at a time: the others are processes that
+wait for its file lock, which needs no scheduler. Imports no other room, and neither torch nor Streamlit.
 """

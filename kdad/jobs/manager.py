@@ -1,4 +1,4 @@
-"""The app's side: starting, watching, stopping and resuming jobs."""
+"""Job management in the app: start, watch, stop and resume."""
 
 import json
 import os
@@ -40,7 +40,7 @@ COMMAND = (sys.executable, "-m", "kdad")
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it is now; `state` is one of queued, running, finished, failed, stopped, killed, silent."""
+    """Snapshot of a job; `state` is one of queued, running, finished, failed, stopped, killed, silent."""
 
     folder: Path
     arguments: tuple[str, ...]
@@ -51,17 +51,17 @@ class Job:
 
     @property
     def active(self) -> bool:
-        """Whether its process lives."""
+        """Whether its process is alive."""
         return self.state in ACTIVE
 
 
 def start(root: Path, arguments: Sequence[str], student: Path, command: Sequence[str] = COMMAND) -> Job:
-    """Start `kdad <arguments> --job FOLDER` in a process of its own; returns once it reports, or has failed.
+    """Start `kdad <arguments> --job FOLDER` in a separate process; returns once it reports or has failed.
 
     Args:
-        root: where job folders are; the jobs of a root take turns.
-        student: the student folder that the job makes.
-        command: what to start instead of this Python's `kdad`.
+        root: folder of the job folders; jobs below the same root take turns.
+        student: the student folder that the job creates.
+        command: command to start; this Python's `kdad` by default.
     """
     created = time.time()
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
@@ -73,9 +73,9 @@ def start(root: Path, arguments: Sequence[str], student: Path, command: Sequence
 
 
 def resume(job: Job, command: Sequence[str] = COMMAND) -> Job:
-    """Start an ended job's command again, which continues from its last finished epoch."""
+    """Restart an ended job's command, which continues from its last finished epoch."""
     if find(job.folder).active:
-        raise UserError("this job is not at an end yet")
+        raise UserError("this job has not ended yet; stop it first")
     return _launch(job.folder, job.arguments, command)
 
 
@@ -95,14 +95,14 @@ def _launch(folder: Path, arguments: Sequence[str], command: Sequence[str]) -> J
 
 
 def _environment() -> dict[str, str]:
-    """Ours, so that this very package is found, nothing is buffered, and a progress bar does not fill the log."""
+    """Environment in which the job finds this package, does not buffer, and rarely redraws its progress bar."""
     paths = [str(Path(kdad.__file__).parent.parent), os.environ.get("PYTHONPATH")]
     path = os.pathsep.join(filter(None, paths))
     return os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "5"}
 
 
 def stop(job: Job, grace: float = 10.0) -> Job:
-    """End a job's processes, gently and after `grace` seconds for certain; returns it once they are gone."""
+    """Terminate a job's processes, and kill them after `grace` seconds; returns the job once they have ended."""
     status = read_status(job.folder)
     if status.pid is None or not lives(status):
         return find(job.folder)
@@ -118,17 +118,17 @@ def stop(job: Job, grace: float = 10.0) -> Job:
 
 
 def remove(job: Job) -> None:
-    """Forget an ended job: its folder goes, its student stays."""
+    """Delete an ended job's folder; its student is kept."""
     if find(job.folder).active:
         raise UserError("stop this job before you remove it")
     shutil.rmtree(job.folder)
 
 
 def find(folder: Path) -> Job:
-    """The job of a folder.
+    """Read the job of a folder.
 
     Raises:
-        UserError: the folder is no job's, or its request is damaged.
+        UserError: the folder is not a job's, or its request is damaged.
     """
     try:
         request = json.loads((folder / REQUEST).read_text())
@@ -141,7 +141,7 @@ def find(folder: Path) -> Job:
 
 
 def find_all(root: Path) -> list[Job]:
-    """The jobs below `root`, oldest first; folders that cannot be read are left out."""
+    """Jobs below `root`, oldest first; unreadable folders are left out."""
     jobs = []
     for request in Path(root).glob(f"*/{REQUEST}"):
         with suppress(UserError):
@@ -150,7 +150,7 @@ def find_all(root: Path) -> list[Job]:
 
 
 def log_tail(folder: Path, lines: int, max_bytes: int = 20_000) -> str:
-    """The last lines of a job's log; of a progress bar, what it showed last."""
+    """Last lines of a job's log, with the latest state of progress bars."""
     try:
         with open(folder / LOG, "rb") as log:
             log.seek(max(0, (folder / LOG).stat().st_size - max_bytes))
@@ -162,14 +162,14 @@ def log_tail(folder: Path, lines: int, max_bytes: int = 20_000) -> str:
 
 
 def read_trace(folder: Path, most: int = 400) -> list[tuple[float, float]]:
-    """The loss as training went: (epochs done, loss), at most about `most` of them, evenly chosen."""
+    """Training loss so far: (epochs done, loss), about `most` evenly spaced points at most."""
     try:
         rows = [tuple(map(float, line.split(","))) for line in (folder / TRACE).read_text().splitlines()]
     except (OSError, ValueError):
         return []
     kept: list[tuple[float, float]] = []
     for position, loss in rows:
-        while kept and kept[-1][0] >= position:  # a resumed run repeats what its last checkpoint did not hold
+        while kept and kept[-1][0] >= position:  # a resumed run repeats the steps after its last checkpoint
             kept.pop()
         kept.append((position, loss))
     return kept[:: max(1, len(kept) // most)]
@@ -185,7 +185,7 @@ def _state(status: Status) -> str:
 
 
 def _wait(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait until `condition` holds, and say whether it does."""
+    """Wait until `condition` holds, for at most `seconds`; returns whether it does."""
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:

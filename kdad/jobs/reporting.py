@@ -1,4 +1,4 @@
-"""The job's side: a process that waits for its turn, and reports how it fares."""
+"""Status reports of a job: its process waits for its turn and reports its progress."""
 
 import os
 import signal
@@ -26,12 +26,12 @@ from kdad.jobs.status import (
 )
 
 HEARTBEAT_SECONDS = 1.0
-NICE = 5  # a job has a quarter of a processor that others want, too
+NICE = 5  # leaves a job about a quarter of a contended core
 AUTOGROUP = Path("/proc/self/autogroup")
 
 
 class Reporter:
-    """Keeps status.json of this process: every change once a second, changes of state at once."""
+    """Writer of this process's status.json: progress once a second, changes of state at once."""
 
     def __init__(self, folder: Path):
         pid = os.getpid()
@@ -44,19 +44,19 @@ class Reporter:
         self._thread.start()
 
     def progress(self, values: Mapping[str, Any]) -> None:
-        """Take note of fields of `Status`; a loss also goes into the trace."""
+        """Update fields of `Status`; a loss is also appended to the trace."""
         self._status = replace(self._status, **values)
         if "loss" in values:
             with open(self.folder / TRACE, "a") as trace:
                 trace.write(f"{self._status.position:.4f},{self._status.loss:.6g}\n")
 
     def enter(self, state: str, message: str = "") -> None:
-        """Change the state, and say so at once."""
+        """Change the state and report it at once."""
         self._status = replace(self._status, state=state, message=message)
         self._write()
 
     def end(self, state: str, message: str = "") -> None:
-        """The last word."""
+        """Report the final state."""
         self._ended.set()
         self._thread.join()
         self._status = replace(self._status, seconds_left=None)
@@ -64,7 +64,7 @@ class Reporter:
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
-            with suppress(OSError):  # a disk that is full for a moment is no reason to fall silent
+            with suppress(OSError):  # keep reporting after a temporarily full disk
                 self._write()
 
     def _write(self) -> None:
@@ -74,7 +74,7 @@ class Reporter:
 
 @contextmanager
 def reporting(folder: Path) -> Iterator[Reporter]:
-    """This process is the job of `folder`: it waits for its turn, then runs the block, and reports how it ends."""
+    """Run the block as the job of `folder`: wait for its turn, run it, and report the outcome."""
     reporter = Reporter(folder)
     try:
         with _interrupted_by_sigterm(), _turn(folder.parent):
@@ -91,27 +91,27 @@ def reporting(folder: Path) -> Iterator[Reporter]:
 
 
 def give_way() -> None:
-    """Let whoever looks at the app have the processor first.
+    """Give the app priority over this job on the CPU.
 
-    Linux schedules whole sessions against each other ("autogroup", see sched(7)): inside a session of its own, as a job
-    has, being nice concerns nobody else, so that the session must be nice too.
+    Linux schedules whole sessions against each other ("autogroup", see sched(7)): in a job's own session, a nice value
+    has no effect on other sessions, so the session's value is raised too.
     """
     os.nice(NICE)
     if os.getsid(0) == os.getpid():
-        with suppress(OSError):  # another system, or a kernel without it
+        with suppress(OSError):  # not Linux, or a kernel without autogroup
             AUTOGROUP.write_text(str(NICE))
 
 
 @contextmanager
 def _turn(root: Path) -> Iterator[None]:
-    """Waits until no other job of `root` works; the kernel ends a turn with its process, however that ends."""
+    """Wait until no other job of `root` runs; the kernel releases the lock when the process ends."""
     with FileLock(root / LOCK):
         yield
 
 
 @contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM is Ctrl-C for the length of the block, also where Lightning does not look."""
+    """Treat SIGTERM as Ctrl-C within the block, also outside of Lightning."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

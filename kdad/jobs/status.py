@@ -1,4 +1,4 @@
-"""What a job's files are, and what its process last reported of itself."""
+"""File names of a job, and the status last reported by its process."""
 
 import json
 import os
@@ -12,17 +12,16 @@ from kdad.files import write_json
 
 REQUEST, STATUS, LOG, TRACE, LOCK = "request.json", "status.json", "log.txt", "trace.csv", "lock"
 QUEUED, RUNNING, FINISHED, FAILED, STOPPED = "queued", "running", "finished", "failed", "stopped"
-KILLED, SILENT = "killed", "silent"  # never written: what a look at the process and at its heartbeat shows
+KILLED, SILENT = "killed", "silent"  # never written: derived from the process and its heartbeat
 ACTIVE = (QUEUED, RUNNING, SILENT)
 
 
 @dataclass(frozen=True)
 class Status:
-    """What a job's process last reported.
+    """Last report of a job's process.
 
-    `started` is when the process began, in seconds after the machine did, which no setting of a clock changes: with
-    `pid` it names one process, which `pid` alone does not, since numbers are used again. `position` counts epochs and
-    parts of one.
+    `started` is the process's start in seconds after boot, which is independent of clock changes: together with `pid`,
+    which the system reuses, it identifies the process. `position` counts epochs, with fractions.
     """
 
     state: str = QUEUED
@@ -40,7 +39,7 @@ class Status:
 
 
 def read_status(folder: Path) -> Status:
-    """The last report of a job's process; of a damaged file, one that says nothing."""
+    """Last report of a job's process; the default `Status` if the file is damaged."""
     try:
         values = json.loads((folder / STATUS).read_text())
         return Status(**{field.name: values[field.name] for field in fields(Status) if field.name in values})
@@ -54,7 +53,7 @@ def write_status(folder: Path, status: Status) -> None:
 
 
 def lives(status: Status) -> bool:
-    """Whether the process that wrote `status` is still there, and no other one under its number."""
+    """Whether the process that wrote `status` is still running, and its pid was not reused."""
     if status.pid is None:
         return False
     with suppress(ChildProcessError):  # it may be another server's child
@@ -63,7 +62,7 @@ def lives(status: Status) -> bool:
 
 
 def process_started(pid: int) -> float | None:
-    """When process `pid` began, in seconds after the machine did; None if there is no such process, or it has ended."""
+    """Start of process `pid` in seconds after boot; None if it does not exist or has ended."""
     try:
         process = psutil.Process(pid)
         if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):

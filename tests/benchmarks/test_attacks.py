@@ -32,7 +32,7 @@ def test_a_tally_tells_refusals_from_what_is_broken():
     tally.attempt("that", raising(IndexError("3")))
     assert (tally.refused, tally.unharmed) == (1, 1)
     assert tally.broken == [
-        "this: taken for good, and wrong", "this: a message of several lines", "that: IndexError: 3",
+        "this: accepted, but wrong", "this: the message has several lines", "that: IndexError: 3",
     ]  # fmt: skip
 
 

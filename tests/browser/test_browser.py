@@ -59,7 +59,7 @@ def test_uploads_good_broken_and_oversized(visit, tmp_path):
         expect(page.get_by_text("Drop one or more images")).to_be_visible()
         page.locator("input[type=file]").set_input_files([tmp_path / name for name in contents])
         expect(page.get_by_text("broken.png: not an image")).to_be_visible()
-        expect(page.get_by_text("huge.png: above 20 MB")).to_be_visible()
+        expect(page.get_by_text("huge.png: larger than 20 MB")).to_be_visible()
         for name in ("good.png", "good.jpg"):
             expect(page.get_by_role("button", name=name, exact=True)).to_be_visible()
         expect(page.get_by_test_id("stMetricValue")).to_have_text(re.compile(r"^\d+(\.\d)? %$"))

@@ -65,4 +65,4 @@ def test_a_port_in_use_and_one_that_is_none_are_one_line(capsys):
     assert f"cannot listen at 127.0.0.1, port {port}" in capsys.readouterr().err
     for odd in ("0", "65536", "x", "-1"):
         assert main(["app", f"--port={odd}"]) == 2
-        assert "must be 1 to 65535" in capsys.readouterr().err
+        assert "must be a whole number from 1 to 65535" in capsys.readouterr().err

@@ -171,8 +171,8 @@ def test_what_is_not_used_is_counted(mvtec, capsys):
     FolderTask(mvtec, SMALL).check()
     without, lost, unread = capsys.readouterr().err.splitlines()
     assert without == "3 of 5 defective images have no mask"
-    assert lost.startswith("1 mask of no defective test image") and "009_mask.png" in lost
-    assert unread.startswith("3 images") and "in no folder that is read" in unread
+    assert lost.startswith("1 mask without a defective test image") and "009_mask.png" in lost
+    assert unread.startswith("3 images") and "in folders that are not read" in unread
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_what_is_not_used_is_counted(mvtec, capsys):
         (("train/normal", "train/broken"), "Name folder:TOY/train/normal"),
         (
             ("a/train/good", "b/train/good"),
-            "holds 2 categories, each with normals of its own: name one, such as folder:TOY/a",
+            "contains 2 categories, each with its own normals: name one, such as folder:TOY/a",
         ),
     ],
 )

@@ -205,7 +205,7 @@ def test_an_ended_job_is_resumed_under_the_same_name(start, root, command):
     again = wait_for(manager.resume(job, command), "running")
     assert again.folder == job.folder
     assert again.status.pid != job.status.pid
-    with pytest.raises(UserError, match="not at an end"):
+    with pytest.raises(UserError, match="has not ended"):
         manager.resume(job, command)
     go(root)
     wait_for(job, "finished")

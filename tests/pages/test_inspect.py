@@ -260,7 +260,7 @@ def test_a_square_can_be_pasted_from_another_image(inspect):
 
 def test_all_students_of_a_teacher_are_ranked(inspect):
     at = inspect()
-    control(at, "toggle", "Ask all 2 students").set_value(True)
+    control(at, "toggle", "Run all 2 students").set_value(True)
     assert re.search(r"is least unusual as \*\*(dots|stripes)\*\*", texts(rerun(at)))
 
 

@@ -196,11 +196,11 @@ def test_stop_resume_and_remove_do_so(train, root, monkeypatch):
 
 def test_a_job_that_another_tab_has_changed_is_no_traceback(train, root, monkeypatch):
     def refuse(job):
-        raise UserError("this job is not at an end yet")
+        raise UserError("this job has not ended yet; stop it first")
 
     made_job(root, "stopped")
     monkeypatch.setattr(manager, "resume", refuse)
-    assert "not at an end" in press(train(), "Resume").toast[0].value
+    assert "has not ended" in press(train(), "Resume").toast[0].value
 
 
 def test_students_are_listed_with_figures_and_provenance(train, root):
@@ -339,5 +339,5 @@ def test_a_zip_file_that_is_none_is_one_clear_line(train, root):
     control(at, "button_group", "Images from").set_value("Zip file")
     rerun(at)
     control(at, "file_uploader", "Zip file of images").set_value(("a.zip", b"no zip", "application/zip"))
-    assert "no zip file that can be read" in plain_texts(rerun(at))
+    assert "not a readable zip file" in plain_texts(rerun(at))
     assert not list((root / ".uploads").glob("*"))

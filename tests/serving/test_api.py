@@ -76,7 +76,7 @@ def test_many_clients_at_once_each_get_their_own_verdict(client, detector):
         (b"no image", 400, "not an image"),
         (png(picture())[:300], 400, "damaged or unreadable"),
         (b"x" * 20_001, 413, "more than 20000 bytes"),
-        (png(Image.new("L", (100, 60))), 413, "100×60 is above 0.005 million pixels"),
+        (png(Image.new("L", (100, 60))), 413, "100×60 exceeds 0.005 million pixels"),
     ],
 )
 def test_a_bad_body_is_refused_with_the_reason(narrow, body, status, words):

@@ -8,12 +8,13 @@ import pytest
 from helpers.miniatures import ROOT
 
 from kdad.data.datasets import PARQUET, at_hand
-from kdad.networks import recipes, students
+from kdad.networks import recipes
 from kdad.networks.students import preset
 from kdad.networks.teachers import provenance, registry
 from kdad.networks.teachers.loading import load_teacher
 from kdad.networks.teachers.registry import teacher_facts
 from kdad.storage.layout import student_folder
+from kdad.training import distillation
 
 
 @pytest.fixture(autouse=True)
@@ -85,8 +86,8 @@ def test_a_student_has_one_place():
 
 
 def test_every_optimizer_and_schedule_of_a_recipe_exists():
-    assert set(recipes.OPTIMIZERS) == set(students.OPTIMIZERS)
-    assert set(recipes.SCHEDULES) == set(students.SCHEDULES)
+    assert set(recipes.OPTIMIZERS) == set(distillation.OPTIMIZERS)
+    assert set(recipes.SCHEDULES) == set(distillation.SCHEDULES)
 
 
 def test_none_of_it_needs_torch():

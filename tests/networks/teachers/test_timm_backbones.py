@@ -101,13 +101,13 @@ def test_the_final_layer_is_what_the_classifier_reads_most(monkeypatch, timm_fil
     monkeypatch.setattr(timm_backbones, "MAX_FINAL_CHANNELS", 16)
     model = timm.create_model("test_resnet", pretrained_cfg_overlay={"file": str(timm_file)}, pretrained=True)
     network = TimmFeatures(model, (), 64)
-    assert "reduce" in dict(network.named_buffers())  # it moves with the network
+    assert "projection" in dict(network.named_buffers())  # it moves with the network
     assert network.channels == (48, 192, 16)
     weight = model.fc.weight.detach().double()
     largest = torch.linalg.svd(weight, full_matrices=False).Vh[:16].float()
-    torch.testing.assert_close(network.reduce.T @ network.reduce, torch.eye(16), atol=1e-5, rtol=0)
-    torch.testing.assert_close(network.reduce @ network.reduce.T, largest.T @ largest, atol=1e-4, rtol=0)
-    assert (network.reduce.gather(0, network.reduce.abs().argmax(0)[None]) > 0).all()  # a sign on every machine
+    torch.testing.assert_close(network.projection.T @ network.projection, torch.eye(16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(network.projection @ network.projection.T, largest.T @ largest, atol=1e-4, rtol=0)
+    assert (network.projection.gather(0, network.projection.abs().argmax(0)[None]) > 0).all()  # a sign on every machine
 
 
 def test_the_summary_leaves_the_outermost_patches_out_and_has_length_one(timm_teacher):
