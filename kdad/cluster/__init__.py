@@ -1,1 +1,1 @@
-"""Work spread over a Ray cluster: students to train, and images to judge."""
+"""Training of students and scoring of images on a Ray cluster."""

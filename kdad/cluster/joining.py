@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, and what its errors mean."""
+"""Joining a Ray cluster, and translating its errors."""
 
 import logging
 import os
@@ -10,20 +10,20 @@ from uuid import uuid4
 
 from kdad.errors import UserError, WorkFailed, one_line
 
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}  # it tells nobody of itself
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}  # no telemetry
 INSTALL = "the engine ray needs an extra package: pip install 'kdad[ray]'"
 
 
 @contextmanager
 def ray_cluster() -> Iterator[Any]:
-    """Ray, connected for the length of the block to the cluster that RAY_ADDRESS names or that runs on this machine.
+    """Connect Ray, within the block, to the cluster at RAY_ADDRESS or on this machine.
 
-    Where there is none, one of this machine alone is started, and ends with the block.
+    If there is none, a local one is started, and stopped after the block.
 
     Raises:
-        UserError: Ray is not installed, or no cluster is where it should be, or it is of another version; or what a
-            worker raised.
-        WorkFailed: workers were lost again and again; or what a worker raised.
+        UserError: Ray is not installed, there is no cluster at the address, or its version differs; or raised by a
+            worker.
+        WorkFailed: workers were lost repeatedly; or raised by a worker.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -38,7 +38,7 @@ def ray_cluster() -> Iterator[Any]:
     try:
         if not already:
             ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False, configure_logging=False)
-    except (RuntimeError, ConnectionError, ValueError) as error:  # versions that differ, or nobody at an address
+    except (RuntimeError, ConnectionError, ValueError) as error:  # version mismatch, or no cluster at the address
         raise UserError(f"no Ray cluster could be joined ({one_line(error)})") from None
     try:
         yield ray
@@ -52,7 +52,7 @@ def ray_cluster() -> Iterator[Any]:
 
 
 def workers(ray: Any) -> tuple[int, dict[str, int]]:
-    """How many workers the cluster has room for, and what each of them takes: a GPU, or else a processor."""
+    """Number of workers that fit on the cluster, and the resources of each: a GPU, or else a CPU core."""
     resources = ray.cluster_resources()
     if graphics := int(resources.get("GPU", 0)):
         return graphics, {"num_gpus": 1, "num_cpus": 1}
@@ -60,7 +60,7 @@ def workers(ray: Any) -> tuple[int, dict[str, int]]:
 
 
 def check_shared(ray: Any, folder: Path) -> None:
-    """Raise a `UserError` unless every machine of the cluster sees what is written to `folder`."""
+    """Raise a `UserError` unless `folder` is shared by all machines of the cluster."""
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder.resolve() / f".{uuid4().hex}"
     probe.touch()
@@ -78,7 +78,7 @@ def check_shared(ray: Any, folder: Path) -> None:
 
 
 def _raised_by_a_worker(error: Any) -> Exception:
-    """What a worker raised, as if it had been raised here."""
+    """Convert a worker's exception to one that is raised locally."""
     cause = error
     while cause is not None and not isinstance(cause, UserError | WorkFailed):
         cause = getattr(cause, "cause", None) or cause.__cause__

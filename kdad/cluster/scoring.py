@@ -1,4 +1,4 @@
-"""Images judged by many workers, with Ray Data."""
+"""Scoring of images on many workers, with Ray Data."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

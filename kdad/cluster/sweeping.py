@@ -1,4 +1,4 @@
-"""The students of a sweep trained by many workers, each of which has loaded the teacher once."""
+"""Training of a sweep's students on many workers, each of which loads the teacher once."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from kdad.cluster.joining import check_shared, ray_cluster, workers
 from kdad.networks.teachers.loading import Teacher
 from kdad.training.sweep import Completion, PendingRun, Plan
 
-RETRIES = 3  # of work whose worker was lost; a student goes on from its last finished epoch
+RETRIES = 3  # after losing a worker; a student continues from its last finished epoch
 
 
 def complete_with_ray(plan: Plan, _: Teacher, pending: Sequence[PendingRun]) -> None:
@@ -33,7 +33,7 @@ def complete_with_ray(plan: Plan, _: Teacher, pending: Sequence[PendingRun]) -> 
 
 
 class Worker:
-    """A process of the cluster with a teacher of its own."""
+    """A process of the cluster with its own copy of the teacher."""
 
     def __init__(self, plan: Plan):
         self._completion = Completion(plan, plan.load_teacher())

@@ -143,10 +143,10 @@ def _found_at(url: str) -> list[str]:
             return [url]
         names = system.find(root)
     except (ImportError, OSError, ValueError) as error:  # a package that is missing, credentials, an unknown protocol
-        raise UserError(f"{url}: cannot be looked into ({one_line(error)})") from None
+        raise UserError(f"{url}: cannot be accessed ({one_line(error)})") from None
     below = [name for name in names if Path(name).suffix.lower() in SUFFIXES and not _is_litter(name, root)]
     if not below:
-        raise UserError(f"{url}: no image found; the known endings are {', '.join(sorted(SUFFIXES))}")
+        raise UserError(f"{url}: no image found; the known suffixes are {', '.join(sorted(SUFFIXES))}")
     return [system.unstrip_protocol(name) for name in below]
 
 

@@ -42,14 +42,14 @@ class Contribution:
 
     @property
     def excess(self) -> float:
-        """How far it lifts the score above that of an ordinary normal."""
+        """How far it raises the score above that of an typical normal."""
         return self.value - float(np.median(self.normals))
 
 
 def explain(
     detector: Detector, image: Any, prediction: Prediction | None = None, *, size: tuple[int, int] | None = None
 ) -> list[Contribution]:
-    """What the parts of the default score contribute for one image, the one that lifts it most first.
+    """What the parts of the default score contribute for one image, the one that raises it most first.
 
     They add up to `Prediction.score`, as far as float32 goes.
 

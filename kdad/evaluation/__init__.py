@@ -1,4 +1,4 @@
-"""How good a student is: metrics, figures on the test part, the results file, published figures.
+"""Evaluation of students: metrics, figures on the test split, the results file, published figures.
 
 May import `detection` and what that may.
 """

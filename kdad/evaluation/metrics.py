@@ -42,7 +42,7 @@ def pixel_auroc(heatmaps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> 
 
 
 def pixel_average_precision(heatmaps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> float:
-    """Average precision in 0…1 over all pixels of heatmaps (H, W) against bool masks, as scikit-learn has it."""
+    """Average precision in 0…1 over all pixels of heatmaps (H, W) against bool masks, as in scikit-learn."""
     from sklearn.metrics import average_precision_score
 
     scores, anomalous = _all_pixels(heatmaps, masks)
@@ -65,10 +65,10 @@ def pro(
 
     Args:
         heatmaps: (H, W) each; masks: bool (H, W) each, regions are 8-connected.
-        thresholds: on how many values at most the integral is evaluated.
+        thresholds: maximum number of thresholds at which the integral is evaluated.
 
     Raises:
-        UserError: there is no defect pixel, or nothing but defect pixels.
+        UserError: there are no defect pixels, or only defect pixels.
     """
     values, anomalous = _all_pixels(heatmaps, masks)
     cuts, rates = _cuts(np.sort(values[~anomalous])[::-1], most_fpr, thresholds)
@@ -78,10 +78,10 @@ def pro(
 def pixel_curves(
     heatmaps: Sequence[np.ndarray], masks: Sequence[np.ndarray], points: int = 200
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """What a pixel ROC and a PRO curve are drawn from, each (K,), K at most about `points`.
+    """Points of the pixel ROC and PRO curves, each (K,), with K at most about `points`.
 
-    Thresholds, and above each: the share of good pixels, of defect pixels, and of the defect regions' areas.
-    Half of the points lie in the lowest 5 % of false positives, where curves bend.
+    Returns thresholds, and above each: the share of good pixels, of defect pixels, and of the defect regions' areas.
+    Half of the points are below a false-positive rate of 5 %, where the curves bend.
     """
     values, anomalous = _all_pixels(heatmaps, masks)
     good, bad = np.sort(values[~anomalous])[::-1], np.sort(values[anomalous])
@@ -94,17 +94,17 @@ def pixel_curves(
 
 
 def _cuts(good: np.ndarray, most_fpr: float, thresholds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Thresholds and the false-positive rates they give, 0 to `most_fpr`, for good pixels from the highest down.
+    """Thresholds and their false-positive rates, from 0 to `most_fpr`, for good pixels in descending order.
 
-    At step k exactly the k highest good pixels are false alarms: the threshold lies just above the next one. Of very
-    few good pixels, one is a higher rate than was asked for.
+    At step k exactly the k highest good pixels are false positives: the threshold is just above the next one. With very
+    few good pixels, a single one may exceed `most_fpr`.
     """
     steps = np.unique(np.linspace(0, max(1, most_fpr * len(good)), thresholds).astype(int))
     return good[np.minimum(steps, len(good) - 1)], steps / len(good)
 
 
 def _overlap(heatmaps: Sequence[np.ndarray], masks: Sequence[np.ndarray], cuts: np.ndarray) -> np.ndarray:
-    """The share (K,) of each connected defect region that lies above each cut, mean over regions."""
+    """Share (K,) of each connected defect region above each cut, averaged over regions."""
     from scipy.ndimage import label
 
     overlaps = []

@@ -1,4 +1,4 @@
-"""Published figures that ours stand beside, and how each was selected; per cent AUROC, as printed."""
+"""Published figures for comparison, with their selection procedure; AUROC in per cent, as printed."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from kdad.data.datasets import CIFAR10_CLASSES
 
 @dataclass(frozen=True)
 class Reference:
-    """A published one-vs-rest result: the mean over the classes of `dataset`, and each class where it is printed."""
+    """A published one-vs-rest result: the mean over the classes of `dataset`, and each class if published."""
 
     name: str
     family: str

@@ -1,8 +1,8 @@
-"""The results file: what sweeps found, one entry per data set and teacher. README and app read it; no torch here.
+"""The results file of sweeps, with one entry per data set and teacher, for README and app. Imports no torch.
 
-An entry is what `kdad.training.sweep.run_sweep` returns. It may also hold `baselines`, other methods on the
-same teacher's features: `{name: {"classes": {class: AUROC}, "mean": AUROC}}`; a new sweep of the same
-teacher keeps them.
+An entry is the result of `kdad.training.sweep.run_sweep`. It may also contain `baselines`, other methods on the
+same teacher's features: `{name: {"classes": {class: AUROC}, "mean": AUROC}}`; they are kept by a new sweep of
+the same teacher.
 """
 
 import json
@@ -21,8 +21,8 @@ RESULTS = Path("benchmarks") / "results" / "one_vs_rest.json"
 AUROCS = {"auroc": "default score", "auroc_last_layer": "last layer alone", "auroc_mkd": "published score"}
 FAMILIES = {"vgg": "VGG", "vit": "ViT", "conv": "CNN"}
 LABELS_SEEN = {"related": False, "none": False, "same": True}
-DATASET = "cifar10"  # what the published lines and the square are about
-# The teachers that answer what is architecture and what is labels: same data, both architectures.
+DATASET = "cifar10"  # of the published figures and the square
+# Teachers that separate the effects of architecture and labels: same data, both architectures.
 SQUARE = {
     ("vgg", False): "vgg-tinyimagenet",
     ("vgg", True): "vgg-cifar10",
@@ -34,7 +34,7 @@ SQUARE = {
 
 @dataclass(frozen=True)
 class Figure:
-    """An AUROC in 0…1: a mean over seeds, and their sample deviation if there are several."""
+    """An AUROC in 0…1: mean and, with several seeds, sample standard deviation over seeds."""
 
     mean: float
     deviation: float | None = None
@@ -46,10 +46,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Line:
-    """One system's figures on one data set by one score, with where they come from.
+    """One system's figures on one data set by one score, with their provenance.
 
-    `mean` is over all classes, `headline` over those that had no part in choosing the score; None where no figure of a
-    class is published.
+    `mean` is over all classes, `headline` over those not used to select the score; None if no figures per class are
+    published.
     """
 
     name: str
@@ -64,12 +64,12 @@ class Line:
 
     @property
     def baseline(self) -> bool:
-        """Whether it is a score of its own on a teacher's features, without a student."""
+        """Whether the system is a method on a teacher's features without a student."""
         return not self.published and self.score not in AUROCS
 
 
 def load_results(file: Path) -> dict[str, dict[str, Any]]:
-    """The entries by key `<data set>/<teacher>`; none if the file is not there.
+    """Read the entries by key `<data set>/<teacher>`; none if the file does not exist.
 
     Raises:
         UserError: the file is damaged.
@@ -88,7 +88,7 @@ def load_results(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def merge_entry(file: Path, entry: dict[str, Any]) -> None:
-    """Put `entry` into the results file, in place of the one of the same data set and teacher."""
+    """Write `entry` to the results file, replacing the one for the same data set and teacher."""
     entries = load_results(file)
     key = f"{entry['dataset']}/{entry['teacher']}"
     before = entries.get(key, {})
@@ -104,7 +104,7 @@ def lines(results: dict[str, dict[str, Any]], dataset: str, score: str) -> list[
 
 
 def cell(results: dict[str, dict[str, Any]], dataset: str, score: str, family: str, labels_seen: bool) -> list[Line]:
-    """The lines in one cell of the square of architecture × labels seen; baselines are none."""
+    """Lines in one cell of the square of architecture × labels seen, without baselines."""
     return [
         line
         for line in lines(results, dataset, score)
@@ -115,7 +115,7 @@ def cell(results: dict[str, dict[str, Any]], dataset: str, score: str, family: s
 
 
 def effects(results: dict[str, dict[str, Any]], score: str) -> list[str]:
-    """What one side of the square changes, in words, for as many sides as both ends are measured."""
+    """Describe the effect of each factor of the square, where both of its ends are measured."""
     ours = {key: results.get(f"{DATASET}/{teacher}") for key, teacher in SQUARE.items()}
     means = {key: 100 * headline_of(entry, score).mean for key, entry in ours.items() if entry}
     sentences = []
@@ -131,17 +131,17 @@ def effects(results: dict[str, dict[str, Any]], score: str) -> list[str]:
 
 
 def mean_of(entry: dict[str, Any], score: str) -> Figure:
-    """An entry's mean over its classes."""
+    """Mean of an entry over its classes."""
     return Figure(float(entry["mean"][score]), entry["mean_deviation"][score])
 
 
 def headline_of(entry: dict[str, Any], score: str) -> Figure:
-    """An entry's mean over the classes that had no part in choosing the score."""
+    """Mean of an entry over the classes not used to select the score."""
     return _headline(entry["dataset"], {name: at[score]["values"] for name, at in entry["classes"].items()})
 
 
 def _headline(dataset: str, values: Mapping[str, Sequence[float]]) -> Figure:
-    """The mean over unused classes of one value per seed; over all classes, if none of them is unused."""
+    """Mean over seeds of the mean over classes not used for selection, or over all classes if all were used."""
     unused = [of_class for name, of_class in values.items() if dataset != DATASET or name not in SELECTION_CLASSES]
     by_seed = [fmean(of_seed) for of_seed in zip(*(unused or values.values()), strict=True)]
     return Figure(fmean(by_seed), stdev(by_seed) if len(by_seed) > 1 else None)
@@ -173,30 +173,30 @@ def _published(reference: Reference) -> Line:
 
 
 def seeds_of(entry: dict[str, Any]) -> str:
-    """Which seeds an entry's figures are of, in words."""
+    """Describe the seeds of an entry's figures."""
     return "seed 0" if entry["seeds"] == 1 else f"mean of seeds 0 to {entry['seeds'] - 1}"
 
 
 def provenance_of(entry: dict[str, Any]) -> str:
-    """Split, seeds and selection of an entry's figures, in words."""
+    """Describe split, seeds and selection of an entry's figures."""
     return f"{entry['split']} split; {seeds_of(entry)}; last epoch; score {score_named(entry['score']).selection}"
 
 
 def images_of(entry: dict[str, Any]) -> str:
-    """A sentence on the test images where they are not the lossless originals, else ''."""
+    """Note on test images that are not the lossless originals; '' otherwise."""
     if entry["image_format"] != "JPEG":
         return ""
     return f"{entry['dataset']} here is re-encoded as JPEG: figures differ slightly from those on lossless images."
 
 
 def cost_of(entry: dict[str, Any]) -> str:
-    """How long one student took, and on what."""
+    """Time for one student, with the hardware."""
     seconds = entry["seconds_per_student"]
     return "unknown" if seconds is None else f"{seconds:.0f} s ({'; '.join(entry['hardware'])})"
 
 
 def sweep_command(dataset: str, teacher: str, seeds: int = 3) -> str:
-    """The shell command that fills one entry."""
+    """Shell command that creates one entry."""
     return (
         f"python -m kdad sweep --dataset {dataset} --teacher {teacher} --normal-class all --seeds {seeds} "
         f"--results {RESULTS.as_posix()}"

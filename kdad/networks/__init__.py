@@ -1,4 +1,4 @@
-"""The frozen teachers and the students that copy them: architectures, recipes, and where each teacher comes from.
+"""Frozen teachers and the students that copy them: architectures, recipes, and the teachers' sources.
 
 May import `data`.
 """

@@ -1,6 +1,6 @@
-"""The compact ViT that ships as a teacher: 12 blocks at patch 4, 3.6 M parameters, without transformers' import time.
+"""The compact ViT of the shipped teachers: 12 blocks, patch size 4, 3.6 M parameters; does not import transformers.
 
-On disk it is an ordinary transformers folder (`ViTForImageClassification`), which anyone can load.
+On disk it is a regular transformers folder (`ViTForImageClassification`).
 """
 
 import json
@@ -21,7 +21,7 @@ from kdad.networks.features import CompactClassifier, patches_of
 from kdad.networks.vit import CRITICAL_LAYERS, AttendingFeatures, Block, TokenBlocks
 
 SIZE, PATCH, WIDTH, HIDDEN, HEADS, BLOCKS, EPSILON = 32, 4, 192, 384, 3, 12, 1e-12
-# What config.json says of the architecture, in transformers' words.
+# The architecture's fields in transformers' config.json.
 ARCHITECTURE = {
     "model_type": "vit",
     "image_size": SIZE,
@@ -34,7 +34,7 @@ ARCHITECTURE = {
     "layer_norm_eps": EPSILON,
     "qkv_bias": True,
 }
-# Our names of parameters and transformers'; the three projections of attention are one tensor here.
+# Our parameter names and transformers'; the three attention projections are one tensor here.
 NAMES = {
     "stack.prefix_tokens": "vit.embeddings.cls_token",
     "stack.positions": "vit.embeddings.position_embeddings",
@@ -68,7 +68,7 @@ class CompactViTFeatures(AttendingFeatures, TokenBlocks):
         return self.states(self.tokens(pixels))[BLOCKS // CRITICAL_LAYERS - 1 :: BLOCKS // CRITICAL_LAYERS]
 
     def attentions(self, pixels: Tensor) -> list[Tensor]:
-        """As of every `AttendingFeatures`."""
+        """As in `AttendingFeatures`."""
         tokens, found = self.tokens(pixels), []
         for block in self.blocks:
             assert isinstance(block, Block)
@@ -79,14 +79,14 @@ class CompactViTFeatures(AttendingFeatures, TokenBlocks):
 
 
 class CompactViT(CompactClassifier):
-    """The classifier that, trained, is a compact ViT teacher.
+    """The classifier that becomes a compact ViT teacher.
 
     `forward` maps normalised pixels (B, 3, 32, 32) to logits (B, classes).
 
     Args:
-        classes: how many.
-        drop_path: how often training skips a branch of the last block for an image; of earlier blocks
-            proportionally less often (stochastic depth, arXiv 1603.09382).
+        classes: number of classes.
+        drop_path: probability with which training skips a branch of the last block for an image; proportionally
+            lower in earlier blocks (stochastic depth, arXiv 1603.09382).
     """
 
     def __init__(self, classes: int, drop_path: float = 0.0):
@@ -103,11 +103,11 @@ class CompactViT(CompactClassifier):
         return self._logits(self.stack.states(self.stack.tokens(pixels))[-1])
 
     def maps_and_logits(self, pixels: Tensor, squares: Tensor) -> tuple[list[Tensor], Tensor]:
-        """What can be compared with another network's maps when only some squares of 2×2 patches are looked at.
+        """The last two critical layers, comparable with other networks' maps, in some squares of 2×2 patches; logits.
 
         Args:
             pixels: (B, 3, 32, 32), normalised.
-            squares: (B, k), which of the 4×4 squares of each image to keep; the rest costs nothing.
+            squares: (B, k), indices of the 4×4 squares to keep in each image; the rest is not computed.
 
         Returns:
             Patches after block 9 (B, 4·k, 192) in the order of `patches_of(squares)`, squares after block 12
@@ -120,7 +120,7 @@ class CompactViT(CompactClassifier):
         return [states[8][:, 1:], last], self._logits(states[-1])
 
     def save(self, folder: Path, preprocessing: Preprocessing) -> None:
-        """Write an ordinary transformers folder, the weights last and in half precision."""
+        """Write a regular transformers folder, with the weights last and in half precision."""
         size = {"height": preprocessing.resize, "width": preprocessing.resize}
         processor = {"image_processor_type": "ViTImageProcessor", "do_resize": True, "size": size}
         scaling = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "resample": 1}
@@ -134,10 +134,10 @@ class CompactViT(CompactClassifier):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The classifier that `save` wrote, in float32 and eval mode.
+        """Load a classifier written by `save`, in float32 and eval mode.
 
         Raises:
-            UserError: the folder is damaged, or no compact ViT.
+            UserError: the folder is damaged or not a compact ViT.
         """
         try:
             config = json.loads((folder / "config.json").read_text())
@@ -154,10 +154,10 @@ class CompactViT(CompactClassifier):
         return classifier.eval()
 
     def _drop_paths(self, rates: list[float]) -> None:
-        from torchvision.ops import StochasticDepth  # half a second to import, and only training needs it
+        from torchvision.ops import StochasticDepth  # takes half a second, and is only needed for training
 
         for block, rate in zip(self.stack.blocks, rates, strict=True):
-            block.dropout1 = block.dropout2 = StochasticDepth(rate, "row")  # what a block applies to its branches
+            block.dropout1 = block.dropout2 = StochasticDepth(rate, "row")  # the dropouts of a block's branches
 
     def _logits(self, last: Tensor) -> Tensor:
         logits: Tensor = self.head(self.norm(last[:, 0]))
@@ -166,7 +166,7 @@ class CompactViT(CompactClassifier):
 
 @torch.no_grad()
 def _initialise(name: str, parameter: Tensor) -> None:
-    """As the authors of ViT do: narrow normal weights, no bias, and norms that change nothing."""
+    """Initialise as the authors of ViT: truncated normal weights, zero biases, identity norms."""
     if "norm" in name:
         parameter.fill_(float(name.endswith("weight")))
     elif name.endswith("bias"):
@@ -176,7 +176,7 @@ def _initialise(name: str, parameter: Tensor) -> None:
 
 
 def _renamed(name: str) -> str:
-    """Transformers' name of one of our parameters."""
+    """Map one of our parameter names to transformers'."""
     for ours, theirs in NAMES.items():
         name = re.sub(rf"(^|\.){re.escape(ours)}(?=\.|$)", rf"\1{theirs}", name)
     return name

@@ -1,4 +1,4 @@
-"""The student of any convolutional teacher, whose layers may differ in width and stride."""
+"""Student for convolutional teachers with layers of any width and stride."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,8 @@ STEM = 4
 class ConvStudent(FeatureNetwork):
     """A few narrow 3×3 convolutions, read at the teacher's strides through one 1×1 projection per layer.
 
-    It sees pixels first through a patch embedding of stride 4, so that it costs a small part of its teacher; what is
-    copied below that is not what locates a defect.
+    A patch embedding of stride 4 comes first, for a small fraction of the teacher's cost; finer layers do not help to
+    locate defects.
 
     Args:
         strides: of the teacher's layers, from fine to coarse: powers of two.
@@ -59,7 +59,7 @@ class ConvStudent(FeatureNetwork):
 
 
 def _block(width_in: int, width: int, kernel_size: int, stride: int) -> nn.Sequential:
-    """Convolution, batch norm and ReLU; one whose stride is its kernel has no padding."""
+    """Convolution, batch norm and ReLU; without padding if the stride equals the kernel size."""
     padding = 0 if kernel_size == stride else kernel_size // 2
     convolution = nn.Conv2d(width_in, width, kernel_size, stride, padding, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True))

@@ -1,4 +1,4 @@
-"""How students are trained: the recipe, and the preset that goes with each kind of student."""
+"""Training recipes of students, and the preset for each kind of student."""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a student is trained; saved in its config.json.
+    """Training settings of a student; saved in its config.json.
 
-    `schedule` is `constant`, `one-cycle` (to `learning_rate` and back), or `step` (×0.2 half-way).
-    Few images take more epochs, for `min_steps` in all. `mse_weight` is λ, the weight of the MSE
-    against the cosine in loss and score.
+    `schedule` is `constant`, `one-cycle` (up to `learning_rate` and back), or `step` (×0.2 half-way).
+    With few images, epochs are added to reach `min_steps`. `mse_weight` is λ, the weight of the MSE
+    relative to the cosine in loss and score.
     """
 
     epochs: int
@@ -46,7 +46,7 @@ class Recipe:
         one_of("schedule", self.schedule, SCHEDULES)
 
     def with_enough_steps(self, images: int) -> "Recipe":
-        """The same, with more epochs where few images would make too few steps to learn anything."""
+        """Return a copy with enough epochs for `min_steps`, for training on few images."""
         steps = -(-images // self.batch_size)
         return replace(self, epochs=max(self.epochs, -(-self.min_steps // steps)))
 
@@ -66,18 +66,18 @@ SEED_VIT = Recipe(
 )
 COMPACT_VGG = Recipe(epochs=4, learning_rate=3e-3, schedule="one-cycle", flip=True)
 COMPACT_VIT = Recipe(epochs=8, optimizer="adamw", learning_rate=1e-3, schedule="one-cycle", flip=True, min_steps=400)
-# No MSE: how large a backbone's features are, nobody has made comparable.
+# No MSE: the scale of features is not comparable between backbones.
 COMPACT_CONV = Recipe(
     epochs=2, batch_size=32, learning_rate=3e-3, schedule="one-cycle", mse_weight=0.0, flip=True, min_steps=200
 )
-COMPACT_BELOW = 384  # the width from which a ViT is not compact
+COMPACT_BELOW = 384  # ViTs narrower than this are compact
 
 
 def vit_recipe(width: int) -> Recipe:
-    """The preset of students of a ViT of this width."""
+    """Preset for students of a ViT of this width."""
     return COMPACT_VIT if width < COMPACT_BELOW else SEED_VIT
 
 
 def with_overrides(recipe: "AnyRecipe", **overrides: Any) -> "AnyRecipe":
-    """`recipe` with every override that is not None."""
+    """Return `recipe` with the overrides that are not None."""
     return replace(recipe, **{name: value for name, value in overrides.items() if value is not None})

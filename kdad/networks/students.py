@@ -1,4 +1,4 @@
-"""Which student copies which teacher, and by which recipe: one table, changed in one place."""
+"""Architecture and recipe of the student for each teacher."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ def _compact_vgg(inner: int) -> ConvStack:
     return ConvStack(*compact_layers(compact_student_blocks(inner)))
 
 
-# What `architecture["kind"]` may be in a student's config.json; the other keys are the arguments.
+# Valid values of `architecture["kind"]` in a student's config.json; the other keys are the arguments.
 ARCHITECTURES: dict[str, Callable[..., FeatureNetwork]] = {
     "compact-vgg": _compact_vgg,
     "paper-vgg": paper_student,
@@ -28,7 +28,7 @@ ARCHITECTURES: dict[str, Callable[..., FeatureNetwork]] = {
 
 
 def build_student(architecture: dict[str, Any]) -> FeatureNetwork:
-    """The untrained student that `architecture` (kind and arguments, from config.json) describes."""
+    """Build the untrained student described by `architecture` (kind and arguments, from config.json)."""
     arguments = dict(architecture)
     build = ARCHITECTURES[one_of("student architecture", arguments.pop("kind", None), ARCHITECTURES)]
     try:
@@ -38,7 +38,7 @@ def build_student(architecture: dict[str, Any]) -> FeatureNetwork:
 
 
 def preset(teacher: Teacher) -> tuple[dict[str, Any], Recipe]:
-    """The architecture and recipe of the student that goes with `teacher`."""
+    """Default architecture and recipe of the student for `teacher`."""
     spec = TEACHERS.get(teacher.name)
     if spec is not None and spec.student is not None and spec.recipe is not None:
         return {"kind": spec.student}, spec.recipe
@@ -51,7 +51,7 @@ def preset(teacher: Teacher) -> tuple[dict[str, Any], Recipe]:
 
 
 def recipe_for(teacher: Teacher, images: int, **overrides: Any) -> Recipe:
-    """The preset of `teacher`'s students, with enough steps for this many images, and what is not None overridden."""
+    """Preset for `teacher`'s students with enough steps for this many images, and overrides that are not None."""
     return with_overrides(preset(teacher)[1].with_enough_steps(images), **overrides)
 
 
@@ -68,7 +68,7 @@ def _vit_architecture(teacher: Teacher, patch: int, width: int, layers: int) -> 
         if width < COMPACT_BELOW
         else {"width": width, "hidden": 512, "heads": 8, "dropout": 0.2}
     )
-    # Students of four layers, as all were first, do not name their number.
+    # Older versions always used four layers and did not record the number.
     number = {} if layers == CRITICAL_LAYERS else {"layers": layers}
     return {
         "kind": "vit",

@@ -1,7 +1,7 @@
-"""VGG networks as one numbered stack of layers with taps: teachers and students alike.
+"""VGG teachers and students as one numbered stack of layers with taps.
 
-A feature map (B, D, h, w) leaves as tokens (B, h·w, D). The stack works in channels_last, where
-that is a view and costs nothing.
+Feature maps (B, D, h, w) are returned as tokens (B, h·w, D). The stack uses channels_last, where
+this is a free view.
 """
 
 import json
@@ -65,8 +65,8 @@ class ConvStack(FeatureNetwork):
 def compact_layers(blocks: Sequence[Sequence[int]]) -> tuple[list[nn.Module], list[int]]:
     """Layers of a compact VGG, each block 3×3 conv-BN-ReLU then a max-pool, and its taps.
 
-    The taps are the last ReLU before each pool: with pixels as small as 32, a pooled map has
-    lost half of what locates an anomaly.
+    The taps are the last ReLU before each pool: at an image size of 32, a pooled map has lost
+    half of the resolution needed to locate an anomaly.
     """
     layers: list[nn.Module] = []
     taps, width_in = [], 3
@@ -84,7 +84,7 @@ def compact_layers(blocks: Sequence[Sequence[int]]) -> tuple[list[nn.Module], li
 
 
 def compact_student_blocks(inner: int) -> tuple[tuple[int, int], ...]:
-    """The teacher's blocks with `inner` channels inside and its own width at each tap."""
+    """The teacher's blocks with `inner` channels inside and the teacher's width at each tap."""
     return tuple((inner, block[-1]) for block in COMPACT_BLOCKS)
 
 
@@ -116,7 +116,7 @@ def imagenet_vgg16(layers: nn.Sequential) -> ConvStack:
 
 
 class CompactVGG(CompactClassifier):
-    """The classifier whose stack, trained, is a compact VGG teacher; 2.3 M parameters.
+    """The classifier whose trained stack is a compact VGG teacher; 2.3 M parameters.
 
     `forward` maps normalised pixels (B, 3, 32, 32) to logits (B, classes).
     """
@@ -138,7 +138,7 @@ class CompactVGG(CompactClassifier):
         return in_squares(features[-2:], squares), self.head(features[-1].amax(1))
 
     def save(self, folder: Path, preprocessing: Preprocessing) -> None:
-        """Write config.json and, last, the weights in half precision; teacher.json describes the pixels."""
+        """Write config.json and then the weights, in half precision; teacher.json describes the preprocessing."""
         write_json(folder / "config.json", {"model_type": COMPACT_VGG_TYPE, "num_labels": self.head.out_features})
         weights = {name: (t.half() if t.is_floating_point() else t).cpu() for name, t in self.state_dict().items()}
         weights = {name: t.contiguous() for name, t in weights.items()}
@@ -146,7 +146,7 @@ class CompactVGG(CompactClassifier):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The classifier that `save` wrote, in float32 and eval mode.
+        """Load a classifier written by `save`, in float32 and eval mode.
 
         Raises:
             UserError: the folder is damaged, or of another architecture.

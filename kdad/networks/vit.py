@@ -1,4 +1,4 @@
-"""Vision Transformers: what all share, any of transformers' ViT family as a teacher, and the student that copies it."""
+"""Vision Transformers: shared blocks, teachers from transformers' ViT family, and the ViT student."""
 
 import contextlib
 import inspect
@@ -18,7 +18,7 @@ CRITICAL_LAYERS = 4
 
 
 class AttendingFeatures(FeatureNetwork):
-    """A ViT of n blocks, read after blocks n/4, n/2, 3n/4 and n, that gives its attention weights."""
+    """A ViT of n blocks, read after blocks n/4, n/2, 3n/4 and n, that provides its attention weights."""
 
     patch: int
     width: int
@@ -28,15 +28,15 @@ class AttendingFeatures(FeatureNetwork):
         return [(height // self.patch, width // self.patch)] * CRITICAL_LAYERS
 
     def attentions(self, pixels: Tensor) -> list[Tensor]:
-        """How much every token draws on every other, (B, heads, T, T) per block, of normalised pixels (B, 3, S, S)."""
+        """Attention weights (B, heads, T, T) of every block for normalised pixels (B, 3, S, S)."""
         raise NotImplementedError
 
 
 class ViTFeatures(AttendingFeatures):
     """A ViT-family model read after blocks n/4, n/2, 3n/4 and n.
 
-    Hidden states are the residual stream: the model's closing layer norm comes after the last
-    critical layer and is cut off.
+    Hidden states are the residual stream: the model's final layer norm comes after the last
+    critical layer and is removed.
 
     Args:
         model: a transformers model of a type in `FAMILY`.
@@ -68,7 +68,7 @@ class ViTFeatures(AttendingFeatures):
         return [states[tap] for tap in self.taps]
 
     def attentions(self, pixels: Tensor) -> list[Tensor]:
-        """As of every `AttendingFeatures`; fused kernels do not give them."""
+        """As in `AttendingFeatures`; uses eager attention, as fused kernels do not return weights."""
         usual = self.model.config._attn_implementation
         self.model.set_attn_implementation("eager")
         try:
@@ -77,7 +77,7 @@ class ViTFeatures(AttendingFeatures):
             self.model.set_attn_implementation(usual)
 
     def _options(self, size: int) -> dict[str, Any]:
-        """Ask for interpolated positions where the input is not the trained size (DINOv2 always interpolates)."""
+        """Request interpolated positions if the input is not of the trained size (DINOv2 always interpolates)."""
         accepts = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
         return {"interpolate_pos_encoding": True} if accepts and size != self.model.config.image_size else {}
 
@@ -89,9 +89,9 @@ class ViTFeatures(AttendingFeatures):
 
 
 class Block(nn.TransformerEncoderLayer):
-    """torch's own pre-norm block without the tests and copies by which that one serves every case.
+    """torch's pre-norm block without its generic checks and copies.
 
-    They are much of what a single small image takes.
+    These take a large share of the time for a single small image.
     """
 
     def forward(self, tokens: Tensor) -> Tensor:  # type: ignore[override]  # no masks
@@ -109,13 +109,13 @@ class Block(nn.TransformerEncoderLayer):
 
 
 class TokenBlocks(FeatureNetwork):
-    """Pre-norm transformer blocks over patches and the tokens that stand before them, with learned positions.
+    """Pre-norm transformer blocks over prefix tokens and patches, with learned positions.
 
     Args:
         size: side of the square input in pixels; `patch`, that of a patch.
-        prefix: how many tokens stand before the patches.
-        width, hidden, heads, dropout: of every block; `blocks`, how many.
-        epsilon: what layer norms add to the variance.
+        prefix: number of tokens before the patches.
+        width, hidden, heads, dropout: of every block; `blocks`, their number.
+        epsilon: constant added to the variance in layer norms.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class TokenBlocks(FeatureNetwork):
         self.embed = nn.Conv2d(3, width, patch, stride=patch)
         self.prefix_tokens = nn.Parameter(torch.zeros(1, prefix, width))
         self.positions = nn.Parameter(torch.empty(1, prefix + (size // patch) ** 2, width))
-        if not self.positions.is_meta:  # where nothing is drawn, drawing would import the compiler, for a second
+        if not self.positions.is_meta:  # on the meta device, this would import the compiler, which takes a second
             nn.init.normal_(self.positions, std=1 / math.sqrt(width))
         self.blocks = nn.ModuleList(
             Block(width, heads, hidden, dropout, "gelu", layer_norm_eps=epsilon, batch_first=True, norm_first=True)
@@ -144,12 +144,12 @@ class TokenBlocks(FeatureNetwork):
         )
 
     def tokens(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) to what the first block reads, (B, prefix + h·w, D)."""
+        """Embed normalised pixels (B, 3, S, S) as inputs of the first block, (B, prefix + h·w, D)."""
         patches = self.embed(pixels).flatten(2).transpose(1, 2)
         return torch.cat([self.prefix_tokens.expand(pixels.shape[0], -1, -1), patches], 1) + self.positions
 
     def states(self, tokens: Tensor) -> list[Tensor]:
-        """What every block hands on, from what the first reads."""
+        """Outputs of all blocks for the inputs of the first."""
         found = []
         with self._attention(tokens.device):
             for block in self.blocks:
@@ -157,7 +157,7 @@ class TokenBlocks(FeatureNetwork):
         return found
 
     def _attention(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
-        """The plain attention kernel for training on a CPU, where the backward pass of the fused one is slow."""
+        """Select the plain attention kernel for training on a CPU, where the fused backward pass is slow."""
         return sdpa_kernel(SDPBackend.MATH) if self.training and device.type == "cpu" else contextlib.nullcontext()
 
     def grids(self, height: int, width: int) -> list[tuple[int, int]]:

@@ -1,1 +1,1 @@
-"""Students over HTTP: what a running server does."""
+"""Serving of students over HTTP."""

@@ -1,4 +1,4 @@
-"""The HTTP interface of loaded students: judging, health, metrics, and their description as OpenAPI."""
+"""HTTP interface of loaded students: prediction, health, metrics, and an OpenAPI description."""
 
 import asyncio
 import io
@@ -30,11 +30,11 @@ IMAGE_BODY = {
     }
 }
 REFUSALS = {
-    400: "the body is no image that can be read, or the false-positive rate cannot be held",
+    400: "the body is not a readable image, or the false-positive rate is too low for the calibration",
     404: "no such student",
-    408: "the body did not come in time",
+    408: "the body did not arrive in time",
     413: "too many bytes or pixels",
-    503: "as many requests as are taken at once are being answered; try again",
+    503: "too many concurrent requests; try again",
 }
 RESPONSES: dict[int | str, dict[str, Any]] = {status: {"description": text} for status, text in REFUSALS.items()}
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -42,7 +42,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for, and how many are answered at once; the others are told to come again."""
+    """Limits per request, and the number of concurrent requests; further ones get status 503."""
 
     max_bytes: int = 20_000_000
     max_pixels: int = 25_000_000
@@ -51,7 +51,7 @@ class Limits:
 
 
 class PredictionResponse(BaseModel):
-    """What a student says of one image."""
+    """A student's prediction for one image."""
 
     student: str
     score: float
@@ -63,7 +63,7 @@ class PredictionResponse(BaseModel):
 
 
 class StudentInfo(BaseModel):
-    """One student, and what its verdicts rest on."""
+    """A student and its provenance."""
 
     name: str
     dataset: str
@@ -74,7 +74,7 @@ class StudentInfo(BaseModel):
 
 
 def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None) -> FastAPI:
-    """An ASGI application that judges images with the students of these names."""
+    """Create an ASGI application that scores images with these students, by name."""
     service = Service(detectors, limits or Limits())
 
     @asynccontextmanager
@@ -91,7 +91,7 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None) 
 
     @app.get("/health")
     def health() -> dict[str, Any]:
-        """Whether the server answers, and how many students it has."""
+        """Status of the server, and its number of students."""
         return {"status": "ok", "students": len(detectors)}
 
     @app.get("/metrics", include_in_schema=False)
@@ -100,12 +100,12 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None) 
 
     @app.get("/students")
     def students() -> list[StudentInfo]:
-        """The students that are here."""
+        """List the available students."""
         return [_described(name, detector) for name, detector in detectors.items()]
 
     @app.post("/students/{name:path}/predict", responses=RESPONSES, openapi_extra=IMAGE_BODY)
     async def predict(name: str, request: Request, fpr: float | None = None) -> PredictionResponse:
-        """Judge an image file, which is the body of the request."""
+        """Score the image file in the request body."""
         _, prediction = await service.judged(name, request, fpr)
         (record,) = prediction.to_records([name])
         score, p_value, called = record["score"], record["p_value"], record["is_anomaly"]
@@ -121,7 +121,7 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None) 
         openapi_extra=IMAGE_BODY,
     )
     async def heatmap(name: str, request: Request) -> Response:
-        """The heatmap over an image file, which is the body of the request, as PNG of the same size."""
+        """Overlay the heatmap on the image file in the request body; returns a PNG of the same size."""
         image, prediction = await service.judged(name, request, None)
         low, high = detectors[name].colour_range
         return Response(await service.threads(_drawn, image, prediction, low, high), media_type="image/png")
@@ -130,22 +130,22 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None) 
 
 
 class Service:
-    """What a server has: students, one thread that judges, some that decode, and counts of what happened."""
+    """State of a server: students, one scoring thread, several decoding threads, and metrics."""
 
     def __init__(self, detectors: Mapping[str, Detector], limits: Limits):
         self.detectors, self.limits = detectors, limits
         self.registry = CollectorRegistry()
         named: dict[str, Any] = {"registry": self.registry}
-        self.requests = Counter("kdad_requests", "Requests that were answered", ["path", "status"], **named)
-        self.seconds = Histogram("kdad_request_seconds", "From a request's head to its answer", ["path"], **named)
-        self.batches = Histogram("kdad_batch_images", "Images judged together", buckets=BATCH_SIZES, **named)
-        self.busy = Gauge("kdad_requests_in_progress", "Images that are being read or judged", **named)
+        self.requests = Counter("kdad_requests", "Answered requests", ["path", "status"], **named)
+        self.seconds = Histogram("kdad_request_seconds", "Time from request headers to response", ["path"], **named)
+        self.batches = Histogram("kdad_batch_images", "Images scored together", buckets=BATCH_SIZES, **named)
+        self.busy = Gauge("kdad_requests_in_progress", "Images being read or scored", **named)
         self._batcher = Batcher(self.batches.observe)
         self._pool = ThreadPoolExecutor(DECODERS, "decoding")
         self._taken = 0
 
     def close(self) -> None:
-        """End the threads, after what they have been asked."""
+        """Stop the threads after pending work."""
         self._batcher.close()
         self._pool.shutdown()
 
@@ -153,13 +153,13 @@ class Service:
         """Count and time a request; middleware."""
         started = time.perf_counter()
         response = await answer(request)
-        path = getattr(request.scope.get("route"), "path", "other")  # of what was asked for, never what was typed
+        path = getattr(request.scope.get("route"), "path", "other")  # the route, never user input
         self.requests.labels(path, str(response.status_code)).inc()
         self.seconds.labels(path).observe(time.perf_counter() - started)
         return response
 
     async def judged(self, name: str, request: Request, fpr: float | None) -> tuple[Tensor, Prediction]:
-        """The image (3, H, W) in a request, and what a student says of it.
+        """Read the image (3, H, W) in a request, and predict it with a student.
 
         Raises:
             HTTPException: one of `REFUSALS`.
@@ -169,7 +169,7 @@ class Service:
             raise HTTPException(404, f"no student {name!r}; GET /students lists them")
         if self._taken >= self.limits.at_once:
             raise HTTPException(503, REFUSALS[503], {"Retry-After": "1"})
-        self._taken += 1  # on the one thread of the event loop, so that no two take the last place
+        self._taken += 1  # race-free, as the event loop has one thread
         self.busy.set(self._taken)
         try:
             body = await self._body(request)
@@ -186,11 +186,11 @@ class Service:
             self.busy.set(self._taken)
 
     async def threads(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """What `work` returns, on one of the threads that decode."""
+        """Run `work` on a decoding thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
     async def _body(self, request: Request) -> bytes:
-        """The bytes of a request, no more than may be."""
+        """Read the body of a request, up to the limit."""
         most = self.limits.max_bytes
         declared = request.headers.get("content-length", "")
         body = bytearray()
@@ -200,10 +200,10 @@ class Service:
                 async for chunk in request.stream():
                     too_many = too_many or len(body) + len(chunk) > most
                     if too_many:
-                        raise HTTPException(413, f"more than {most} bytes; make the image smaller")
+                        raise HTTPException(413, f"more than {most} bytes; reduce the size of the image")
                     body += chunk
         except TimeoutError:
-            raise HTTPException(408, f"the image did not come within {self.limits.seconds_to_send:g} s") from None
+            raise HTTPException(408, f"the image did not arrive within {self.limits.seconds_to_send:g} s") from None
         return bytes(body)
 
 

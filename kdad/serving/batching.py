@@ -1,4 +1,4 @@
-"""One thread that judges for many: images that are asked about at the same time are judged together."""
+"""Dynamic batching: one thread scores all requests, and images waiting at the same time form a batch."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable
@@ -17,7 +17,7 @@ from kdad.detection.detector import Detector, Prediction
 
 @dataclass(frozen=True)
 class PendingImage:
-    """One image (3, H, W) to be judged, and where the answer goes."""
+    """One image (3, H, W) to be scored, and the future for its prediction."""
 
     detector: Detector
     image: Tensor
@@ -26,17 +26,17 @@ class PendingImage:
 
     @property
     def kind(self) -> Hashable:
-        """What questions that can be answered together have in common."""
+        """Key shared by images that can be scored in one batch."""
         return id(self.detector), self.image.shape, self.fpr
 
 
 class Batcher:
-    """Answers questions about images in one thread of its own.
+    """Scores images in a separate thread.
 
-    Nobody waits for a batch to fill: while some are judged, others come, and those are the next batch.
+    Requests do not wait for a batch to fill: images that arrive during a batch form the next one.
 
     Args:
-        judged: told the size of every batch.
+        judged: called with the size of every batch.
     """
 
     def __init__(self, judged: Callable[[int], Any] = lambda size: None):
@@ -46,13 +46,13 @@ class Batcher:
         self._thread.start()
 
     def ask(self, detector: Detector, image: Tensor, fpr: float | None) -> "Future[Prediction]":
-        """The prediction to come for one uint8 image (3, H, W), as `Detector.predict` gives it, of B = 1."""
+        """Future prediction for one uint8 image (3, H, W), as from `Detector.predict` with B = 1."""
         answer: Future[Prediction] = Future()
         self._waiting.put(PendingImage(detector, image, fpr, answer))
         return answer
 
     def close(self) -> None:
-        """Answer what was asked, and end."""
+        """Answer pending requests, and stop."""
         self._waiting.put(None)
         self._thread.join()
 
@@ -65,7 +65,7 @@ class Batcher:
                 asked += [] if following is None else [following]
             alike = defaultdict(list)
             for question in asked:
-                if question.answer.set_running_or_notify_cancel():  # False where nobody waits for it any more
+                if question.answer.set_running_or_notify_cancel():  # False if the request was cancelled
                     alike[question.kind].append(question)
             for questions in alike.values():
                 self._judged(len(questions))
@@ -79,7 +79,7 @@ def _answer(questions: list[PendingImage]) -> None:
         images = torch.stack([question.image for question in questions])
         together = questions[0].detector.predict(images, fpr=questions[0].fpr)
         answers = [together.only(index) for index in range(len(questions))]
-    except Exception as error:  # whatever it is, those who asked are told, and the next are answered
+    except Exception as error:  # report any error to the requests, and keep serving
         for question in questions:
             question.answer.set_exception(error)
         return

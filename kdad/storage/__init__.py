@@ -1,4 +1,4 @@
-"""What is kept of a student: its folder, configuration, history and card, on disk and on the Hub.
+"""Storage of students: folder, configuration, history and card, on disk and on the Hub.
 
 May import `networks` and `data`.
 """

@@ -21,7 +21,7 @@ def write_history(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The rows of `history.csv`, numbers as numbers and missing values as ''; [] if there is none."""
+    """Read `history.csv`, with numbers converted and missing values as ''; [] if there is no file."""
     file = Path(folder) / HISTORY
     if not file.is_file():
         return []

@@ -9,20 +9,20 @@ from kdad.files import shown, write_json
 from kdad.storage.layout import LOCAL, SHARED_FILES
 from kdad.storage.student_folder import check_empty, check_evaluation, folder_of, load_config, load_student
 
-# What can run, or could where it is loaded carelessly: no student needs it, and a repository of one should not have it.
+# Suffixes of code, and of files that can execute code when loaded carelessly; no student needs them.
 RUNNABLE = {
     ".bat", ".bin", ".ckpt", ".dill", ".dll", ".dylib", ".exe", ".h5", ".ipynb", ".joblib", ".keras", ".npy", ".npz",
     ".pickle", ".pkl", ".ps1", ".pt", ".pth", ".py", ".pyc", ".sh", ".so",
 }  # fmt: skip
 FORBIDDEN = 403
-ORIGIN = "from"  # in local.json: the repository and the commit that a student was pulled from
+ORIGIN = "from"  # in local.json: repository and commit of a pulled student
 
 
 def resolve(folder_or_repo: str | Path, revision: str | None = None) -> Path:
-    """A student folder on disk as it is; a Hub id (owner/name) as its snapshot in the local cache.
+    """Resolve a student folder to itself, and a Hub id (owner/name) to its snapshot in the local cache.
 
     Args:
-        revision: the branch, tag or commit of a Hub id; by default main.
+        revision: branch, tag or commit of a Hub id; main by default.
     """
     path = Path(folder_or_repo)
     if path.exists():
@@ -51,7 +51,7 @@ def _snapshot(repo: str, revision: str | None) -> Path:
 
 
 def _refuse_what_may_run(repo: str, revision: str | None) -> None:
-    """Raise a `UserError` if a repository holds pickles or code; what is in the cache was looked at when it came."""
+    """Raise a `UserError` if a repository contains pickles or code; cached snapshots were checked when fetched."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RevisionNotFoundError
 
@@ -59,7 +59,7 @@ def _refuse_what_may_run(repo: str, revision: str | None) -> None:
         files = HfApi().model_info(repo, revision=revision or "main").siblings or []
     except RevisionNotFoundError:
         raise
-    except Exception:  # whoever fetches says what is wrong, or has it in the cache
+    except Exception:  # the download reports the error, or uses the cache
         return
     if found := [file.rfilename for file in files if Path(file.rfilename).suffix.lower() in RUNNABLE]:
         raise UserError(
@@ -69,12 +69,12 @@ def _refuse_what_may_run(repo: str, revision: str | None) -> None:
 
 
 def pull(repo: str, out: Path, revision: str | None = None) -> Path:
-    """Copy a student from the Hub to its place below `out`; returns the folder.
+    """Copy a student from the Hub to its folder below `out`; returns the folder.
 
-    Its local.json says which commit of which repository it is.
+    Its local.json records the repository and commit.
 
     Raises:
-        UserError: it cannot be fetched, is damaged, holds what may run, or something is in its place.
+        UserError: it cannot be fetched, is damaged or contains code, or its folder is not empty.
     """
     snapshot = _snapshot(repo, revision)
     config = load_config(snapshot)
@@ -96,16 +96,16 @@ def pull(repo: str, out: Path, revision: str | None = None) -> Path:
 
 
 def push(folder: Path, repo: str, *, public: bool = False, message: str | None = None) -> str:
-    """Upload a student folder to the Hub repository `repo`, private unless `public`; returns its address.
+    """Upload a student folder to the Hub repository `repo`, private unless `public`; returns its URL.
+
+    Local paths are left out. An existing repository keeps its visibility.
 
     Args:
-        message: of the commit; by default the Hub's own.
-
-    What is where on this machine is left out. A repository that exists keeps its visibility.
+        message: commit message; the Hub's default if None.
 
     Raises:
-        UserError: the folder is damaged, of the first format with a path of this machine in it, its figures are of
-            other weights, or the Hub cannot be reached or written to.
+        UserError: the folder is damaged, is of the first format and contains a local path, or its figures belong to
+            different weights; or the Hub cannot be reached or written to.
     """
     from huggingface_hub import HfApi
 
@@ -113,7 +113,7 @@ def push(folder: Path, repo: str, *, public: bool = False, message: str | None =
     load_student(folder, config)
     check_evaluation(folder, config)
     if private := [name for name in (folder_path(config.dataset).as_posix(), config.teacher) if name.startswith("/")]:
-        raise UserError(f"{folder} names {private[0]}, a path of this machine: train it anew before you share it")
+        raise UserError(f"{folder} names {private[0]}, a path on this machine: retrain it before sharing it")
     try:
         api = HfApi()
         created = api.create_repo(repo, exist_ok=True, private=not public)

@@ -1,4 +1,4 @@
-"""The student format: the names of its files and folders, and its versions. No torch here."""
+"""The student format: names of files and folders, and format versions. Imports no torch."""
 
 from pathlib import Path
 from typing import Any
@@ -8,19 +8,19 @@ from kdad.networks.teachers.registry import teacher_slug
 
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.safetensors"
 HISTORY, EVALUATION, SCORES_TABLE, CARD = "history.csv", "evaluation.json", "scores.parquet", "README.md"
-PIXEL_CURVES = "pixel_curves.csv"  # where the test images have masks
-LOCAL = "local.json"  # where own images and an own teacher are on this machine; never shared
+PIXEL_CURVES = "pixel_curves.csv"  # if the test images have masks
+LOCAL = "local.json"  # local paths of custom images and of a custom teacher; never shared
 SHARED_FILES = (CONFIG, WEIGHTS, CALIBRATION, HISTORY, EVALUATION, SCORES_TABLE, PIXEL_CURVES, CARD)
 DEFAULT_OUT = Path("trained_students")
-# How normals were held out to calibrate on: all of one network, each of one of several, or nobody can say.
+# Origin of the calibration normals: held out from the network, cross-fitted with several networks, or unknown.
 HELD_OUT, CROSS_FITTED, UNKNOWN = CALIBRATION_KINDS = ("held-out", "cross-fitted", "unknown")
-FORMAT = 6  # of student folders; one that does not say is of the first
+FORMAT = 6  # of student folders; the first if not recorded
 RENAMED_FIELDS = {"tile": "tile_size", "white": "max_value"}  # since format 6
-MAX_TILE_SIZE = 65_535  # pixels: no format that is read here holds a wider image
+MAX_TILE_SIZE = 65_535  # pixels: no supported image format allows wider images
 
 
 def upgraded(config: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a config.json of any format up to `FORMAT` under their current names, complete."""
+    """Convert the fields of a config.json of any format up to `FORMAT` to the current one."""
     config = {RENAMED_FIELDS.get(name, name): value for name, value in config.items() if name != "format"}
     calibration = UNKNOWN if is_folder(str(config["dataset"])) else HELD_OUT
     return {"images_sha256": "", "calibration": calibration, "layers": [], "max_value": 0, **config}

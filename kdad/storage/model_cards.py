@@ -1,4 +1,4 @@
-"""Model cards of students: what each is and how far to trust it, in Markdown for people and the Hub."""
+"""Model cards of students: contents and limits, in Markdown for people and the Hub."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ CALIBRATION_IN_WORDS = {
 
 
 def student_card(config: StudentConfig, evaluation: dict[str, Any] | None) -> str:
-    """The README.md of a student folder, from its configuration and, once evaluated, its figures."""
+    """Render the README.md of a student folder from its configuration and, if evaluated, its figures."""
     return f"""---
 {_metadata(config, evaluation)}
 ---
@@ -56,7 +56,7 @@ both hold for them. Whoever shares this folder says what holds for the rest.
 
 
 def _metadata(config: StudentConfig, evaluation: dict[str, Any] | None) -> str:
-    """What the Hub reads of a card, as YAML: with the test AUROC, once there is one, as its `model-index`."""
+    """Card metadata for the Hub as YAML, with the test AUROC, if there is one, as `model-index`."""
     from huggingface_hub import EvalResult, ModelCardData
 
     results = evaluation and [
@@ -82,7 +82,7 @@ def _metadata(config: StudentConfig, evaluation: dict[str, Any] | None) -> str:
 
 
 def _reading_in_words(config: StudentConfig) -> str:
-    """How an image becomes the network's input."""
+    """Describe the preprocessing of images."""
     reading = config.preprocessing
     side = f"resized to {reading.resize} px ({reading.interpolation})"
     crop = f", of which the middle {reading.crop}" if reading.crop < reading.resize else ""

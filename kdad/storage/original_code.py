@@ -1,4 +1,4 @@
-"""Reading students of the original code (`Cloner_<class>_epoch_<n>.pth`)."""
+"""Import of students of the original code (`Cloner_<class>_epoch_<n>.pth`)."""
 
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ ARCHITECTURE = {"kind": "paper-vgg"}
 
 
 def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -> Path:
-    """Turn a state dict of the original code into an uncalibrated student folder; returns the folder.
+    """Convert a state dict of the original code to an uncalibrated student folder; returns the folder.
 
-    The teacher need not be here: torchvision names its weights by the first digits of their hash.
+    Does not need the teacher's weights: torchvision includes the first digits of their hash in the file name.
 
     Raises:
-        UserError: the file is missing, is no state dict[str, Any], or does not fit the paper's student; or a student is
-            already there.
+        UserError: the file is missing, is not a state dict, or does not fit the paper's student; or the student's
+            folder is not empty.
     """
     student = build_student(ARCHITECTURE)
     state = _read_state_dict(file)
@@ -72,7 +72,7 @@ def _read_state_dict(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: no such file")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types on a file that is no plain state dict
+    except Exception as error:  # torch raises many types for files other than plain state dicts
         raise UserError(f"{file} is no state dict that can be read safely ({type(error).__name__})") from None
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise UserError(f"{file} holds no state dict")

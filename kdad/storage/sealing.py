@@ -1,8 +1,8 @@
-"""Digests by which a student's files are told from damaged or exchanged ones. No torch here.
+"""Digests that detect damaged or swapped files of a student. Imports no torch.
 
-A JSON file carries the digest of its own content; files of other kinds have theirs in such a JSON file. They notice
-what went wrong by itself or by mistake, not a forger, who would make new ones: whom a student comes from is the Hub's
-to say.
+A JSON file contains the digest of its own content, and the digests of files of other types. They protect against
+accidental changes, not against a forger, who could compute new ones: the origin of a student is for the Hub to vouch
+for.
 """
 
 import hashlib
@@ -14,16 +14,16 @@ SEAL = "sha256"
 
 
 def sealed(values: dict[str, Any]) -> dict[str, Any]:
-    """`values` with the digest of all the others as the last of them."""
+    """Return `values` with their digest added as the last entry."""
     content = {name: value for name, value in values.items() if name != SEAL}
     return {**content, SEAL: _digest(content)}
 
 
 def opened(values: dict[str, Any]) -> dict[str, Any]:
-    """What was `sealed`, as it was before; values that never were, as files of early kdad, are returned as they are.
+    """Verify and remove the digest of `sealed` values; unsealed values, from early kdad, are returned unchanged.
 
     Raises:
-        ValueError: they are other values than those that were sealed.
+        ValueError: the values do not match their digest.
     """
     content = {name: value for name, value in values.items() if name != SEAL}
     if SEAL in values and values[SEAL] != _digest(content):
@@ -32,10 +32,10 @@ def opened(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_sealed(file: Path) -> dict[str, Any]:
-    """The content of a sealed JSON file.
+    """Read and verify a sealed JSON file.
 
     Raises:
-        OSError, ValueError, RecursionError: it cannot be read, or is damaged.
+        OSError, ValueError, RecursionError: the file cannot be read, or is damaged.
     """
     values = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
@@ -44,11 +44,11 @@ def read_sealed(file: Path) -> dict[str, Any]:
 
 
 def read_verified(file: Path, sha256: str) -> bytes:
-    """The bytes of a file of that digest; of any, where `sha256` is empty because it was made before digests were.
+    """Read a file and verify its digest, unless `sha256` is empty, as for files from before digests were recorded.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is another file.
+        OSError: the file cannot be read.
+        ValueError: its digest differs.
     """
     content = file.read_bytes()
     if sha256 not in ("", hashlib.sha256(content).hexdigest()):

@@ -1,4 +1,4 @@
-"""What a student is and where it comes from: its config.json."""
+"""Configuration and provenance of a student: its config.json."""
 
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
@@ -35,22 +35,22 @@ RESULTS = (
     "weights_sha256",
     "calibration_sha256",
     SEAL,
-)  # what a configuration says beside what was asked for
+)  # fields of a configuration that are results rather than settings
 MAX_DIFFERENCES = 3
 
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """All that is needed to rebuild a student and to know where it comes from.
+    """Everything needed to rebuild a student and to trace its origin.
 
     Args:
-        dataset, teacher: names; the paths of a user's own folders stand in local.json, which is not shared.
-        images_sha256: `Task.fingerprint("train")`; empty where a student of the first format cannot say.
-        score: the default one, a name in `kdad.scores.SCORES`.
-        calibration: how its normals are held out, one of `kdad.storage.layout.CALIBRATION_KINDS`.
-        tile_size: the side in pixels of the tiles that images are cut into; 0 for whole images.
-        layers: the names of the teacher's critical layers, where they can be chosen.
-        max_value: the white of images of more than 8 bits; 0 where it was trained on none.
+        dataset, teacher: names; paths of custom folders are in local.json, which is not shared.
+        images_sha256: `Task.fingerprint("train")`; empty for students of the first format, which do not record it.
+        score: default score, a name in `kdad.scores.SCORES`.
+        calibration: origin of its held-out normals, one of `kdad.storage.layout.CALIBRATION_KINDS`.
+        tile_size: side of the tiles in pixels; 0 for whole images.
+        layers: names of the teacher's critical layers, if they can be chosen.
+        max_value: value of white in images of more than 8 bits; 0 if it was trained on none.
         weights_sha256, calibration_sha256: of the finished student's model.safetensors and calibration.safetensors;
             empty before.
     """
@@ -91,14 +91,14 @@ class StudentConfig:
 
     @property
     def image_size(self) -> int:
-        """The side in pixels at which the networks read images, or their tiles."""
+        """Input size of the networks in pixels."""
         return self.preprocessing.resize
 
     @classmethod
     def describe(
         cls, task: Task, teacher: Teacher, architecture: dict[str, Any], recipe: Recipe, seed: int, hardware: str
     ) -> "StudentConfig":
-        """The configuration of a student of `teacher` for `task`, trained on `hardware` with the installed versions."""
+        """Configuration of a student of `teacher` for `task`, trained on `hardware` with the installed versions."""
         return cls(
             dataset=public_name(task.dataset),
             normal_class=task.normal_class,
@@ -120,7 +120,7 @@ class StudentConfig:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """As config.json holds it."""
+        """Sealed content of config.json."""
         return sealed({"format": FORMAT, **asdict(self)})
 
     @classmethod
@@ -128,8 +128,8 @@ class StudentConfig:
         """The inverse of `as_dict`.
 
         Raises:
-            UserError: it is of a newer format than this version of kdad knows.
-            KeyError, TypeError, ValueError: fields are missing or senseless, or were changed by hand.
+            UserError: the format is newer than this version of kdad supports.
+            KeyError, TypeError, ValueError: fields are missing or invalid, or were changed by hand.
         """
         found = values.get("format", 1)
         if not isinstance(found, int) or not 1 <= found <= FORMAT:
@@ -148,12 +148,12 @@ class StudentConfig:
         return cls(**{**values, "recipe": recipe, "preprocessing": preprocessing})
 
     def differences(self, wanted: "StudentConfig", *, versions: bool = False) -> str:
-        """How this run differs from `wanted`, in words; '' if it is the same run.
+        """Describe the differences from `wanted`; '' if both are the same run.
 
-        Hardware and results are ignored, and so is what one of the two does not record.
+        Ignores hardware, results, and fields that one of the two does not record.
 
         Args:
-            versions: whether to compare the installed libraries too, as for a run that is to be resumed.
+            versions: whether to compare library versions too, as when resuming a run.
         """
         mine, theirs = (_flat(config.as_dict()) for config in (self, wanted))
         names = [
@@ -172,14 +172,14 @@ class StudentConfig:
 
 
 def public_teacher(name: str) -> str:
-    """A teacher's name without its path, or that of its weights, on this machine."""
+    """A teacher's name without local paths of the teacher or its weights."""
     if name.startswith(TIMM):
         return f"{TIMM}{split_timm(name)[0]}"
     return Path(name).name if Path(name).is_absolute() else name
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted names."""
+    """Flatten nested values to dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}

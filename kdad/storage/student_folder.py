@@ -1,4 +1,4 @@
-"""Student folders on disk: how they are written, read and checked."""
+"""Writing, reading and checking of student folders on disk."""
 
 import hashlib
 import json
@@ -22,17 +22,17 @@ from kdad.storage.student_config import StudentConfig, public_teacher
 
 
 def folder_of(out: Path, config: StudentConfig) -> Path:
-    """Where below `out` the student of `config` belongs."""
+    """Folder below `out` for the student of `config`."""
     return student_folder(out, config.dataset, config.teacher, config.normal_class, config.seed)
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether `folder` holds a finished student: its weights are written last."""
+    """Whether `folder` contains a finished student, whose weights are written last."""
     return (folder / WEIGHTS).is_file()
 
 
 def find_students(out: Path) -> list[Path]:
-    """The folders below `out` with a finished student, sorted."""
+    """Folders below `out` with a finished student, sorted."""
     return sorted(file.parent for file in Path(out).rglob(WEIGHTS) if (file.parent / CONFIG).is_file())
 
 
@@ -45,7 +45,7 @@ def load_config(folder: Path) -> StudentConfig:
     """Read and check config.json.
 
     Raises:
-        UserError: the folder is no student's, or the file is damaged.
+        UserError: the folder is not a student's, or the file is damaged.
     """
     file = Path(folder) / CONFIG
     if not file.is_file():
@@ -59,7 +59,7 @@ def load_config(folder: Path) -> StudentConfig:
 
 
 def save_local(folder: Path, dataset: str, teacher: str) -> None:
-    """Write local.json, the paths of a user's own data set and teacher on this machine, if there are any."""
+    """Write local.json with the local paths of a custom data set and teacher, if there are any."""
     places = {"dataset": (dataset, public_name), "teacher": (teacher, public_teacher)}
     own = {name: place for name, (place, public) in places.items() if public(place) != place}
     if own:
@@ -67,7 +67,7 @@ def save_local(folder: Path, dataset: str, teacher: str) -> None:
 
 
 def load_local(folder: Path) -> dict[str, str]:
-    """The paths in local.json; {} if there is no such file, as on another machine."""
+    """Read the paths in local.json; {} if there is no such file, as on another machine."""
     try:
         places = json.loads((Path(folder) / LOCAL).read_text())
         return {name: str(place) for name, place in places.items()}
@@ -76,7 +76,7 @@ def load_local(folder: Path) -> dict[str, str]:
 
 
 def round_to_half(student: nn.Module) -> None:
-    """Round all weights to half precision in place, so that a reloaded student scores the same."""
+    """Round all weights to half precision in place, for identical scores after reloading."""
     with torch.no_grad():
         for tensor in student.state_dict().values():
             if tensor.is_floating_point():
@@ -84,7 +84,7 @@ def round_to_half(student: nn.Module) -> None:
 
 
 def save_student(folder: Path, config: StudentConfig, student: nn.Module) -> None:
-    """Write card, configuration and, last, the weights in half precision."""
+    """Write card and configuration, and then the weights, in half precision."""
     weights = {name: t.half() if t.is_floating_point() else t for name, t in student.state_dict().items()}
     content = save({name: t.cpu().contiguous() for name, t in weights.items()})
     save_config(folder, replace(config, weights_sha256=hashlib.sha256(content).hexdigest()))
@@ -93,15 +93,15 @@ def save_student(folder: Path, config: StudentConfig, student: nn.Module) -> Non
 
 
 def save_card(folder: Path, config: StudentConfig) -> None:
-    """Write the model card, README.md, with the figures of evaluation.json if they are there."""
+    """Write the model card, README.md, with the figures of evaluation.json if it exists."""
     write_text(folder / CARD, student_card(config, load_evaluation(folder)))
 
 
 def load_student(folder: Path, config: StudentConfig) -> nn.Module:
-    """The student of a folder in float32 and eval mode.
+    """Load the student of a folder in float32 and eval mode.
 
     Raises:
-        UserError: the weights are missing, truncated, tampered with, or of another architecture.
+        UserError: the weights are missing, truncated, tampered with, or of a different architecture.
     """
     file = Path(folder) / WEIGHTS
     if not file.is_file():
@@ -109,7 +109,7 @@ def load_student(folder: Path, config: StudentConfig) -> nn.Module:
     try:
         content = read_verified(file, config.weights_sha256)
         weights = {name: t.float() if t.is_floating_point() else t for name, t in load(content).items()}
-        with torch.device("meta"):  # a config may ask for any size: allocate nothing before the weights fit it
+        with torch.device("meta"):  # an untrusted config may request any size: compare before allocating
             expected = build_student(config.architecture)
         expected.load_state_dict(weights, strict=True, assign=True)
         student = build_student(config.architecture)
@@ -124,7 +124,7 @@ def load_student(folder: Path, config: StudentConfig) -> nn.Module:
 
 
 def load_evaluation(folder: Path) -> dict[str, Any] | None:
-    """The figures of evaluation.json, or None if the student was never evaluated."""
+    """Read the figures of evaluation.json; None if the student has not been evaluated."""
     file = Path(folder) / EVALUATION
     if not file.is_file():
         return None
@@ -138,13 +138,13 @@ def load_evaluation(folder: Path) -> dict[str, Any] | None:
 
 
 def check_evaluation(folder: Path, config: StudentConfig) -> None:
-    """Raise a `UserError` if there are figures and they are of other weights than the student's."""
+    """Raise a `UserError` if there are figures that belong to different weights."""
     measured = (load_evaluation(folder) or {}).get("weights_sha256", config.weights_sha256)
     if measured != config.weights_sha256:
         raise UserError(f"{folder / EVALUATION} holds the figures of other weights; run evaluate on the folder again")
 
 
 def check_empty(folder: Path) -> None:
-    """Refuse a folder with anything in it: a student, or an unfinished run."""
+    """Raise a `UserError` if a folder is not empty, as with a student or an unfinished run."""
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; remove it first, or use another --out")

@@ -253,4 +253,4 @@ def _obstacle(folder: Path, config: StudentConfig) -> str | None:
         return "a damaged run"
     if complete:
         return f"a complete student ({different})" if different else "a complete student"
-    return f"an unfinished run of other settings ({different})" if different else None
+    return f"an unfinished run with different settings ({different})" if different else None

@@ -118,7 +118,7 @@ def test_too_few_images_are_refused(tmp_path, refusal):
     rng = np.random.default_rng(0)
     for index in range(MIN_NORMALS - 1):
         picture(rng).save(tmp_path / f"{index}.png")
-    assert f"holds {MIN_NORMALS - 1} readable images" in refusal(lambda: FolderTask(tmp_path, SMALL).train)
+    assert f"contains {MIN_NORMALS - 1} readable images" in refusal(lambda: FolderTask(tmp_path, SMALL).train)
     assert "no such folder" in refusal(FolderTask, tmp_path / "nowhere", SMALL)
 
 
@@ -308,7 +308,7 @@ def test_a_run_over_changed_images_is_not_resumed(plain, vgg_teacher, tmp_path, 
     first = next(file for file in sorted(plain.rglob("*")) if file.is_file())
     Image.fromarray(255 - np.asarray(Image.open(first).convert("RGB"))).save(first)
     message = refusal(train_student, FolderTask(plain, SMALL), vgg_teacher, out, **options)
-    assert "unfinished run of other settings (other images)" in message
+    assert "unfinished run with different settings (other images)" in message
 
 
 @pytest.mark.usefixtures("few_folds")

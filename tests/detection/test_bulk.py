@@ -121,8 +121,8 @@ def test_a_damaged_part_is_named(score, tmp_path):
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        ("nothing://bucket/x", "cannot be looked into (Protocol not known: nothing"),
-        ("memory://nobody/there", "no image found; the known endings are"),
+        ("nothing://bucket/x", "cannot be accessed (Protocol not known: nothing"),
+        ("memory://nobody/there", "no image found; the known suffixes are"),
         ("/no/such/folder", "no such file or directory"),
     ],
 )

@@ -168,7 +168,7 @@ def test_no_path_of_this_machine_leaves_it(hub, copied, tmp_path, monkeypatch, r
     assert str(vgg_folder.parent).encode() not in pushed
     unknown_then = ("format", "images_sha256", "calibration")
     reseal(copied / layout.CONFIG, without=unknown_then, dataset="folder:/home/me/bottle")
-    assert "a path of this machine" in refusal(students_hub.push, copied, "me/old")
+    assert "a path on this machine" in refusal(students_hub.push, copied, "me/old")
 
 
 def test_push_refuses_figures_of_other_weights(hub, copied, monkeypatch, refusal):

@@ -146,7 +146,7 @@ def test_an_unfinished_run_of_other_settings_is_refused(tmp_path, monkeypatch, t
     interrupted(tiny_task, vgg_teacher, tmp_path, monkeypatch)
     before = contents(tmp_path)
     other = replace(RECIPE, epochs=2)
-    with pytest.raises(UserError, match=r"unfinished run of other settings.*--overwrite"):
+    with pytest.raises(UserError, match=r"unfinished run with different settings.*--overwrite"):
         train_student(tiny_task, vgg_teacher, tmp_path, recipe=other, device="cpu")
     assert contents(tmp_path) == before
     folder = train_student(tiny_task, vgg_teacher, tmp_path, recipe=other, device="cpu", overwrite=True)

@@ -92,9 +92,7 @@ def _gallery_page(student: Student, kinds: tuple[str, ...], labels) -> list[Pict
     left, right = st.columns([1, 2], vertical_alignment="bottom")
     # Kinds of defect do not include the normal class; their first kind is "good".
     first = kinds.index(student.normal_class) if student.normal_class in kinds else 0
-    kind = left.selectbox(
-        "Kind", kinds, index=first, key=kind_key(student), bind="query-params"
-    )
+    kind = left.selectbox("Kind", kinds, index=first, key=kind_key(student), bind="query-params")
     count = int((labels == kinds.index(kind)).sum())
     with right:
         key = page_key(student, kind)

@@ -1,4 +1,4 @@
-"""The frozen teachers: which are known by name, where their weights come from, and what they were trained on.
+"""Frozen teachers: names, sources of the weights, and training data.
 
-`registry` and `provenance` know teachers without torch; `loading` builds the networks.
+`registry` and `provenance` work without torch; `loading` builds the networks.
 """

@@ -1,10 +1,10 @@
-"""The cards of compact teachers: what each was trained on, how, and how well it classifies."""
+"""Cards of compact teachers: training data, recipe and accuracy."""
 
 from typing import Any
 
 
 def teacher_card(card: dict[str, Any]) -> str:
-    """The README.md of a compact teacher's folder, from its teacher.json."""
+    """Render the README.md of a compact teacher's folder from its teacher.json."""
     accuracy = ", ".join(f"{split} {100 * value:.2f} %" for split, value in card["accuracy"].items())
     return f"""# {card["name"]}
 
@@ -20,6 +20,6 @@ A compact `{card["backbone"]}` teacher for 32 px images, trained by `kdad pretra
 
 
 def origin(card: dict[str, Any]) -> str:
-    """What a teacher started from and what else it copied, in words that follow "trained"; from its teacher.json."""
+    """Initial weights and distillation source of a teacher, to follow the word "trained"; from its teacher.json."""
     start = f"from the weights of {card['start_from']}" if card["start_from"] else "from scratch"
     return f"{start}, copying features of {card['distil_from']} beside the labels" if card["distil_from"] else start

@@ -1,4 +1,4 @@
-"""Batch norms of frozen networks, folded into the convolutions before them."""
+"""Folding of batch norms into convolutions, for frozen networks."""
 
 from itertools import pairwise
 
@@ -7,14 +7,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def fold_batch_norms(network: nn.Module) -> None:
-    """Let every convolution do the work of the batch norm that stands right behind it; in place.
+    """Fold each batch norm into the preceding convolution, in place.
 
-    Features stay what they were up to rounding. On a CPU, a network of light convolutions spends much of its time in
-    batch norms. What stands in the place of one is the activation that came with it, if any, so that layers keep their
-    numbers.
+    Features are unchanged up to rounding. On a CPU, networks of light convolutions spend much of their time in batch
+    norms. Each batch norm is replaced by its activation or by the identity, which preserves the numbering of layers.
 
     Args:
-        network: in eval mode, and such that a convolution's output goes nowhere but to the module after it.
+        network: in eval mode; a convolution's output must be used only by the module after it.
     """
     for parent in list(network.modules()):
         for (name, layer), (name_of_norm, norm) in pairwise(list(parent.named_children())):

@@ -1,4 +1,4 @@
-"""Whether a teacher has seen the labels of what it is to find; stated beside every figure."""
+"""Label overlap between a teacher's training data and the anomaly classes; reported with every figure."""
 
 from kdad.data.datasets import is_folder
 
@@ -7,13 +7,13 @@ OVERLAP_IN_WORDS = {
     "detection of the unknown.",
     "related": "The teacher saw labels of related classes under other names, but none of this data set.",
     "none": "The teacher saw no labels of the anomaly classes.",
-    "unknown": "Nobody can say whether the teacher saw labels of the anomaly classes.",
+    "unknown": "It is not known whether the teacher saw labels of the anomaly classes.",
 }
 UNKNOWN = ("unknown",)
-# Pairs of data sets that name the same kinds of things differently.
+# Data sets that contain the same kinds of objects under different names.
 OBJECTS = {"imagenet-1k", "imagenet-12k", "imagenet-21k", "tiny-imagenet-32"}
 RELATED = {"cifar10": OBJECTS, "fashion-mnist": OBJECTS}
-# Data sets in the tags of timm's weights; of those in the second line, nobody can say which labels they held.
+# Data sets in the tags of timm's weights; the labels of those in the second line are unknown.
 TAGS = {"in1k": "imagenet-1k", "in12k": "imagenet-12k", "in21k": "imagenet-21k", "in22k": "imagenet-21k"}
 UNLABELLED = ("openai", "laion", "webli", "ig1b", "yfcc", "lvd", "dfn", "metaclip", "datacomp", "merged", "jft", "swag")
 
@@ -30,6 +30,6 @@ def label_overlap(trained_on: tuple[str, ...], dataset: str) -> str:
 
 
 def trained_on_of_tag(tag: str) -> tuple[str, ...]:
-    """The data sets that the tag of timm's weights names, for instance `augreg_in21k_ft_in1k`."""
+    """Data sets named in a tag of timm's weights, such as `augreg_in21k_ft_in1k`."""
     named = tuple(dict.fromkeys(TAGS[part] for part in tag.split("_") if part in TAGS))
     return named if named and not any(word in tag for word in UNLABELLED) else (*named, *UNKNOWN)

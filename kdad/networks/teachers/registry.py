@@ -1,4 +1,4 @@
-"""The teachers known by name, and what is known of any teacher before it is loaded. No torch here."""
+"""Registry of named teachers, and facts about any teacher before it is loaded. Imports no torch."""
 
 import json
 import os
@@ -17,7 +17,7 @@ CARD_FILE, WEIGHTS_FILE = "teacher.json", "model.safetensors"
 COMPACT_VGG_TYPE = "kdad-compact-vgg"  # the `model_type` of a compact VGG's config.json
 COMPACT_VIT_BACKBONE = "vit"  # the `backbone` on a compact ViT's card
 SHIPPED, PACKAGE, TORCHVISION, HUB = "shipped", "package", "torchvision", "hub"
-TIMM = "timm:"  # `timm:NAME` or `timm:NAME@FILE` is a teacher that timm knows, with weights from the Hub or a file
+TIMM = "timm:"  # `timm:NAME` or `timm:NAME@FILE` is a timm model with weights from the Hub or a file
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,16 @@ class TeacherSpec:
     """A teacher known by name.
 
     Args:
-        source: where its files come from: `SHIPPED` with kdad, a Python `PACKAGE` that is installed with kdad,
-            `TORCHVISION` or the `HUB`.
-        place: the name of its folder, package, weight file or repository there.
-        trained_on: data sets whose labels it was trained with; None where its own card says.
-        pixels: the fields of its `Preprocessing`; None where its own files say.
-        margin: how much larger than their crop images are made, if not what its own files say.
-        student: the kind of student that copies it; None where that follows from its network.
-        recipe: the preset of its students; None where that follows from its network.
-        megabytes: the size of its weight file; None where the file is here to be asked.
-        small_image_size: the side in pixels that it reads small images at, which gain nothing from more.
+        source: origin of its files: `SHIPPED` with kdad, a Python `PACKAGE` installed with kdad, `TORCHVISION` or the
+            `HUB`.
+        place: name of its folder, package, weight file or repository there.
+        trained_on: data sets whose labels it was trained with; None if its own card states them.
+        pixels: fields of its `Preprocessing`; None if its own files state them.
+        margin: ratio of resized to cropped size; None if its own files state it.
+        student: kind of student that copies it; None if it follows from the network.
+        recipe: preset of its students; None if it follows from the network.
+        megabytes: size of its weight file; None if the file is local.
+        small_image_size: image size in pixels for small images, which do not benefit from a larger one.
     """
 
     source: str
@@ -75,7 +75,7 @@ TEACHERS = {
         recipe=PAPER,
         megabytes=528,
     ),
-    # As the paper has it for MVTec AD: pixel values in 0…1 as they are.
+    # As in the paper for MVTec AD: pixel values in 0…1 without normalisation.
     "vgg16-imagenet-mvtec": TeacherSpec(
         TORCHVISION,
         VGG16_FILE,
@@ -85,8 +85,8 @@ TEACHERS = {
         recipe=PAPER_MVTEC,
         megabytes=528,
     ),
-    # ImageNet-21k first, then CIFAR-10 with the labels of all ten classes. Resized to 256, so that training can crop
-    # 224 anywhere.
+    # ImageNet-21k first, then CIFAR-10 with the labels of all ten classes. Resized to 256 to allow random crops of 224
+    # in training.
     "vit-base-cifar10": TeacherSpec(
         HUB,
         "nateraw/vit-base-patch16-224-cifar10",
@@ -99,7 +99,7 @@ TEACHERS = {
 
 
 def is_here(spec: TeacherSpec) -> bool:
-    """Whether loading a teacher needs no network."""
+    """Whether a teacher can be loaded without network access."""
     if spec.source == SHIPPED:
         return (WEIGHTS_FOLDER / spec.place / WEIGHTS_FILE).is_file()
     if spec.source == TORCHVISION:
@@ -115,32 +115,32 @@ def shipped() -> list[str]:
 
 
 def available() -> list[str]:
-    """Names of the teachers that can be asked for: those that are here, then those fetched on first use."""
+    """Names of the teachers that can be loaded, locally or by download on first use."""
     return [name for name, spec in TEACHERS.items() if spec.source not in (SHIPPED, PACKAGE) or is_here(spec)]
 
 
 def default_teacher(dataset: str) -> str | None:
-    """The teacher to use where none is named: of own folders, one that has seen photographs; else None."""
+    """Default teacher: for custom folders, one trained on photographs; None for other data sets."""
     return LITE0 if is_folder(dataset) else None
 
 
 def adjustable(name: str) -> bool:
-    """Whether the side and the layers at which a teacher is read can be chosen."""
+    """Whether the image size and the layers of a teacher can be chosen."""
     return name.startswith(TIMM) or (name in TEACHERS and TEACHERS[name].source == PACKAGE)
 
 
 def default_image_size(name: str, dataset: str) -> int | None:
-    """The side in pixels at which a teacher reads the images of `dataset`; None where there is but its own."""
+    """Default image size in pixels of a teacher for the images of `dataset`; None for the teacher's own."""
     spec = TEACHERS.get(name)
     return None if spec is None or is_folder(dataset) else spec.small_image_size
 
 
 @dataclass(frozen=True)
 class TeacherFacts:
-    """What is known of a teacher before it is loaded; None where nobody can say.
+    """Facts about a teacher before it is loaded; None if unknown.
 
-    `here` is whether loading it needs no network, `megabytes` the size of its weight file, and
-    `recipe` the preset of its students.
+    `here` is whether it can be loaded without network access, `megabytes` the size of its weight file,
+    and `recipe` the preset of its students.
     """
 
     trained_on: tuple[str, ...]
@@ -150,7 +150,7 @@ class TeacherFacts:
 
 
 def teacher_facts(name: str) -> TeacherFacts:
-    """The facts of a teacher given by name, local folder or Hub id, as far as they can be read from JSON."""
+    """Facts about a teacher given by name, local folder or Hub id, as far as they can be read from JSON files."""
     if name.startswith(TIMM):
         return _timm_facts(*split_timm(name))
     spec = TEACHERS.get(name)
@@ -163,13 +163,13 @@ def teacher_facts(name: str) -> TeacherFacts:
 
 
 def split_timm(name: str) -> tuple[str, str]:
-    """The model's name and the weight file, or '', of `timm:NAME` or `timm:NAME@FILE`."""
+    """Split `timm:NAME` or `timm:NAME@FILE` into model name and weight file, or ''."""
     model, _, file = name.removeprefix(TIMM).partition("@")
     return model, file
 
 
 def _timm_facts(model: str, file: str) -> TeacherFacts:
-    """What the name of a timm model says; the tag after its dot names what it was trained on."""
+    """Facts from the name of a timm model; the tag after the dot names its training data."""
     tag = model.partition(".")[2]
     here = Path(file).is_file() if file else in_hub_cache(f"timm/{model}", "model.safetensors", "model")
     return TeacherFacts(trained_on_of_tag(tag), here)
@@ -187,7 +187,7 @@ def _folder_facts(folder: Path) -> TeacherFacts:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; {} for a missing or damaged one, which loading will name."""
+    """Object in a JSON file; {} for a missing or damaged one, which loading will report."""
     try:
         values = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError):
@@ -201,7 +201,7 @@ def _torch_checkpoints() -> Path:
 
 
 def teacher_slug(name: str) -> str:
-    """The teacher's name as one path component."""
+    """Teacher's name as one path component."""
     if name.startswith(TIMM):
         return f"timm-{split_timm(name)[0].replace('/', '--')}"
     return Path(name).name if name.startswith(("/", ".")) else name.replace("/", "--")

@@ -1,7 +1,7 @@
 """Any backbone of timm as a teacher, convolutional or transformer, read through timm's own feature extraction.
 
-What the layers are called, how wide and how coarse they are, how the model wants its pixels and what it was trained on
-is what timm's model says of itself (`feature_info` and `pretrained_cfg`).
+Names, widths and strides of layers, preprocessing and training data come from the model's own metadata
+(`feature_info` and `pretrained_cfg`).
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ from kdad.networks.features import FeatureNetwork
 from kdad.networks.vgg import tokens
 from kdad.networks.vit import CRITICAL_LAYERS
 
-FINAL = "final"  # the layer that the classifier reads, whatever it is called in the model
-READ_STRIDES = (8, 16)  # critical layers below the final one: finer ones see no defect, only noise
+FINAL = "final"  # name of the layer that the classifier reads, for any model
+READ_STRIDES = (8, 16)  # critical layers below the final one: finer ones respond to noise rather than defects
 MAX_FINAL_CHANNELS = 512
 
 
 class TimmFeatures(FeatureNetwork):
     """A timm model read at some of its layers.
 
-    Of a model with a classifier, the final layer is projected to its `classifier_subspace`.
+    If the model has a classifier, the final layer is projected to its `classifier_subspace`.
 
     Args:
-        model: a timm model that has `forward_intermediates`.
-        layers: names of `layer_names(model)`, from fine to coarse; empty for the default.
+        model: a timm model with `forward_intermediates`.
+        layers: names from `layer_names(model)`, from fine to coarse; empty for the default.
         image_size: side of the square input in pixels.
 
     Raises:
@@ -75,17 +75,17 @@ class TimmFeatures(FeatureNetwork):
         return [(height // stride, width // stride) for stride in self.strides]
 
     def summary(self, features: Sequence[Tensor]) -> Tensor:
-        """Of a convolutional model, the mean (B, D) over all but the outermost patches, to length one.
+        """For a convolutional model, the mean (B, D) over all but the outermost patches, scaled to unit length.
 
-        The outermost patches see the padding more than the image, and how long the mean is tells more of contrast than
-        of content. Both were chosen with the default score; see `benchmarks/scores.py`.
+        The outermost patches see more padding than image, and the mean's length depends more on contrast than on
+        content. Both were selected with the default score; see `benchmarks/scores.py`.
         """
         if self.transformer:
             return super().summary(features)
         return nn.functional.normalize(_inner(features[-1]).mean(1), dim=1)
 
     def summarised(self, features: Sequence[Tensor]) -> Tensor:
-        """As of every network; of a convolutional one, of all but the outermost patches."""
+        """As in `FeatureNetwork`; for a convolutional model, of all but the outermost patches."""
         if self.transformer:
             return super().summarised(features)
         inner = _inner(features[-1])
@@ -93,7 +93,7 @@ class TimmFeatures(FeatureNetwork):
 
     def _indices(self) -> list[int]:
         names = [entry["module"] for entry in self.model.feature_info]
-        # Without any, timm would give them all.
+        # For an empty list, timm would return all layers.
         return [names.index(layer) for layer in self.layers if layer != FINAL] or [len(names) - 1]
 
     def _final(self, final: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class TimmFeatures(FeatureNetwork):
 
     @torch.no_grad()
     def _checked_channels(self, image_size: int) -> tuple[int, ...]:
-        """The width of every layer, from a blank image that has to go through."""
+        """Width of every layer, checked by passing a blank image through the model."""
         if image_size % max(self.strides):
             raise UserError(
                 f"this teacher reads images whose side is a multiple of {max(self.strides)}, not {image_size}"
@@ -119,23 +119,23 @@ class TimmFeatures(FeatureNetwork):
 
 
 def _patches(pair: Any) -> Tensor:
-    """The patches of what a transformer without prefix tokens returns: alone, or first of a pair."""
+    """Patches in the output of a transformer without prefix tokens: alone, or first of a pair."""
     return pair[0] if isinstance(pair, tuple) else pair
 
 
 def is_transformer(model: Any) -> bool:
-    """Whether all layers share one grid of patches, as those of a plain transformer do."""
+    """Whether all layers share one grid of patches, as in a plain transformer."""
     return len({entry["reduction"] for entry in model.feature_info}) == 1
 
 
 def layer_names(model: Any) -> list[str]:
-    """The layers that a model can be read at, from fine to coarse; a convolutional one also at its final features."""
+    """Layers at which a model can be read, from fine to coarse, including the final features of convolutional ones."""
     names = [str(entry["module"]) for entry in model.feature_info]
     return names if is_transformer(model) else [*names, FINAL]
 
 
 def _default_layers(model: Any) -> tuple[str, ...]:
-    """Of a transformer of n blocks, n/4, n/2, 3n/4 and n; of others, the strides of `READ_STRIDES` and the end."""
+    """Blocks n/4, n/2, 3n/4 and n of a transformer of n; for others, the `READ_STRIDES` and the final layer."""
     names = [str(entry["module"]) for entry in model.feature_info]
     if is_transformer(model):
         depths = (round(len(names) * part / CRITICAL_LAYERS) for part in range(1, CRITICAL_LAYERS + 1))
@@ -145,10 +145,10 @@ def _default_layers(model: Any) -> tuple[str, ...]:
 
 
 def classifier_subspace(model: Any) -> Tensor | None:
-    """The orthonormal directions (D, `MAX_FINAL_CHANNELS`) of the final layer that the classifier reads most.
+    """Orthonormal directions (D, `MAX_FINAL_CHANNELS`) of the final layer with most influence on the classifier.
 
-    They are the leading right singular vectors of its weight matrix: what it cannot see varies without meaning. None
-    where the final layer is no wider, or no classifier reads it.
+    These are the leading right singular vectors of its weight matrix: directions that it ignores vary without meaning.
+    None if the final layer is no wider than that, or is not read by a classifier.
     """
     classifier = model.get_classifier()
     if not isinstance(classifier, nn.Linear) or classifier.in_features != model.num_features:
@@ -156,13 +156,13 @@ def classifier_subspace(model: Any) -> Tensor | None:
     if classifier.in_features <= MAX_FINAL_CHANNELS or classifier.out_features < MAX_FINAL_CHANNELS:
         return None
     rows = torch.linalg.svd(classifier.weight.detach().double(), full_matrices=False).Vh[:MAX_FINAL_CHANNELS]
-    # A singular vector is known up to its sign, which may not depend on the machine.
+    # Fix the sign of the singular vectors, which may otherwise differ between machines.
     largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
     return (rows * largest.sign()).T.float().contiguous()
 
 
 def timm_pixels(config: dict[str, Any], image_size: int | None) -> Preprocessing:
-    """How a model wants its pixels, from its `pretrained_cfg`; whole images, so that no part of them escapes."""
+    """Preprocessing of a model from its `pretrained_cfg`, without a crop, to cover the whole image."""
     interpolation = config.get("interpolation", "bilinear")
     image_size = image_size or int(config["input_size"][-1])
     known = interpolation if interpolation in INTERPOLATIONS else "bicubic"
@@ -170,7 +170,7 @@ def timm_pixels(config: dict[str, Any], image_size: int | None) -> Preprocessing
 
 
 def timm_config(name: str) -> dict[str, Any]:
-    """What timm knows of the weights of a model, before anything is loaded.
+    """timm's configuration of a model's weights, without loading anything.
 
     Raises:
         UserError: timm has no such model.
@@ -188,10 +188,10 @@ def timm_config(name: str) -> dict[str, Any]:
 
 
 def build_timm(name: str, file: Path | None, image_size: int | None) -> nn.Module:
-    """The model of this name with the weights in a local safetensors file, or with random ones.
+    """Build the model of this name with weights from a local safetensors file, or random ones.
 
     Raises:
-        UserError: the file does not hold just this model's weights, or the model has no such size.
+        UserError: the file does not contain exactly this model's weights, or the model does not support the size.
     """
     import timm
 
@@ -212,7 +212,7 @@ def build_timm(name: str, file: Path | None, image_size: int | None) -> nn.Modul
 
 
 def _inner(features: Tensor) -> Tensor:
-    """The patches (B, n, D) of a square map (B, T, D) that are not at its edge, in float32."""
+    """Inner patches (B, n, D) of a square map (B, T, D), without those at its edge, in float32."""
     side = int(features.shape[1] ** 0.5)
     grid = features.float().unflatten(1, (side, -1))
     return (grid[:, 1:-1, 1:-1] if side > 2 else grid).flatten(1, 2)

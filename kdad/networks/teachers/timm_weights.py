@@ -1,4 +1,4 @@
-"""Where the weights of timm's models come from: a package, the Hub, or a safetensors file."""
+"""Weights of timm models, from a package, the Hub, or a safetensors file."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,12 +17,12 @@ LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db
 
 
 def lite0(package: str) -> tuple[nn.Module, str]:
-    """EfficientNet-Lite0 with the weights that come with the Python package `package`, and their SHA-256.
+    """EfficientNet-Lite0 with the weights from the Python package `package`, and their SHA-256.
 
-    They belong to the authors' own code, whose tensors stand in the order of timm's.
+    The weights are for the authors' own code, whose tensors are in the same order as timm's.
 
     Raises:
-        UserError: the package is missing, or its weights are not those that are known.
+        UserError: the package is missing, or its weights do not match the known SHA-256.
     """
     found = find_spec(package)
     if found is None or found.origin is None:
@@ -39,10 +39,10 @@ def lite0(package: str) -> tuple[nn.Module, str]:
 
 
 def load_in_order(model: nn.Module, state: dict[str, Tensor], file: Path) -> None:
-    """Load tensors that carry other names but stand in the order of the model's own.
+    """Load tensors with different names but in the order of the model's own.
 
     Raises:
-        UserError: there is one too many or too few, or one is of another shape.
+        UserError: their number or a shape differs from the model's.
     """
     own = model.state_dict()
     if len(own) != len(state):
@@ -54,10 +54,10 @@ def load_in_order(model: nn.Module, state: dict[str, Tensor], file: Path) -> Non
 
 
 def timm_weights(name: str, given: str) -> Path:
-    """The safetensors file of a timm model's weights: the one that is given, or the Hub's, fetched on first use.
+    """Safetensors file of a timm model's weights: the given one, or the Hub's, fetched on first use.
 
     Raises:
-        UserError: there is none, or it is no safetensors file.
+        UserError: the file does not exist, or is not a safetensors file.
     """
     config = timm_config(name)
     file = Path(given).expanduser() if given else _fetched(name, config.get("hf_hub_id"))

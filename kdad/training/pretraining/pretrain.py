@@ -124,7 +124,7 @@ def train_teacher(
         image_sizes: of the square training images, in pixels, each for an equal share of the epochs.
 
     Raises:
-        UserError: `out` holds a teacher already, or an unfinished run of other settings, the backbone cannot
+        UserError: `out` holds a teacher already, or an unfinished run with different settings, the backbone cannot
             be trained at `image_sizes`, or the teachers named do not fit.
         WorkFailed: the loss became NaN, or memory ran out.
     """
@@ -207,7 +207,7 @@ def _obstacle(out: Path, settings: dict[str, Any]) -> str | None:
         return "a teacher already"
     unfinished = out / SETTINGS
     if unfinished.is_file() and json.loads(unfinished.read_text()) != settings:
-        return "an unfinished run of other settings"
+        return "an unfinished run with different settings"
     return None
 
 

@@ -263,7 +263,7 @@ def test_an_unfinished_run_of_other_settings_is_refused(tmp_path, monkeypatch):
         patched.setattr(pretrain, "_accuracies", crash)
         taught("vgg", tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(UserError, match=r"unfinished run of other settings.*--overwrite"):
+    with pytest.raises(UserError, match=r"unfinished run with different settings.*--overwrite"):
         taught("vit", tmp_path)
     assert contents(tmp_path) == before
     assert taught("vgg", tmp_path, seed=1, overwrite=True)["seed"] == 1
