@@ -255,6 +255,12 @@ def test_the_colour_scale_keeps_normal_images_dark(detector, tiny_task):
     assert np.mean(heatmap > (low + high) / 2) < 0.02
 
 
+def test_a_teacher_can_be_given_by_its_name(student_folder, vgg_folder, vit_folder, detector, pictures, refusal):
+    named = Detector.load(student_folder, teacher=str(vgg_folder), device="cpu")
+    assert_equal_predictions(named.predict(pictures), detector.predict(pictures))
+    assert "SHA-256" in refusal(Detector.load, student_folder, teacher=str(vit_folder), device="cpu")
+
+
 def test_another_teacher_is_a_clear_error(student_folder, vit_teacher):
     with pytest.raises(UserError, match=r"SHA-256.*get the original teacher"):
         Detector.load(student_folder, teacher=vit_teacher, device="cpu")

@@ -406,3 +406,13 @@ def test_choosing_a_device_changes_no_setting_of_the_process(vgg_teacher):
             assert torch.backends.cudnn.allow_tf32 is setting
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+def test_a_teacher_that_a_stranger_names_is_not_fetched_unless_allowed(no_network, refusal):
+    message = refusal(load_teacher, "nobody/nothing", allow_download=False)
+    assert "'nobody/nothing', is not on this machine: say where with --teacher FOLDER" in message
+    assert "could not be fetched" in refusal(load_teacher, "nobody/nothing")
+
+
+def test_a_teacher_on_this_machine_needs_no_permission(vgg_folder):
+    assert load_teacher(str(vgg_folder), allow_download=False).sha256 == load_teacher(str(vgg_folder)).sha256
