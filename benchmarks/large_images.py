@@ -71,7 +71,7 @@ def measure(dataset: str, teacher: Teacher, tile_size: int, out: Path) -> dict:
         "ms_an_image": 1000 * (time.perf_counter() - trained) / len(task.test.labels),
     }
     chosen = {name: figures[name] for name in ("auroc", "pixel_auroc", "pro", "pixel_ap")}
-    return {"teacher": teacher.name, "side": teacher.preprocessing.resize, "tile": task.tile_size, **chosen, **spent}
+    return {"teacher": teacher.name, "side": teacher.preprocessing.resize[0], "tile": task.tile_size, **chosen, **spent}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
             for teacher in [
                 load_teacher(name, image_size=default_image_size(name, dataset)) for name in args.teacher or TEACHERS
             ]:
-                for tile_size in (0, max(TILE, teacher.preprocessing.resize)):
+                for tile_size in (0, max(TILE, *teacher.preprocessing.resize)):
                     rows.append(measure(dataset, teacher, tile_size, Path(temporary) / f"tile-{tile_size}"))
                     print(rows[-1], flush=True)
         except UserError as error:

@@ -35,7 +35,7 @@ def resized(photos: list[Image.Image], side: int) -> np.ndarray:
 def pixels_of(photos: list[Image.Image]) -> Tensor:
     """Preprocess photographs for the networks: (B, 3, S, S)."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (PIXELS.mean, PIXELS.std))
-    pixels = torch.from_numpy(resized(photos, PIXELS.crop)).permute(0, 3, 1, 2).float().div(255)
+    pixels = torch.from_numpy(resized(photos, PIXELS.crop[0])).permute(0, 3, 1, 2).float().div(255)
     return ((pixels - mean) / std).contiguous()
 
 

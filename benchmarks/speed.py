@@ -72,7 +72,9 @@ def our_step(teacher: Teacher, device: str) -> Work:
     module = Distillation(build_student(architecture), teacher, None, recipe, seed=0)  # type: ignore[arg-type]
     module.to(device).train()
     optimizer = OPTIMIZERS[recipe.optimizer](module.student.parameters(), lr=recipe.learning_rate)
-    images = torch.from_numpy(resized(photographs(device), PIXELS.resize)).permute(0, 3, 1, 2).contiguous().to(device)
+    images = (
+        torch.from_numpy(resized(photographs(device), PIXELS.resize[0])).permute(0, 3, 1, 2).contiguous().to(device)
+    )
     warnings.filterwarnings("ignore", message=".*self.log.*")
 
     def step() -> None:
@@ -105,7 +107,7 @@ def vit_base() -> ViTFeatures:
     """The network of `vit-base-cifar10`."""
     from transformers import ViTConfig, ViTModel
 
-    return ViTFeatures(ViTModel(ViTConfig()), PIXELS.crop).eval()
+    return ViTFeatures(ViTModel(ViTConfig()), PIXELS.crop[0]).eval()
 
 
 def vit_teacher() -> Teacher:

@@ -194,7 +194,8 @@ class FolderTask(Task):
 
     def _default_tile_size(self) -> int:
         shorter = [min(image_size(file)) for file in self.layout.normals]
-        return TILE_SIDES * self.image_size if np.median(shorter) > TILED_ABOVE * self.image_size else 0
+        side = min(self.image_size)
+        return TILE_SIDES * side if np.median(shorter) > TILED_ABOVE * side else 0
 
     @cached_property
     def _each(self) -> int:
@@ -215,14 +216,14 @@ class FolderTask(Task):
         return self._stacked(self._made(every), len(every))
 
     def _stacked(self, images: Iterable[Tensor], normals: int) -> Tensor:
-        return memmap_stack(images, (normals * self._each, 3, self.image_size, self.image_size))
+        return memmap_stack(images, (normals * self._each, 3, *self.image_size))
 
     def _made(self, indices: Tensor) -> Iterator[Tensor]:
         """Normals at the teacher's image size, or tiles of them, which depend on the normal alone."""
         images = ImageFiles((self.layout.normals[i] for i in indices), self.max_value)
         for index, image in zip(indices.tolist(), images, strict=True):
             for piece in _random_tiles(image, self.tile_size, self._each, index) if self.tile_size else [image]:
-                yield _resized(piece, self.image_size, self.image_size, self.pixels.interpolation)
+                yield _resized(piece, *self.image_size, self.pixels.interpolation)
 
 
 def _held_out(normals: int) -> int:

@@ -9,7 +9,7 @@ from kdad.data.sources import load_source
 from kdad.data.task import Task
 from kdad.errors import UserError, one_of
 
-PHOTOGRAPHS = Preprocessing(256, 256, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+PHOTOGRAPHS = Preprocessing((256, 256), (256, 256), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def load_task(

@@ -1,4 +1,4 @@
-"""Preprocessing from uint8 images to network inputs, batched and on the images' device."""
+"""From uint8 images to the pixels a network sees, batched and on the device of the images."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -8,50 +8,61 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdad.data.sizes import Size, as_size, size_in_words
 from kdad.errors import UserError, one_of
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize to `resize`×`resize`, centre-crop to `crop`×`crop`, scale to 0…1, subtract mean, divide by std.
+    """Resize to `resize`, crop the centre to `crop`, scale to 0…1, subtract mean, divide by std.
 
-    Aspect ratios are not preserved: no part of an oblong image is excluded from the score.
+    Sizes are (height, width); a number is the side of a square. The whole image is resized, so that no part of one of
+    another aspect escapes the score.
     """
 
-    resize: int
-    crop: int
+    resize: Size
+    crop: Size
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "lanczos"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.crop <= self.resize:
-            raise UserError(f"cannot crop {self.crop} pixels out of {self.resize}")
+        for name in ("resize", "crop"):
+            object.__setattr__(self, name, as_size(getattr(self, name)))
+        if not all(1 <= inner <= outer for inner, outer in zip(self.crop, self.resize, strict=True)):
+            raise UserError(f"cannot crop {size_in_words(self.crop)} pixels out of {size_in_words(self.resize)}")
         colours = len(self.mean) == len(self.std) == 3 and all(map(math.isfinite, (*self.mean, *self.std)))
         if not colours or min(self.std) <= 0:
             raise UserError(f"mean and std must be three numbers each, not {self.mean} and {self.std}")
         one_of("interpolation", self.interpolation, INTERPOLATIONS)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Map uint8 (B, 3, H, W) to normalised float32 (B, 3, crop, crop)."""
-        centre = slice((self.resize - self.crop) // 2, (self.resize + self.crop) // 2)
-        return self._normalise(self._resize(images)[..., centre, centre])
+        """uint8 (B, 3, H, W) to normalised float32 (B, 3, *crop)."""
+        (top, left), (height, width) = self.border, self.crop
+        return self._normalise(self._resize(images)[..., top : top + height, left : left + width])
+
+    @property
+    def border(self) -> Size:
+        """The rows above and the columns left of the crop."""
+        rows, columns = ((outer - inner) // 2 for outer, inner in zip(self.resize, self.crop, strict=True))
+        return rows, columns
 
     def augmented(self, images: Tensor, flip: bool, random_crop: bool) -> Tensor:
-        """Like a call, with random horizontal flips (`flip`) or random crops (`random_crop`)."""
-        room = self.resize - self.crop if random_crop else 0
-        offset = torch.randint(0, room + 1, (len(images), 2), device=images.device)
-        offset += 0 if random_crop else (self.resize - self.crop) // 2
+        """As a call, with each image mirrored at random (`flip`) or cropped anywhere (`random_crop`)."""
+        offset = torch.tensor(self.border, device=images.device).expand(len(images), 2)
+        if random_crop:
+            room = torch.tensor(self.resize, device=images.device) - torch.tensor(self.crop, device=images.device)
+            offset = torch.randint(0, int(room.max()) + 1, (len(images), 2), device=images.device) % (room + 1)
         if flip:
             images = random_mirror(images)
         return self._normalise(crop_at(self._resize(images), offset, self.crop))
 
     def to_input(self, heatmap: Tensor, height: int, width: int) -> Tensor:
-        """Upsample a map of the crop (B, h, w) to the whole input (B, height, width), with 0 outside the crop."""
-        scaled = resample(heatmap[:, None], self.crop, self.crop, "bilinear")[:, 0]
-        border = self.resize - self.crop
-        before = border // 2
-        framed = torch.nn.functional.pad(scaled, (before, border - before, before, border - before))
+        """Upsample a map over the crop (B, h, w) to the whole input (B, height, width); 0 outside the crop."""
+        scaled = resample(heatmap[:, None], *self.crop, "bilinear")[:, 0]
+        (top, left), (rows, columns) = self.border, self.resize
+        below, right = rows - self.crop[0] - top, columns - self.crop[1] - left
+        framed = torch.nn.functional.pad(scaled, (left, right, top, below))
         return resample(framed[:, None], height, width, "bilinear")[:, 0]
 
     def as_dict(self) -> dict[str, Any]:
@@ -64,13 +75,14 @@ class Preprocessing:
         return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
 
     def _resize(self, images: Tensor) -> Tensor:
-        if images.shape[-2:] == (self.resize, self.resize):
+        if images.shape[-2:] == self.resize:
             return images.float()
-        # In training, autocast would round pixels to bfloat16, unlike in scoring and in the feature cache.
+        height, width = self.resize
+        # In training, autocast would round pixels to bfloat16: another image than is judged and remembered.
         with torch.autocast(images.device.type, enabled=False):
-            # As in PIL: first the width, then the height, clipping overshoot at hard edges after each.
-            across = _resize_rows(images, self.resize, self.interpolation).clamp(0, 255)
-            return _resize_rows(across.mT, self.resize, self.interpolation).clamp(0, 255).mT.contiguous()
+            # Like PIL: first the width, then the height, each clipped where a kernel overshoots a hard edge.
+            across = _resize_rows(images, width, self.interpolation).clamp(0, 255)
+            return _resize_rows(across.mT, height, self.interpolation).clamp(0, 255).mT.contiguous()
 
     def _normalise(self, pixels: Tensor) -> Tensor:
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
@@ -79,29 +91,28 @@ class Preprocessing:
 
 
 def random_mirror(images: Tensor) -> Tensor:
-    """Flip each image (B, C, H, W) horizontally with probability ½."""
+    """Mirror each image (B, C, H, W) left to right with probability ½."""
     mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
     return torch.where(mirrored, images.flip(-1), images)
 
 
-def crop_at(images: Tensor, offset: Tensor, size: int) -> Tensor:
-    """Cut size×size windows at (row, column) offsets (B, 2) out of images (B, C, H, W)."""
-    if images.shape[-2:] == (size, size):
+def crop_at(images: Tensor, offset: Tensor, size: Size) -> Tensor:
+    """Cut windows of (height, width) at (row, column) offsets (B, 2) out of images (B, C, H, W)."""
+    if images.shape[-2:] == size:
         return images
-    steps = torch.arange(size, device=images.device)
-    rows, columns = (offset[:, axis, None] + steps for axis in (0, 1))
+    rows, columns = (offset[:, axis, None] + torch.arange(size[axis], device=images.device) for axis in (0, 1))
     batch = torch.arange(len(images), device=images.device)[:, None, None]
-    # Advanced indexing around the channel axis puts that axis last: move it back.
+    # Advanced indices around the channel axis put that axis last: move it back.
     return images[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def resample(images: Tensor, height: int, width: int, interpolation: str) -> Tensor:
-    """Antialiased resize of images (B, C, H, W) to float32, as in PIL."""
+    """Antialiased resize of images (B, C, H, W) to float32, as PIL defines it."""
     return _resize_rows(_resize_rows(images, width, interpolation).mT, height, interpolation).mT
 
 
 def _resize_rows(images: Tensor, width: int, interpolation: str) -> Tensor:
-    """Resize the last axis of images (…, W) to float32 (…, width) by matrix products."""
+    """Resize the last axis of images (…, W) by matrix products, to float32 (…, width)."""
     resized = [
         images[..., read].to(torch.float32, memory_format=torch.contiguous_format) @ weights.to(images.device).T
         for read, weights in _resize_bands(images.shape[-1], width, interpolation)
@@ -111,9 +122,9 @@ def _resize_rows(images: Tensor, width: int, interpolation: str) -> Tensor:
 
 @cache
 def _resize_bands(size_in: int, size_out: int, interpolation: str) -> list[tuple[slice, Tensor]]:
-    """Bands of rows of `resize_matrix` without surrounding zeros, each with the slice of inputs it reads.
+    """`resize_matrix` in bands of rows, each without the zeros around it, and what it reads.
 
-    A single band suffices unless the size is reduced a lot, where nearly all of the matrix is zero.
+    One band is enough unless a resize shrinks a lot: then nearly all of the matrix is zeros.
     """
     matrix, bands = resize_matrix(size_in, size_out, interpolation), []
     for rows in matrix.split(BAND if size_in > 2 * size_out else size_out):
@@ -139,7 +150,7 @@ def _cubic(x: Tensor, a: float = -0.5) -> Tensor:
 
 @cache
 def resize_matrix(size_in: int, size_out: int, interpolation: str) -> Tensor:
-    """Matrix (size_out, size_in) of a one-dimensional resize; every row sums to one."""
+    """The (size_out, size_in) matrix of a one-dimensional resize; every row sums to one."""
     support, weight = INTERPOLATIONS[interpolation]
     scale = size_in / size_out
     spread = max(scale, 1.0)

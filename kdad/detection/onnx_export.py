@@ -68,7 +68,7 @@ def export(detector: Detector, file: Path, *, size: tuple[int, int] | None = Non
     _check_installed()
     if opset not in OPSETS:
         raise UserError(f"ONNX opset {opset} is not supported; choose one of {OPSETS[0]} to {OPSETS[-1]}")
-    height, width = size or (detector.teacher.preprocessing.resize,) * 2
+    height, width = size or detector.teacher.preprocessing.resize
     network = DetectorModule(detector).eval()
     content = _exported(network, height, width, opset)
     difference = _difference(network, content, height, width)

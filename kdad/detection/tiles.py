@@ -54,7 +54,7 @@ class WholeImages:
         return maps
 
     def resolution(self, merged: Sequence[Tensor]) -> tuple[int, int]:
-        return self.preprocessing.crop, self.preprocessing.crop
+        return self.preprocessing.crop
 
     def to_image(self, merged: Tensor, height: int, width: int) -> Tensor:
         return self.preprocessing.to_input(merged, height, width)
@@ -71,8 +71,7 @@ class Tiles:
         return self._tiling(*images.shape[2:]).cut(images)
 
     def merge(self, maps: Tensor, height: int, width: int) -> Tensor:
-        size = self.preprocessing.resize
-        return self._tiling(height, width).stitch(self.preprocessing.to_input(maps, size, size))
+        return self._tiling(height, width).stitch(self.preprocessing.to_input(maps, *self.preprocessing.resize))
 
     def resolution(self, merged: Sequence[Tensor]) -> tuple[int, int]:
         height, width = merged[0].shape[1:]  # the finest comes first
@@ -82,8 +81,8 @@ class Tiles:
         return resample(merged[:, None], height, width, "bilinear")[:, 0]
 
     def _tiling(self, height: int, width: int) -> "Tiling":
-        size = self.preprocessing.resize
-        return Tiling(height, width, self.tile_size, size, size - self.preprocessing.crop)
+        (size, _), (crop, _) = self.preprocessing.resize, self.preprocessing.crop  # tiles are square
+        return Tiling(height, width, self.tile_size, size, size - crop)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def _vit_architecture(teacher: Teacher, patch: int, width: int, layers: int) -> 
     number = {} if layers == CRITICAL_LAYERS else {"layers": layers}
     return {
         "kind": "vit",
-        "size": teacher.preprocessing.crop,
+        "size": max(teacher.preprocessing.crop),
         "patch": patch,
         "prefix": teacher.prefix,
         "teacher_width": width,

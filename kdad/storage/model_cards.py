@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from kdad.data.sizes import size_in_words
 from kdad.networks.teachers.provenance import OVERLAP_IN_WORDS
 from kdad.scores import score_named
 from kdad.storage.layout import CROSS_FITTED, HELD_OUT, UNKNOWN
@@ -84,8 +85,8 @@ def _metadata(config: StudentConfig, evaluation: dict[str, Any] | None) -> str:
 def _reading_in_words(config: StudentConfig) -> str:
     """Describe the preprocessing of images."""
     reading = config.preprocessing
-    side = f"resized to {reading.resize} px ({reading.interpolation})"
-    crop = f", of which the middle {reading.crop}" if reading.crop < reading.resize else ""
+    side = f"resized to {size_in_words(reading.resize)} px ({reading.interpolation})"
+    crop = f", of which the middle {size_in_words(reading.crop)}" if reading.crop != reading.resize else ""
     tiles = f"in tiles of {config.tile_size} px, each " if config.tile_size else ""
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (reading.mean, reading.std))
     return f"{tiles}{side}{crop}; mean ({mean}), standard deviation ({std})."

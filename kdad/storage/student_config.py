@@ -9,6 +9,7 @@ from kdad import __version__
 from kdad.data.datasets import public_name
 from kdad.data.decoding import MAX_VALUES
 from kdad.data.preprocessing import Preprocessing
+from kdad.data.sizes import Size
 from kdad.data.task import Task
 from kdad.errors import UserError, one_of
 from kdad.networks.recipes import Recipe
@@ -90,8 +91,8 @@ class StudentConfig:
             raise UserError(f"max_value must be 0 or one of {', '.join(map(str, MAX_VALUES))}, not {self.max_value}")
 
     @property
-    def image_size(self) -> int:
-        """Input size of the networks in pixels."""
+    def image_size(self) -> Size:
+        """The (height, width) in pixels at which the networks read images, or their tiles."""
         return self.preprocessing.resize
 
     @classmethod

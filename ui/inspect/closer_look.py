@@ -127,7 +127,7 @@ def _cells(prediction: "Prediction", detector: "Detector", view: View) -> pd.Dat
         values = prediction.heatmap_at(charts.COARSE, charts.COARSE)[0]
         return charts.grid_cells(*values.shape, values)
     preprocessing = detector.teacher.preprocessing
-    border = (preprocessing.resize - preprocessing.crop) / 2 / preprocessing.resize
+    border = preprocessing.border[0] / preprocessing.resize[0]
     values = prediction.measurement.patch_maps[view.layer][0]
     if max(values.shape) > MAX_CELLS:  # stitched tiles
         values, border = prediction.heatmap_at(charts.COARSE, charts.COARSE, view.layer)[0], 0.0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import streamlit as st
 
+from kdad.data.sizes import Size
 from kdad.networks.teachers.registry import WEIGHTS_FOLDER
 from ui.shared.pictures import Picture, display_size
 from ui.shared.student_index import Student
@@ -52,7 +53,7 @@ def load(student: Student) -> "Detector":
 
 @st.cache_resource(max_entries=32, show_spinner="Loading the student…")
 def _load(
-    folder: str, stamp: str, teacher: str, teacher_stamp: str, image_size: int, layers: tuple[str, ...]
+    folder: str, stamp: str, teacher: str, teacher_stamp: str, image_size: Size, layers: tuple[str, ...]
 ) -> "Detector":
     _import_torch()
     from kdad.detection.detector import Detector
@@ -76,7 +77,7 @@ def _import_torch() -> None:
 
 
 @st.cache_resource(max_entries=3, show_spinner="Loading the teacher…")
-def _load_teacher(name: str, stamp: str, image_size: int, layers: tuple[str, ...]) -> "Teacher":
+def _load_teacher(name: str, stamp: str, image_size: Size, layers: tuple[str, ...]) -> "Teacher":
     from kdad.networks.teachers.loading import load_teacher
 
     return load_teacher(name, image_size=image_size, layers=layers, allow_download=False)
@@ -136,7 +137,7 @@ def _at_work(detector: "Detector", pixels: np.ndarray) -> Iterator[None]:
     """
     from kdad.devices import one_thread
 
-    small = max(*pixels.shape[:2], detector.teacher.preprocessing.resize) <= SMALL_SIDE
+    small = max(*pixels.shape[:2], *detector.teacher.preprocessing.resize) <= SMALL_SIDE
     with DEVICE_LOCK, one_thread() if small else nullcontext():
         yield
 

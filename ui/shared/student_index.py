@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from kdad.data.sizes import Size, as_size
 from kdad.networks.teachers.registry import teacher_slug
 from kdad.storage.layout import CONFIG, EVALUATION, LOCAL, WEIGHTS, upgraded
 from kdad.storage.sealing import read_sealed
@@ -24,7 +25,7 @@ class Student:
     teacher: str
     label_overlap: str
     seed: int
-    image_size: int  # input size of its teacher, in pixels
+    image_size: Size  # (height, width) of its teacher's input, in pixels
     layers: tuple[str, ...]  # of the teacher, if they can be chosen
     max_value: int  # of images of more than 8 bits, see `kdad.data.decoding`; 0 if it was trained on none
     calibration: str  # origin of its held-out normals, a name in `kdad.storage.layout.CALIBRATION_KINDS`
@@ -98,7 +99,7 @@ def _remembered(key: str, folder: Path, stamps: tuple) -> Student:
     if figures is not None:
         figures["auroc"] = float(figures["auroc"])
     return Student(
-        key, folder, **names, seed=int(config["seed"]), image_size=int(config["preprocessing"]["resize"]),
+        key, folder, **names, seed=int(config["seed"]), image_size=as_size(config["preprocessing"]["resize"]),
         layers=tuple(config["layers"]), max_value=int(config["max_value"]),
         calibration=str(config["calibration"]), evaluation=figures,
     )  # fmt: skip

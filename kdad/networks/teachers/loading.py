@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdad.data.preprocessing import Preprocessing
+from kdad.data.sizes import Size, as_size, size_in_words
 from kdad.devices import full_float32
 from kdad.errors import UserError, one_line
 from kdad.files import is_directory, sha256_of
@@ -91,7 +92,7 @@ class Teacher:
     @property
     def grids(self) -> list[tuple[int, int]]:
         """(h, w) of the patches of every critical layer."""
-        return self.network.grids(self.preprocessing.crop, self.preprocessing.crop)
+        return self.network.grids(*self.preprocessing.crop)
 
     def to(self, device: str | torch.device) -> "Teacher":
         """Move the weights to `device`, in place."""
@@ -100,13 +101,14 @@ class Teacher:
 
 
 def load_teacher(
-    name: str, *, image_size: int | None = None, layers: Sequence[str] = (), allow_download: bool = True
+    name: str, *, image_size: int | Size | None = None, layers: Sequence[str] = (), allow_download: bool = True
 ) -> Teacher:
     """Load a teacher by name, local folder, Hub id of a ViT-family model, or `timm:NAME[@FILE]`.
 
     Args:
         name: one of the above.
-        image_size: the side in pixels at which to read images, if not its own; of `lite0-imagenet` and timm's models.
+        image_size: the size (height, width) at which to read images, or the side of a square, in pixels, if not its
+            own; of `lite0-imagenet` and timm's models.
         layers: the names of its critical layers, from fine to coarse, if not its own; of the same.
         allow_download: whether to fetch a teacher that is neither known by name nor on this machine; the name may be a
             stranger's.
@@ -120,14 +122,16 @@ def load_teacher(
             f"the teacher of this student, {shown}, is not on this machine: say where with --teacher FOLDER, or ask "
             f"for it with --teacher {shown}"
         )
+    size = None if image_size is None else as_size(image_size)
     if adjustable(name):
         load = _from_timm if name.startswith(TIMM) else _from_package
-        return load(name, image_size, layers)
+        return load(name, size, layers)
     teacher = _of_fixed_size(name)
-    if layers or image_size not in (None, teacher.preprocessing.resize):
+    if layers or size not in (None, teacher.preprocessing.resize):
+        own = size_in_words(teacher.preprocessing.resize)
         raise UserError(
-            f"teacher {name!r} reads images at {teacher.preprocessing.resize} px, at layers of its own; --image-size "
-            f"and --layers are for {LITE0} and timm:NAME"
+            f"teacher {name!r} reads images at {own} px, at layers of its own; --image-size and --layers are for "
+            f"{LITE0} and timm:NAME"
         )
     return teacher
 
@@ -169,7 +173,7 @@ def _from_folder(name: str, folder: Path) -> Teacher:
         network = CompactViT.load(folder).stack
     else:
         preprocessing = _processor_preprocessing(folder)
-        network = ViTFeatures(_load_transformers(folder), preprocessing.crop)
+        network = ViTFeatures(_load_transformers(folder), max(preprocessing.crop))
     return Teacher(name, weights_sha256(folder), tuple(card.get("trained_on", UNKNOWN)), preprocessing, network)
 
 
@@ -199,8 +203,8 @@ def _processor_preprocessing(folder: Path) -> Preprocessing:
     with _reading(file):
         crop = _side(fields["crop_size"] if fields.get("do_center_crop") else fields["size"])
         return Preprocessing(
-            resize=max(_side(fields["size"]), crop),
-            crop=crop,
+            resize=as_size(max(_side(fields["size"]), crop)),
+            crop=as_size(crop),
             mean=tuple(fields["image_mean"]),
             std=tuple(fields["image_std"]),
             interpolation=PIL_INTERPOLATIONS.get(fields.get("resample", 2), "bilinear"),
@@ -229,7 +233,7 @@ def _from_hub(name: str, spec: TeacherSpec) -> Teacher:
     teacher = _from_folder(name, _fetch_snapshot(spec.place))
     preprocessing = teacher.preprocessing
     if spec.margin is not None:
-        preprocessing = replace(preprocessing, resize=round(preprocessing.crop * spec.margin))
+        preprocessing = replace(preprocessing, resize=as_size(round(max(preprocessing.crop) * spec.margin)))
     return replace(teacher, trained_on=spec.trained_on or teacher.trained_on, preprocessing=preprocessing)
 
 
@@ -250,7 +254,7 @@ def _fetch_snapshot(repo: str) -> Path:
     return folder
 
 
-def _from_package(name: str, image_size: int | None, layers: Sequence[str]) -> Teacher:
+def _from_package(name: str, image_size: Size | None, layers: Sequence[str]) -> Teacher:
     spec = TEACHERS[name]
     model, sha256 = lite0(spec.place)
     fold_batch_norms(model.eval())
@@ -261,7 +265,7 @@ def _from_package(name: str, image_size: int | None, layers: Sequence[str]) -> T
     return Teacher(name, sha256, spec.trained_on or UNKNOWN, preprocessing, network)
 
 
-def _from_timm(name: str, image_size: int | None, layers: Sequence[str]) -> Teacher:
+def _from_timm(name: str, image_size: Size | None, layers: Sequence[str]) -> Teacher:
     model, given = split_timm(name)
     config, file = timm_config(model), timm_weights(model, given)
     preprocessing = timm_pixels(config, image_size)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kdad.data.preprocessing import INTERPOLATIONS, Preprocessing
+from kdad.data.sizes import Size, as_size, size_in_words
 from kdad.errors import UserError, one_line
 from kdad.networks.features import FeatureNetwork
 from kdad.networks.vgg import tokens
@@ -29,15 +30,15 @@ class TimmFeatures(FeatureNetwork):
     If the model has a classifier, the final layer is projected to its `classifier_subspace`.
 
     Args:
-        model: a timm model with `forward_intermediates`.
-        layers: names from `layer_names(model)`, from fine to coarse; empty for the default.
-        image_size: side of the square input in pixels.
+        model: a timm model that has `forward_intermediates`.
+        layers: names of `layer_names(model)`, from fine to coarse; empty for the default.
+        image_size: (height, width) of the input in pixels.
 
     Raises:
         UserError: a layer is unknown, or the model cannot be read at this size.
     """
 
-    def __init__(self, model: Any, layers: Sequence[str], image_size: int):
+    def __init__(self, model: Any, layers: Sequence[str], image_size: Size):
         super().__init__()
         self.model: Any = model.to(memory_format=torch.channels_last)
         known = layer_names(model)
@@ -54,7 +55,8 @@ class TimmFeatures(FeatureNetwork):
         self.strides = tuple(int(info.get(layer, coarsest)["reduction"]) for layer in self.layers)
         self.projection: Tensor | None
         self.register_buffer("projection", classifier_subspace(model) if FINAL in self.layers else None)
-        self.channels = self._checked_channels(image_size)
+        self.image_size = image_size
+        self.channels = self._checked_channels()
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Normalised pixels (B, 3, S, S) to one (B, prefix + h·w, D) tensor per layer."""
@@ -82,13 +84,13 @@ class TimmFeatures(FeatureNetwork):
         """
         if self.transformer:
             return super().summary(features)
-        return nn.functional.normalize(_inner(features[-1]).mean(1), dim=1)
+        return nn.functional.normalize(self._inner(features).mean(1), dim=1)
 
     def summarised(self, features: Sequence[Tensor]) -> Tensor:
         """As in `FeatureNetwork`; for a convolutional model, of all but the outermost patches."""
         if self.transformer:
             return super().summarised(features)
-        inner = _inner(features[-1])
+        inner = self._inner(features)
         return inner / inner.mean(1, keepdim=True).norm(dim=2, keepdim=True).clamp(min=1e-12)
 
     def _indices(self) -> list[int]:
@@ -100,21 +102,25 @@ class TimmFeatures(FeatureNetwork):
         flat = final.flatten(1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else tokens(final)
         return flat if self.projection is None else flat @ self.projection
 
+    def _inner(self, features: Sequence[Tensor]) -> Tensor:
+        """The patches (B, n, D) of the final map that are not at its edge, in float32."""
+        height, width = self.grids(*self.image_size)[-1]
+        grid = features[-1].float().unflatten(1, (height, width))
+        return (grid[:, 1:-1, 1:-1] if min(height, width) > 2 else grid).flatten(1, 2)
+
     @torch.no_grad()
-    def _checked_channels(self, image_size: int) -> tuple[int, ...]:
-        """Width of every layer, checked by passing a blank image through the model."""
-        if image_size % max(self.strides):
-            raise UserError(
-                f"this teacher reads images whose side is a multiple of {max(self.strides)}, not {image_size}"
-            )
+    def _checked_channels(self) -> tuple[int, ...]:
+        """The width of every layer, from a blank image that has to go through."""
+        size, coarsest = self.image_size, max(self.strides)
+        shown = size_in_words(size)
+        if any(side % coarsest for side in size):
+            raise UserError(f"this teacher reads images whose sides are multiples of {coarsest}, not {shown}")
         try:
-            read = self.eval()(torch.zeros(1, 3, image_size, image_size))
+            read = self.eval()(torch.zeros(1, 3, *size))
         except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-            raise UserError(f"this teacher cannot read images of {image_size} px: {one_line(error)}") from None
-        if [layer.shape[1] - self.prefix for layer in read] != [h * w for h, w in self.grids(image_size, image_size)]:
-            raise UserError(
-                f"this teacher does not halve images of {image_size} px evenly; choose another --image-size"
-            )
+            raise UserError(f"this teacher cannot read images of {shown} px: {one_line(error)}") from None
+        if [layer.shape[1] - self.prefix for layer in read] != [h * w for h, w in self.grids(*size)]:
+            raise UserError(f"this teacher does not halve images of {shown} px evenly; choose another --image-size")
         return tuple(layer.shape[2] for layer in read)
 
 
@@ -161,12 +167,12 @@ def classifier_subspace(model: Any) -> Tensor | None:
     return (rows * largest.sign()).T.float().contiguous()
 
 
-def timm_pixels(config: dict[str, Any], image_size: int | None) -> Preprocessing:
-    """Preprocessing of a model from its `pretrained_cfg`, without a crop, to cover the whole image."""
+def timm_pixels(config: dict[str, Any], image_size: int | Size | None) -> Preprocessing:
+    """How a model wants its pixels, from its `pretrained_cfg`; whole images, so that no part of them escapes."""
     interpolation = config.get("interpolation", "bilinear")
-    image_size = image_size or int(config["input_size"][-1])
+    size = as_size(image_size or int(config["input_size"][-1]))
     known = interpolation if interpolation in INTERPOLATIONS else "bicubic"
-    return Preprocessing(image_size, image_size, tuple(config["mean"]), tuple(config["std"]), known)
+    return Preprocessing(size, size, tuple(config["mean"]), tuple(config["std"]), known)
 
 
 def timm_config(name: str) -> dict[str, Any]:
@@ -187,8 +193,8 @@ def timm_config(name: str) -> dict[str, Any]:
     return {} if config is None else dict(config.to_dict())
 
 
-def build_timm(name: str, file: Path | None, image_size: int | None) -> nn.Module:
-    """Build the model of this name with weights from a local safetensors file, or random ones.
+def build_timm(name: str, file: Path | None, image_size: Size | None) -> nn.Module:
+    """The model of this name with the weights in a local safetensors file, or with random ones.
 
     Raises:
         UserError: the file does not contain exactly this model's weights, or the model does not support the size.
@@ -197,7 +203,7 @@ def build_timm(name: str, file: Path | None, image_size: int | None) -> nn.Modul
 
     options: dict[str, Any] = {}
     config = timm_config(name)
-    if image_size and config.get("fixed_input_size") and image_size != config["input_size"][-1]:
+    if image_size and config.get("fixed_input_size") and image_size != tuple(config["input_size"][-2:]):
         options["img_size"] = image_size
     if file is not None:
         options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file), "hf_hub_id": None, "url": ""}}
@@ -209,10 +215,3 @@ def build_timm(name: str, file: Path | None, image_size: int | None) -> nn.Modul
     if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
         raise UserError(f"timm's {name} does not give its layers' features; choose another model")
     return model
-
-
-def _inner(features: Tensor) -> Tensor:
-    """Inner patches (B, n, D) of a square map (B, T, D), without those at its edge, in float32."""
-    side = int(features.shape[1] ** 0.5)
-    grid = features.float().unflatten(1, (side, -1))
-    return (grid[:, 1:-1, 1:-1] if side > 2 else grid).flatten(1, 2)

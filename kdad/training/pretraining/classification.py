@@ -21,11 +21,13 @@ from kdad.networks.teachers.registry import IMAGENET_MEAN, IMAGENET_STD
 from kdad.training import loop
 from kdad.training.feature_cache import Views, cache_features
 
+IMAGE_SIZE = 32  # pixels
+INPUT = (IMAGE_SIZE, IMAGE_SIZE)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 PREPROCESSING = {
-    "cifar10": Preprocessing(32, 32, CIFAR_MEAN, CIFAR_STD),
-    "tiny-imagenet-32": Preprocessing(32, 32, IMAGENET_MEAN, IMAGENET_STD),
-    "patterns": Preprocessing(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+    "cifar10": Preprocessing(INPUT, INPUT, CIFAR_MEAN, CIFAR_STD),
+    "tiny-imagenet-32": Preprocessing(INPUT, INPUT, IMAGENET_MEAN, IMAGENET_STD),
+    "patterns": Preprocessing(INPUT, INPUT, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
 }
 OPTIMIZERS = {
     "nesterov": lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True),
@@ -35,7 +37,6 @@ ANNEAL: dict[str, Literal["linear", "cos"]] = {"nesterov": "linear", "adamw": "c
 AUGMENTED_ALIKE = 512  # images; a group takes about 2 ms before its first pixel is changed
 SQUARES = torch.arange(16)
 EVALUATION_BATCH = 500
-IMAGE_SIZE = 32  # pixels
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def random_shift(images: Tensor, most: int) -> Tensor:
     """Move each image by up to `most` pixels each way, filling the border by reflection."""
     size = images.shape[-1]
     padded = torch.nn.functional.pad(images.float(), (most,) * 4, mode="reflect").to(images.dtype)
-    return crop_at(padded, torch.randint(0, 2 * most + 1, (len(images), 2), device=images.device), size)
+    return crop_at(padded, torch.randint(0, 2 * most + 1, (len(images), 2), device=images.device), (size, size))
 
 
 def shrunk(pixels: Tensor, image_size: int) -> Tensor:
