@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from kdad.data.datasets import DATASETS
+from kdad.data.sizes import Size, as_size
 from kdad.errors import UserError
 from kdad.networks.teachers.registry import LITE0, available, default_image_size, default_teacher
 from kdad.storage.layout import DEFAULT_OUT
@@ -43,8 +44,8 @@ def add_task(parser: Parser) -> None:
         "--teacher", help=f"a teacher's name, Hub id or folder, or timm:NAME[@FILE] (default of a folder: {LITE0})"
     )
     parser.add_argument(
-        "--image-size", type=positive, metavar="PIXELS",
-        help=f"the side of the images that {LITE0} or a timm teacher reads (default: by data set)",
+        "--image-size", type=positive, nargs="+", metavar="PIXELS",
+        help=f"the size at which {LITE0} or a timm teacher reads images: a side, or height and width (default: fitting)",
     )  # fmt: skip
     parser.add_argument(
         "--layers", nargs="+", default=[], metavar="NAME", help="the critical layers of such a teacher, fine to coarse"
@@ -71,9 +72,13 @@ def teacher_name(args: argparse.Namespace) -> str:
     return name
 
 
-def image_size(args: argparse.Namespace) -> int | None:
+def image_size(args: argparse.Namespace) -> int | Size | None:
     """The image size that was asked for, or the one at which the teacher reads the data set; None for its own."""
-    return args.image_size or default_image_size(teacher_name(args), args.dataset)
+    if args.image_size is None:
+        return None if args.tile_size else default_image_size(teacher_name(args), args.dataset)
+    if len(args.image_size) > 2:
+        raise UserError("--image-size takes one number, or a height and a width")
+    return as_size(args.image_size[0] if len(args.image_size) == 1 else args.image_size)
 
 
 def add_out(parser: Parser) -> None:

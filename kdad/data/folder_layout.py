@@ -3,16 +3,20 @@
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
 from kdad.data.decoding import highest_value, max_value_of, read_image
 from kdad.data.images import images_below, in_advance, is_hidden
+from kdad.data.masks import image_size
 from kdad.data.protocol import MIN_NORMALS
+from kdad.data.sizes import Size
 from kdad.errors import UserError
 from kdad.files import shown
 
 GOOD = "good"
+MAX_SIZES = 200  # images whose sizes are looked at
 TRAIN, TEST, GROUND_TRUTH = "train", "test", "ground_truth"
 # Common folder names, in lower case. Next to one of the first, other folders are taken not to hold normals.
 NORMAL_NAMES = {"good", "normal", "normals", "ok", "pass"}
@@ -149,6 +153,18 @@ class FolderLayout:
                 f"{place}: are the images in {names} normal, too? Name {where}, or move normals to {TRAIN}/{GOOD} and "
                 f"all others to {TEST}/<kind>"
             )
+
+
+def normal_sizes(root: Path) -> list[Size]:
+    """Sizes (height, width) of some normals of a folder, chosen evenly; empty if it has none that can be read."""
+    folder = root / TRAIN / GOOD if (root / TRAIN / GOOD).is_dir() else root
+    files = images_below(folder) if folder.is_dir() else []
+    sizes = []
+    for file in files[:: max(1, len(files) // MAX_SIZES)]:
+        with suppress(UserError):  # unreadable files are reported where images are read
+            width, height = image_size(file)
+            sizes.append((height, width))
+    return sizes
 
 
 def categories(root: Path) -> list[Path]:

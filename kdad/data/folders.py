@@ -28,12 +28,12 @@ from kdad.data.masks import MaskFiles, image_size
 from kdad.data.memmap import memmap_stack
 from kdad.data.preprocessing import Preprocessing, resample
 from kdad.data.protocol import ENOUGH_TO_CALIBRATE, FOLDS, HELD_OUT, MAX_HELD_OUT
+from kdad.data.sizes import need_tiles, size_in_words
 from kdad.data.task import Labelled, Task, all_normal, holdout_split
 from kdad.errors import UserError
 from kdad.files import sha256_of
 
 TRAINING_TILES = 3000
-TILED_ABOVE = 8  # times the teacher's image size; above that, whole images would lose details of defects
 TILE_SIDES = 4  # default tile size, in multiples of the teacher's image size
 
 
@@ -89,6 +89,9 @@ class FolderTask(Task):
         self.layout = FolderLayout(root.resolve())
         self.root, self.pixels, self.image_size = self.layout.root, pixels, pixels.resize
         self._asked_tile_size = tile_size
+        if tile_size and self.image_size[0] != self.image_size[1]:
+            shown = size_in_words(self.image_size)
+            raise UserError(f"tiles are square, but the teacher reads images at {shown} px: give one --image-size")
         self._fingerprints: dict[str, str] = {}
         self._checked = False
 
@@ -193,9 +196,8 @@ class FolderTask(Task):
         return holdout_split(len(self.layout.normals), _held_out(len(self.layout.normals)))
 
     def _default_tile_size(self) -> int:
-        shorter = [min(image_size(file)) for file in self.layout.normals]
-        side = min(self.image_size)
-        return TILE_SIDES * side if np.median(shorter) > TILED_ABOVE * side else 0
+        sizes = [image_size(file) for file in self.layout.normals]
+        return TILE_SIDES * min(self.image_size) if need_tiles(sizes) else 0
 
     @cached_property
     def _each(self) -> int:

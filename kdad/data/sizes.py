@@ -1,8 +1,13 @@
 """Sizes of images, and the one at which a folder of them is read. No torch here."""
 
+import math
 from collections.abc import Sequence
+from statistics import median
 
 Size = tuple[int, int]  # (height, width) in pixels
+MULTIPLE = 32  # pixels: the stride of the coarsest features
+TILED_ABOVE = 2048  # pixels of the shorter side: above that, a whole image would lose a defect's details
+MIN_AREA, MAX_AREA = 256**2, 384**2  # pixels; beyond that, time grows and the receptive field covers less of a defect
 
 
 def as_size(size: int | Sequence[int]) -> Size:
@@ -15,3 +20,20 @@ def size_in_words(size: Size) -> str:
     """`256` for a square of 256 pixels a side, `160×416` for another size."""
     height, width = size
     return str(height) if height == width else f"{height}×{width}"
+
+
+def need_tiles(sizes: Sequence[Size]) -> bool:
+    """Whether images of these sizes are so large that they are better read tile by tile."""
+    return median(min(size) for size in sizes) > TILED_ABOVE
+
+
+def fitting_size(sizes: Sequence[Size]) -> Size:
+    """The size at which to read images of these sizes: their median, within `MIN_AREA` and `MAX_AREA`, in its aspect.
+
+    Each side is a multiple of `MULTIPLE`. The rule looks at sizes alone, never at figures.
+    """
+    height, width = (median(size[axis] for size in sizes) for axis in (0, 1))
+    area = min(max(height * width, MIN_AREA), MAX_AREA)
+    scale = math.sqrt(area / (height * width))
+    rows, columns = (max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in (height, width))
+    return rows, columns

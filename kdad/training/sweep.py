@@ -10,6 +10,7 @@ import numpy as np
 from kdad.data.datasets import FOLDER, class_names, dataset_slug, folder_path, is_folder, public_name
 from kdad.data.folder_layout import GOOD, categories
 from kdad.data.loading import load_task
+from kdad.data.sizes import Size
 from kdad.data.sources import image_format
 from kdad.data.task import Task
 from kdad.detection.detector import Detector
@@ -51,7 +52,7 @@ class Plan:
     device: str
     overrides: dict[str, Any]
     tile_size: int | None = None
-    image_size: int | None = None
+    image_size: int | Size | None = None
     layers: tuple[str, ...] = ()
 
     def load_teacher(self) -> Teacher:

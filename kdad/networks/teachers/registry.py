@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kdad.data.datasets import in_hub_cache, is_folder
+from kdad.data.datasets import folder_path, in_hub_cache, is_folder
+from kdad.data.sizes import Size, fitting_size, need_tiles
 from kdad.files import is_directory
 from kdad.networks.recipes import COMPACT_CONV, COMPACT_VGG, PAPER, PAPER_MVTEC, SEED_VIT, Recipe, vit_recipe
 from kdad.networks.teachers.provenance import UNKNOWN, trained_on_of_tag
@@ -129,10 +130,23 @@ def adjustable(name: str) -> bool:
     return name.startswith(TIMM) or (name in TEACHERS and TEACHERS[name].source == PACKAGE)
 
 
-def default_image_size(name: str, dataset: str) -> int | None:
-    """Default image size in pixels of a teacher for the images of `dataset`; None for the teacher's own."""
+def default_image_size(name: str, dataset: str) -> int | Size | None:
+    """The size at which a teacher reads the images of `dataset`, or the side of a square; None for its own.
+
+    Folders of photographs are read in their own aspect by teachers that can: see `kdad.data.sizes.fitting_size`.
+    """
     spec = TEACHERS.get(name)
-    return None if spec is None or is_folder(dataset) else spec.small_image_size
+    if spec is None or spec.small_image_size is None:
+        return None
+    return _fitting_size(folder_path(dataset)) if is_folder(dataset) else spec.small_image_size
+
+
+def _fitting_size(root: Path) -> Size | None:
+    """The size that fits a folder's normals, judged by some of them; None where they are to be cut into tiles."""
+    from kdad.data.folder_layout import normal_sizes
+
+    sizes = normal_sizes(root)
+    return None if not sizes or need_tiles(sizes) else fitting_size(sizes)
 
 
 @dataclass(frozen=True)
