@@ -45,7 +45,7 @@ def add_task(parser: Parser) -> None:
     )
     parser.add_argument(
         "--image-size", type=positive, nargs="+", metavar="PIXELS",
-        help=f"the size at which {LITE0} or a timm teacher reads images: a side, or height and width (default: fitting)",
+        help=f"the size at which {LITE0} or a timm teacher reads images: a side, or height width (default: fitting)",
     )  # fmt: skip
     parser.add_argument(
         "--layers", nargs="+", default=[], metavar="NAME", help="the critical layers of such a teacher, fine to coarse"

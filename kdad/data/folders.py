@@ -197,7 +197,7 @@ class FolderTask(Task):
 
     def _default_tile_size(self) -> int:
         sizes = [image_size(file) for file in self.layout.normals]
-        return TILE_SIDES * min(self.image_size) if need_tiles(sizes) else 0
+        return TILE_SIDES * min(self.image_size) if need_tiles(sizes, self.image_size) else 0
 
     @cached_property
     def _each(self) -> int:

@@ -6,7 +6,7 @@ from statistics import median
 
 Size = tuple[int, int]  # (height, width) in pixels
 MULTIPLE = 32  # pixels: the stride of the coarsest features
-TILED_ABOVE = 2048  # pixels of the shorter side: above that, a whole image would lose a defect's details
+TILED_ABOVE = 8  # times the teacher's shorter side: above that, a whole image would lose a defect's details
 MIN_AREA, MAX_AREA = 256**2, 384**2  # pixels; beyond that, time grows and the receptive field covers less of a defect
 
 
@@ -22,9 +22,9 @@ def size_in_words(size: Size) -> str:
     return str(height) if height == width else f"{height}×{width}"
 
 
-def need_tiles(sizes: Sequence[Size]) -> bool:
-    """Whether images of these sizes are so large that they are better read tile by tile."""
-    return median(min(size) for size in sizes) > TILED_ABOVE
+def need_tiles(sizes: Sequence[Size], image_size: Size) -> bool:
+    """Whether images of these sizes are too large to be read as a whole at `image_size`."""
+    return median(min(size) for size in sizes) > TILED_ABOVE * min(image_size)
 
 
 def fitting_size(sizes: Sequence[Size]) -> Size:

@@ -331,7 +331,7 @@ def test_list_shows_figures_and_provenance(capsys, tiny_patterns, folder):
         ("train --dataset patterns --teacher TEACHER --normal-class dots --layers a b", "are for lite0-imagenet and"),
         (
             "train --dataset patterns --teacher lite0-imagenet --normal-class dots --image-size 100",
-            "multiple of 32, not 100",
+            "multiples of 32, not 100",
         ),
         (
             "train --dataset patterns --teacher lite0-imagenet --normal-class dots --layers a",

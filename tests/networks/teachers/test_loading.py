@@ -53,7 +53,7 @@ def random_pixels(size: int) -> torch.Tensor:
 
 
 def assert_same_features(teacher, other):
-    pixels = random_pixels(teacher.preprocessing.crop)
+    pixels = random_pixels(teacher.preprocessing.crop[0])
     for read, expected in zip(teacher(pixels), other(pixels), strict=True):
         assert torch.equal(read, expected)
 
@@ -98,7 +98,7 @@ def test_vgg16_is_fetched_once_and_prepared_as_published(vgg16_url, hub, capsys)
     assert (teacher.name, teacher.trained_on, teacher.prefix) == ("vgg16-imagenet", ("imagenet-1k",), 0)
     assert teacher.sha256 == hashlib.sha256(vgg16_url.read_bytes()).hexdigest()
     prepared = teacher.preprocessing
-    assert (prepared.resize, prepared.crop, prepared.interpolation) == (256, 224, "lanczos")
+    assert (prepared.resize, prepared.crop, prepared.interpolation) == ((256, 256), (224, 224), "lanczos")
     assert (prepared.mean, prepared.std) == (IMAGENET_MEAN, IMAGENET_STD)
     assert [(read.shape[1], read.shape[2]) for read in teacher(random_pixels(224)[:1])] == [
         (56 * 56, 128), (28 * 28, 256), (14 * 14, 512), (7 * 7, 512),
@@ -173,7 +173,7 @@ def test_vit_base_cifar10_takes_its_own_colours_and_leaves_room_to_crop(seed_vit
     teacher = load_teacher("vit-base-cifar10")
     prepared = teacher.preprocessing
     assert (prepared.mean, prepared.std, prepared.interpolation) == ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), "bilinear")
-    assert (prepared.resize, prepared.crop) == (37, 32)  # 256 : 224
+    assert (prepared.resize, prepared.crop) == ((37, 37), (32, 32))  # 256 : 224
     assert (teacher.name, teacher.trained_on) == ("vit-base-cifar10", ("imagenet-21k", "cifar10"))
     assert teacher.sha256 == hashlib.sha256((seed_vit / CHECKPOINT).read_bytes()).hexdigest()
     assert_same_features(teacher, vit_teacher)
@@ -204,11 +204,8 @@ def test_family_members_load_alike_from_a_folder_and_from_the_hub(kind, hub, tmp
     hub.add_folder("someone/model", folder)
     local, fetched = load_teacher(str(folder)), load_teacher("someone/model")
     assert (local.prefix, local.grids) == (prefix, [(4, 4)] * 4)
-    assert (local.preprocessing.resize, local.preprocessing.crop, local.preprocessing.interpolation) == (
-        resize,
-        32,
-        interpolation,
-    )
+    prepared = local.preprocessing
+    assert (prepared.resize, prepared.crop, prepared.interpolation) == ((resize, resize), (32, 32), interpolation)
     assert (local.trained_on, fetched.trained_on) == (("unknown",), ("unknown",))
     assert (local.name, fetched.name) == (str(folder), "someone/model")
     assert local.sha256 == fetched.sha256 == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()

@@ -23,7 +23,7 @@ FAMILIES = ("test_resnet", "test_convnext", "test_byobnet", "test_efficientnet",
 
 
 def features_of(teacher, count=2):
-    image_size = teacher.preprocessing.crop
+    image_size = teacher.preprocessing.crop[0]
     return teacher(torch.randn(count, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)))
 
 
@@ -35,7 +35,7 @@ def any_teacher(request, tmp_path_factory):
 
 def test_shapes_are_what_the_grids_say_and_the_student_has_the_same(any_teacher):
     student = build_student(preset(any_teacher)[0]).eval()
-    image_size = any_teacher.preprocessing.crop
+    image_size = any_teacher.preprocessing.crop[0]
     features, copied = features_of(any_teacher), student(torch.randn(2, 3, image_size, image_size))
     assert [layer.shape[1] - any_teacher.prefix for layer in features] == [h * w for h, w in any_teacher.grids]
     assert [layer.shape for layer in copied] == [layer.shape for layer in features]
@@ -77,7 +77,8 @@ def test_layers_that_are_not_there_or_out_of_order_are_refused(layers, message, 
 
 
 @pytest.mark.parametrize(("model", "image_size", "message"), [
-    ("test_resnet", 100, "multiple of 32, not 100"), ("test_vit", 100, "multiple of 16, not 100"),
+    ("test_resnet", 100, "multiples of 32, not 100"), ("test_vit", 100, "multiples of 16, not 100"),
+    ("test_resnet", (64, 100), "multiples of 32, not 64×100"),
 ])  # fmt: skip
 def test_a_side_that_does_not_fit_is_refused(model, image_size, message, tmp_path, refusal):
     file = save_timm_weights(tmp_path / "weights.safetensors", model)
@@ -100,7 +101,7 @@ def test_the_final_layer_is_what_the_classifier_reads_most(monkeypatch, timm_fil
     """A change of the final features that the classifier does not see must not show."""
     monkeypatch.setattr(timm_backbones, "MAX_FINAL_CHANNELS", 16)
     model = timm.create_model("test_resnet", pretrained_cfg_overlay={"file": str(timm_file)}, pretrained=True)
-    network = TimmFeatures(model, (), 64)
+    network = TimmFeatures(model, (), (64, 64))
     assert "projection" in dict(network.named_buffers())  # it moves with the network
     assert network.channels == (48, 192, 16)
     weight = model.fc.weight.detach().double()
@@ -120,13 +121,13 @@ def test_pixels_are_what_the_model_asks_for():
     config = {"input_size": (3, 224, 224), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bicubic"}
     expected = Preprocessing(224, 224, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic")
     assert timm_pixels(config, None) == expected
-    assert timm_pixels(config, 320).crop == timm_pixels(config, 320).resize == 320
+    assert timm_pixels(config, 320).crop == timm_pixels(config, 320).resize == (320, 320)
 
 
 def test_lite0_is_here_with_the_package_and_reads_data_sets_at_sides_of_their_own():
     sizes = (default_image_size("lite0-imagenet", dataset) for dataset in ("cifar10", "folder:screws"))
     small, large = (load_teacher("lite0-imagenet", image_size=size) for size in sizes)
-    assert (small.preprocessing.resize, large.preprocessing.resize) == (160, 256)
+    assert (small.preprocessing.resize, large.preprocessing.resize) == ((160, 160), (256, 256))
     assert (small.trained_on, small.layers) == (("imagenet-1k",), ("blocks.2", "blocks.4", "final"))
     assert small.network.channels == (40, 112, 512)
     assert large.grids == [(32, 32), (16, 16), (8, 8)]
