@@ -190,6 +190,17 @@ def photographs(measured: dict) -> str:
     return f"{_table(rows)}\n\nTest part, seed 0, per cent; seconds from the start of `train` to its figures."
 
 
+def regions(measured: dict) -> str:
+    """Defects found by the teacher's statistics alone, one row per folder and method."""
+    rows = [["images", "method", "image AUROC", "pixel AUROC", "PRO", "seconds"]]
+    for row in measured["rows"]:
+        figures = [f"{row[name]:.1f}" if name in row else "–" for name in ("auroc", "pixel_auroc", "pro")]
+        rows.append([row["folder"], row["method"], *figures, str(row["seconds"])])
+    machines = "; ".join(sorted({row["hardware"] for row in measured["rows"]}))
+    spent = f"seconds of features, fit and test on {machines}, beside other programs"
+    return f"{_table(rows)}\n\nTest part, per cent; {spent}."
+
+
 def student_designs(measured: dict) -> str:
     """How each design of student finds pseudo-anomalies, by each reading of its patch errors."""
     readings = [name for name in measured["rows"][0] if name != "design"]
@@ -350,6 +361,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Path], str]]] = {
     "localisation": ("localisation.json", lambda file: localisation(_read(file))),
     "large_images": ("large_images.json", lambda file: large_images(_read(file))),
     "photographs": ("photographs.json", lambda file: photographs(_read(file))),
+    "regions": ("regions.json", lambda file: regions(_read(file))),
     "student_designs": ("student_designs.json", lambda file: student_designs(_read(file))),
     "speed": ("speed.json", lambda file: speed(_read(file))),
     "growth": ("growth.json", lambda file: growth(_read(file))),

@@ -119,7 +119,7 @@ class _Judged:
         for heatmap, mask, is_anomalous in zip(heatmaps, masks, anomalous, strict=True):
             if mask is not None:
                 self.heatmaps.append(heatmap)
-                self.masks.append(_shrunk_mask(mask, height, width))
+                self.masks.append(shrunk_mask(mask, height, width))
                 self.anomalous.append(is_anomalous)
 
     def without_good(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -134,7 +134,7 @@ def shrunk(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _shrunk_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+def shrunk_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """A mask at another size; what is touched by a defect of any size stays one."""
     from PIL import Image
 

@@ -3,40 +3,29 @@
 import json
 from functools import partial
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from benchmarks import photographs, student_designs
 from kdad.networks.recipes import Recipe
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Twelve grey images to train on, four to test on, two with a white square and its mask."""
-    root, rng = tmp_path / "screws", np.random.default_rng(0)
-    for place, count in (("train/good", 12), ("test/good", 4), ("test/hole", 2)):
-        (root / place).mkdir(parents=True)
-        for index in range(count):
-            pixels = rng.integers(90, 110, (40, 40, 3), dtype=np.uint8)
-            if place == "test/hole":
-                pixels[10:22, 10:22] = 255
-            Image.fromarray(pixels).save(root / place / f"{index}.png")
-    (root / "ground_truth" / "hole").mkdir(parents=True)
-    mask = np.zeros((40, 40), np.uint8)
-    mask[10:22, 10:22] = 255
-    for index in range(2):
-        Image.fromarray(mask).save(root / "ground_truth" / "hole" / f"{index}_mask.png")
-    return root
-
-
-def test_a_row_per_teacher_and_a_new_run_replaces_it(folder, tmp_path, vgg_folder, monkeypatch):
+def test_a_row_per_teacher_and_a_new_run_replaces_it(defect_folder, tmp_path, vgg_folder, monkeypatch):
     quick = partial(photographs.train_student, recipe=Recipe(epochs=1, batch_size=8))
     monkeypatch.setattr(photographs, "train_student", quick)
     file = tmp_path / "photographs.json"
     for source in ("first", "second"):
         photographs.main(
-            [str(folder), "--source", source, "--teachers", str(vgg_folder), "--results", str(file), "--device", "cpu"]
+            [
+                str(defect_folder),
+                "--source",
+                source,
+                "--teachers",
+                str(vgg_folder),
+                "--results",
+                str(file),
+                "--device",
+                "cpu",
+            ]
         )
     (row,) = json.loads(file.read_text())["rows"]
     assert (row["dataset"], row["teacher"], row["source"]) == ("screws", "tiny-vgg", "second")
@@ -51,11 +40,11 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path, vgg_folder, capsys):
     assert "no such folder" in capsys.readouterr().err
 
 
-def test_every_design_is_judged_by_every_reading(folder, monkeypatch, timm_teacher):
+def test_every_design_is_judged_by_every_reading(defect_folder, monkeypatch, timm_teacher):
     monkeypatch.setattr(student_designs, "load_teacher", lambda *_, **__: timm_teacher)
     monkeypatch.setattr(student_designs, "STEPS", 2)
     monkeypatch.setattr(student_designs, "DRAWS", 1)
-    found = student_designs.run(folder, "nobody")
+    found = student_designs.run(defect_folder, "nobody")
     assert [row["design"] for row in found["rows"]][:3] == ["patch embedding", "narrow copy", "reverse decoder"]
     assert all(len(row) == 2 + 4 * len(student_designs.READINGS) for row in found["rows"])
     assert all(0 <= value <= 1 for row in found["rows"] for name, value in row.items() if name != "design")

@@ -95,6 +95,19 @@ def test_photographs_and_designs_too(files, tmp_path):
     assert "| reading | one | other |" in text and "| peak | 70.0 | 60.0 |" in text
 
 
+def test_what_regions_tell_with_and_without_masks(files, tmp_path):
+    row = {"folder": "tiles", "method": "position Gaussians", "auroc": 95.14, "seconds": 58, "hardware": "a CPU"}
+    rows = [row, row | {"folder": "cells", "pixel_auroc": 91.0, "pro": 72.25}]
+    (tmp_path / "regions.json").write_text(json.dumps({"rows": rows}))
+    with open(tmp_path / "README.md", "a") as readme:
+        readme.write("\n".join(markers("regions")) + "\n")
+    main(files)
+    text = (tmp_path / "README.md").read_text()
+    assert "| tiles | position Gaussians | 95.1 | – | – | 58 |" in text
+    assert "| cells | position Gaussians | 95.1 | 91.0 | 72.2 | 58 |" in text
+    assert "seconds of features, fit and test on a CPU, beside" in text
+
+
 def test_how_well_each_shipped_teacher_classifies_comes_from_its_card(files, tmp_path):
     main(files)
     begin, end = markers("teachers")
