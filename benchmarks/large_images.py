@@ -21,7 +21,6 @@ from kdad.errors import UserError
 from kdad.evaluation.evaluate import evaluate
 from kdad.files import write_json
 from kdad.networks.teachers.loading import Teacher, load_teacher
-from kdad.networks.teachers.registry import default_image_size
 from kdad.training.distillation import train_student
 
 TEACHERS = ("vgg-cifar10", "lite0-imagenet")
@@ -86,9 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         make_folder(root)
         dataset = f"{FOLDER}{root}"
         try:
-            for teacher in [
-                load_teacher(name, image_size=default_image_size(name, dataset)) for name in args.teacher or TEACHERS
-            ]:
+            for teacher in [load_teacher(name) for name in args.teacher or TEACHERS]:
                 for tile_size in (0, max(TILE, *teacher.preprocessing.resize)):
                     rows.append(measure(dataset, teacher, tile_size, Path(temporary) / f"tile-{tile_size}"))
                     print(rows[-1], flush=True)

@@ -72,9 +72,8 @@ def our_step(teacher: Teacher, device: str) -> Work:
     module = Distillation(build_student(architecture), teacher, None, recipe, seed=0)  # type: ignore[arg-type]
     module.to(device).train()
     optimizer = OPTIMIZERS[recipe.optimizer](module.student.parameters(), lr=recipe.learning_rate)
-    images = (
-        torch.from_numpy(resized(photographs(device), PIXELS.resize[0])).permute(0, 3, 1, 2).contiguous().to(device)
-    )
+    photos = torch.from_numpy(resized(photographs(device), PIXELS.resize[0]))
+    images = photos.permute(0, 3, 1, 2).contiguous().to(device)
     warnings.filterwarnings("ignore", message=".*self.log.*")
 
     def step() -> None:

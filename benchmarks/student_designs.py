@@ -29,7 +29,7 @@ from kdad.evaluation import metrics
 from kdad.files import write_json
 from kdad.networks.conv_student import ConvStudent
 from kdad.networks.teachers.loading import Teacher, load_teacher
-from kdad.networks.teachers.registry import LITE0, default_image_size
+from kdad.networks.teachers.registry import LITE0
 from kdad.networks.vgg import tokens
 from kdad.scores import logarithm
 
@@ -198,7 +198,7 @@ def _combined(maps: list[Tensor], units: list, weights: tuple[int, ...], size: t
 def run(folder: Path, source: str) -> dict:
     """Figures of every design on one folder's held-out normals."""
     dataset = f"{FOLDER}{folder}"
-    teacher = load_teacher(LITE0, image_size=default_image_size(LITE0, dataset))
+    teacher = load_teacher(LITE0)
     task = load_task(dataset, "good", teacher.preprocessing)
     held_out = task.validation.images
     drawn = [blend_in(held_out.permute(0, 2, 3, 1).contiguous().numpy(), seed) for seed in range(DRAWS)]
