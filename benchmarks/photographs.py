@@ -37,6 +37,7 @@ def measure(dataset: str, teacher_name: str, out: Path, device: str) -> dict:
     return {
         "dataset": dataset_slug(dataset),
         "teacher": figures["teacher"],
+        "image_size": list(teacher.preprocessing.resize),
         **{name: round(figures[name], 4) for name in FIGURES if name in figures},
         "normals": len(task.train),
         "n_normal": figures["n_normal"],

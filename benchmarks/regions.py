@@ -218,7 +218,7 @@ def measure(folder: Path) -> list[dict]:
     for method, parts in {**{name: (name,) for name in METHODS}, **SUMS}.items():
         figures = _figures(task, sum(values[part] for part in parts), [maps[part] for part in parts])
         spent = round(shared + sum(seconds[part] for part in parts))
-        about = {"folder": folder.name, "method": method, "size": list(teacher.preprocessing.resize)}
+        about = {"folder": folder.name, "method": method, "image_size": list(teacher.preprocessing.resize)}
         rows.append({**about, **figures, "seconds": spent, "hardware": hardware("cpu")})
     return rows
 

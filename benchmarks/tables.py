@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from kdad.data.sizes import as_size, size_in_words
 from kdad.errors import UserError
 from kdad.evaluation import results_file
 from kdad.evaluation.results_file import AUROCS, DATASET, FAMILIES, LABELS_SEEN, SQUARE, Line, load_results
@@ -178,27 +179,31 @@ def large_images(measured: dict) -> str:
 def photographs(measured: dict) -> str:
     """How defects on photographs of real things are found, one row per folder and teacher."""
     names = ("auroc", "pixel_auroc", "pro", "pixel_ap")
-    heads = ("image AUROC", "pixel AUROC", "PRO", "pixel AP", "seconds", "on")
+    heads = ("read at", "image AUROC", "pixel AUROC", "PRO", "pixel AP", "seconds", "on")
     rows = [["images", "trained on", "tested on", "students of", *heads]]
     for row in measured["rows"]:
         tested = f"{row['n_normal']} good, {row['n_anomalous']} with a defect"
         figures = [f"{100 * row[name]:.1f}" if name in row else "–" for name in names]
         source = f"{row['dataset']} ({row['source']})"
-        rows.append(
-            [source, str(row["normals"]), tested, row["teacher"], *figures, str(row["seconds"]), row["hardware"]]
-        )
+        about = [source, str(row["normals"]), tested, row["teacher"], f"{size_in_words(as_size(row['image_size']))} px"]
+        rows.append([*about, *figures, str(row["seconds"]), row["hardware"]])
     return f"{_table(rows)}\n\nTest part, seed 0, per cent; seconds from the start of `train` to its figures."
 
 
 def regions(measured: dict) -> str:
-    """Defects found by the teacher's statistics alone, one row per folder and method."""
-    rows = [["images", "method", "image AUROC", "pixel AUROC", "PRO", "seconds"]]
+    """Defects found by the teacher's statistics alone: one row per method, one column per folder."""
+    cells: dict[str, dict[str, str]] = {}
     for row in measured["rows"]:
-        figures = [f"{row[name]:.1f}" if name in row else "–" for name in ("auroc", "pixel_auroc", "pro")]
-        rows.append([row["folder"], row["method"], *figures, str(row["seconds"])])
+        figures = [f"{row[name]:.1f}" for name in ("auroc", "pixel_auroc", "pro") if name in row]
+        folder = f"{row['folder']}, {size_in_words(as_size(row['image_size']))} px"
+        cells.setdefault(row["method"], {})[folder] = " / ".join(figures)
+    folders = list(dict.fromkeys(folder for of_method in cells.values() for folder in of_method))
+    rows = [[method, *(of_method.get(folder, "–") for folder in folders)] for method, of_method in cells.items()]
+    seconds = [row["seconds"] for row in measured["rows"]]
     machines = "; ".join(sorted({row["hardware"] for row in measured["rows"]}))
-    spent = f"seconds of features, fit and test on {machines}, beside other programs"
-    return f"{_table(rows)}\n\nTest part, per cent; {spent}."
+    told = "Image AUROC, and pixel AUROC and PRO where there are masks, on the test part, per cent"
+    spent = f"{min(seconds)} to {max(seconds)} seconds in all, {machines}, beside other programs"
+    return f"{_table([['method', *folders], *rows])}\n\n{told}; {spent}."
 
 
 def student_designs(measured: dict) -> str:

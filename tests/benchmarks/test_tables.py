@@ -77,7 +77,7 @@ def test_large_images_too(files, tmp_path):
 
 def test_photographs_and_designs_too(files, tmp_path):
     row = {"dataset": "tiles", "source": "A. Maker", "teacher": "lite0-imagenet", "auroc": 0.9514, "normals": 281}
-    counts = {"n_normal": 96, "n_anomalous": 115, "seconds": 99, "hardware": "a CPU"}
+    counts = {"n_normal": 96, "n_anomalous": 115, "seconds": 99, "hardware": "a CPU", "image_size": [320, 288]}
     (tmp_path / "photographs.json").write_text(json.dumps({"rows": [row | counts]}))
     designs = {
         "dataset": "tiles", "source": "A. Maker", "teacher": "lite0-imagenet", "steps": 2, "batch": 3, "train": 4,
@@ -90,22 +90,28 @@ def test_photographs_and_designs_too(files, tmp_path):
             readme.write("\n".join(markers(name)) + "\n")
     main(files)
     text = (tmp_path / "README.md").read_text()
-    shown = "| tiles (A. Maker) | 281 | 96 good, 115 with a defect | lite0-imagenet | 95.1 | – | – | – | 99 | a CPU |"
-    assert shown in text
+    assert "| tiles (A. Maker) | 281 | 96 good, 115 with a defect | lite0-imagenet | 320×288 px | 95.1 | – |" in text
+    assert "| – | 99 | a CPU |" in text
     assert "| reading | one | other |" in text and "| peak | 70.0 | 60.0 |" in text
 
 
 def test_what_regions_tell_with_and_without_masks(files, tmp_path):
-    row = {"folder": "tiles", "method": "position Gaussians", "auroc": 95.14, "seconds": 58, "hardware": "a CPU"}
-    rows = [row, row | {"folder": "cells", "pixel_auroc": 91.0, "pro": 72.25}]
+    about = {"method": "position Gaussians", "image_size": [320, 288], "seconds": 58, "hardware": "a CPU"}
+    rows = [
+        about | {"folder": "tiles", "auroc": 95.14},
+        about | {"folder": "cells", "auroc": 88.0, "pixel_auroc": 91.0, "pro": 72.25},
+        about
+        | {"folder": "cells", "method": "neighbours", "auroc": 70.0, "pixel_auroc": 71.0, "pro": 72.0, "seconds": 61},
+    ]
     (tmp_path / "regions.json").write_text(json.dumps({"rows": rows}))
     with open(tmp_path / "README.md", "a") as readme:
         readme.write("\n".join(markers("regions")) + "\n")
     main(files)
     text = (tmp_path / "README.md").read_text()
-    assert "| tiles | position Gaussians | 95.1 | – | – | 58 |" in text
-    assert "| cells | position Gaussians | 95.1 | 91.0 | 72.2 | 58 |" in text
-    assert "seconds of features, fit and test on a CPU, beside" in text
+    assert "| method | tiles, 320×288 px | cells, 320×288 px |" in text
+    assert "| position Gaussians | 95.1 | 88.0 / 91.0 / 72.2 |" in text
+    assert "| neighbours | – | 70.0 / 71.0 / 72.0 |" in text
+    assert "58 to 61 seconds in all, a CPU" in text
 
 
 def test_how_well_each_shipped_teacher_classifies_comes_from_its_card(files, tmp_path):
