@@ -156,9 +156,11 @@ class FolderLayout:
 
 
 def normal_sizes(root: Path) -> list[Size]:
-    """Sizes (height, width) of some normals of a folder, chosen evenly; empty if it has none that can be read."""
-    folder = root / TRAIN / GOOD if (root / TRAIN / GOOD).is_dir() else root
-    files = images_below(folder) if folder.is_dir() else []
+    """Sizes (height, width) of some normals of a folder, or of all its categories; empty if none can be read."""
+    if not root.is_dir():
+        return []
+    places = [root / TRAIN / GOOD, *(folder / TRAIN / GOOD for folder in categories(root))]
+    files = [file for place in places if place.is_dir() for file in images_below(place)] or images_below(root)
     sizes = []
     for file in files[:: max(1, len(files) // MAX_SIZES)]:
         with suppress(UserError):  # unreadable files are reported where images are read

@@ -1,4 +1,4 @@
-"""From uint8 images to the pixels a network sees, batched and on the device of the images."""
+"""Preprocessing from uint8 images to network inputs, batched and on the images' device."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -14,10 +14,10 @@ from kdad.errors import UserError, one_of
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize to `resize`, crop the centre to `crop`, scale to 0…1, subtract mean, divide by std.
+    """Resize to `resize`, centre-crop to `crop`, scale to 0…1, subtract mean, divide by std.
 
-    Sizes are (height, width); a number is the side of a square. The whole image is resized, so that no part of one of
-    another aspect escapes the score.
+    Sizes are (height, width); a number is the side of a square. An image of another aspect ratio is resized as a whole:
+    no part of it is excluded from the score.
     """
 
     resize: Size
@@ -37,7 +37,7 @@ class Preprocessing:
         one_of("interpolation", self.interpolation, INTERPOLATIONS)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W) to normalised float32 (B, 3, *crop)."""
+        """Map uint8 (B, 3, H, W) to normalised float32 (B, 3, *crop)."""
         (top, left), (height, width) = self.border, self.crop
         return self._normalise(self._resize(images)[..., top : top + height, left : left + width])
 
@@ -48,7 +48,7 @@ class Preprocessing:
         return rows, columns
 
     def augmented(self, images: Tensor, flip: bool, random_crop: bool) -> Tensor:
-        """As a call, with each image mirrored at random (`flip`) or cropped anywhere (`random_crop`)."""
+        """Like a call, with random horizontal flips (`flip`) or random crops (`random_crop`)."""
         offset = torch.tensor(self.border, device=images.device).expand(len(images), 2)
         if random_crop:
             room = torch.tensor(self.resize, device=images.device) - torch.tensor(self.crop, device=images.device)
@@ -58,7 +58,7 @@ class Preprocessing:
         return self._normalise(crop_at(self._resize(images), offset, self.crop))
 
     def to_input(self, heatmap: Tensor, height: int, width: int) -> Tensor:
-        """Upsample a map over the crop (B, h, w) to the whole input (B, height, width); 0 outside the crop."""
+        """Upsample a map of the crop (B, h, w) to the whole input (B, height, width), with 0 outside the crop."""
         scaled = resample(heatmap[:, None], *self.crop, "bilinear")[:, 0]
         (top, left), (rows, columns) = self.border, self.resize
         below, right = rows - self.crop[0] - top, columns - self.crop[1] - left
@@ -78,9 +78,9 @@ class Preprocessing:
         if images.shape[-2:] == self.resize:
             return images.float()
         height, width = self.resize
-        # In training, autocast would round pixels to bfloat16: another image than is judged and remembered.
+        # In training, autocast would round pixels to bfloat16, unlike in scoring and in the feature cache.
         with torch.autocast(images.device.type, enabled=False):
-            # Like PIL: first the width, then the height, each clipped where a kernel overshoots a hard edge.
+            # As in PIL: first the width, then the height, clipping overshoot at hard edges after each.
             across = _resize_rows(images, width, self.interpolation).clamp(0, 255)
             return _resize_rows(across.mT, height, self.interpolation).clamp(0, 255).mT.contiguous()
 
@@ -91,7 +91,7 @@ class Preprocessing:
 
 
 def random_mirror(images: Tensor) -> Tensor:
-    """Mirror each image (B, C, H, W) left to right with probability ½."""
+    """Flip each image (B, C, H, W) horizontally with probability ½."""
     mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
     return torch.where(mirrored, images.flip(-1), images)
 
@@ -102,17 +102,17 @@ def crop_at(images: Tensor, offset: Tensor, size: Size) -> Tensor:
         return images
     rows, columns = (offset[:, axis, None] + torch.arange(size[axis], device=images.device) for axis in (0, 1))
     batch = torch.arange(len(images), device=images.device)[:, None, None]
-    # Advanced indices around the channel axis put that axis last: move it back.
+    # Advanced indexing around the channel axis puts that axis last: move it back.
     return images[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def resample(images: Tensor, height: int, width: int, interpolation: str) -> Tensor:
-    """Antialiased resize of images (B, C, H, W) to float32, as PIL defines it."""
+    """Antialiased resize of images (B, C, H, W) to float32, as in PIL."""
     return _resize_rows(_resize_rows(images, width, interpolation).mT, height, interpolation).mT
 
 
 def _resize_rows(images: Tensor, width: int, interpolation: str) -> Tensor:
-    """Resize the last axis of images (…, W) by matrix products, to float32 (…, width)."""
+    """Resize the last axis of images (…, W) to float32 (…, width) by matrix products."""
     resized = [
         images[..., read].to(torch.float32, memory_format=torch.contiguous_format) @ weights.to(images.device).T
         for read, weights in _resize_bands(images.shape[-1], width, interpolation)
@@ -122,9 +122,9 @@ def _resize_rows(images: Tensor, width: int, interpolation: str) -> Tensor:
 
 @cache
 def _resize_bands(size_in: int, size_out: int, interpolation: str) -> list[tuple[slice, Tensor]]:
-    """`resize_matrix` in bands of rows, each without the zeros around it, and what it reads.
+    """Bands of rows of `resize_matrix` without surrounding zeros, each with the slice of inputs it reads.
 
-    One band is enough unless a resize shrinks a lot: then nearly all of the matrix is zeros.
+    A single band suffices unless the size is reduced a lot, where nearly all of the matrix is zero.
     """
     matrix, bands = resize_matrix(size_in, size_out, interpolation), []
     for rows in matrix.split(BAND if size_in > 2 * size_out else size_out):
@@ -150,7 +150,7 @@ def _cubic(x: Tensor, a: float = -0.5) -> Tensor:
 
 @cache
 def resize_matrix(size_in: int, size_out: int, interpolation: str) -> Tensor:
-    """The (size_out, size_in) matrix of a one-dimensional resize; every row sums to one."""
+    """Matrix (size_out, size_in) of a one-dimensional resize; every row sums to one."""
     support, weight = INTERPOLATIONS[interpolation]
     scale = size_in / size_out
     spread = max(scale, 1.0)

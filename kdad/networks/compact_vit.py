@@ -120,7 +120,7 @@ class CompactViT(CompactClassifier):
         return [states[8][:, 1:], last], self._logits(states[-1])
 
     def save(self, folder: Path, preprocessing: Preprocessing) -> None:
-        """Write an ordinary transformers folder, the weights last and in half precision."""
+        """Write a regular transformers folder, with the weights last and in half precision."""
         size = dict(zip(("height", "width"), preprocessing.resize, strict=True))
         processor = {"image_processor_type": "ViTImageProcessor", "do_resize": True, "size": size}
         scaling = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "resample": 1}

@@ -63,6 +63,9 @@ def _of_timm(teacher: Teacher, network: TimmFeatures) -> tuple[dict[str, Any], R
 
 
 def _vit_architecture(teacher: Teacher, patch: int, width: int, layers: int) -> dict[str, Any]:
+    height, across = teacher.preprocessing.crop
+    if height != across:
+        raise UserError(f"students of transformers read squares, not {height}×{across} px: give one --image-size")
     sizes = (
         {"width": 56, "hidden": 112, "heads": 4, "dropout": 0.0}
         if width < COMPACT_BELOW
@@ -72,7 +75,7 @@ def _vit_architecture(teacher: Teacher, patch: int, width: int, layers: int) -> 
     number = {} if layers == CRITICAL_LAYERS else {"layers": layers}
     return {
         "kind": "vit",
-        "size": max(teacher.preprocessing.crop),
+        "size": height,
         "patch": patch,
         "prefix": teacher.prefix,
         "teacher_width": width,

@@ -41,12 +41,23 @@ def test_a_size_is_given_by_one_number_or_two():
     assert (size_in_words((64, 64)), size_in_words((64, 96))) == ("64", "64×96")
 
 
+def save_images(folder, size):
+    folder.mkdir(parents=True)
+    for index in range(3):
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(folder / f"{index}.png")
+
+
 def test_a_folder_says_the_size_by_its_normals_alone(tmp_path):
-    for place, size in (("train/good", (500, 200)), ("test/good", (64, 64))):
-        (tmp_path / place).mkdir(parents=True)
-        for index in range(3):
-            Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / place / f"{index}.png")
+    save_images(tmp_path / "train" / "good", (500, 200))
+    save_images(tmp_path / "test" / "good", (64, 64))
     (tmp_path / "train" / "good" / "broken.png").write_text("x")
     assert default_image_size("lite0-imagenet", f"folder:{tmp_path}") == fitting_size([(500, 200)])
     assert default_image_size("lite0-imagenet", f"folder:{tmp_path}/nowhere") is None
     assert default_image_size("vgg-cifar10", f"folder:{tmp_path}") is None
+
+
+def test_categories_of_one_sweep_share_a_size(tmp_path):
+    for category in ("nut", "screw"):
+        save_images(tmp_path / category / "train" / "good", (500, 200))
+        save_images(tmp_path / category / "test" / "bent", (64, 64))
+    assert default_image_size("lite0-imagenet", f"folder:{tmp_path}") == fitting_size([(500, 200)])

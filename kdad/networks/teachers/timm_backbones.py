@@ -30,8 +30,8 @@ class TimmFeatures(FeatureNetwork):
     If the model has a classifier, the final layer is projected to its `classifier_subspace`.
 
     Args:
-        model: a timm model that has `forward_intermediates`.
-        layers: names of `layer_names(model)`, from fine to coarse; empty for the default.
+        model: a timm model with `forward_intermediates`.
+        layers: names from `layer_names(model)`, from fine to coarse; empty for the default.
         image_size: (height, width) of the input in pixels.
 
     Raises:
@@ -103,14 +103,14 @@ class TimmFeatures(FeatureNetwork):
         return flat if self.projection is None else flat @ self.projection
 
     def _inner(self, features: Sequence[Tensor]) -> Tensor:
-        """The patches (B, n, D) of the final map that are not at its edge, in float32."""
+        """Inner patches (B, n, D) of the final map, without those at its edge, in float32."""
         height, width = self.grids(*self.image_size)[-1]
         grid = features[-1].float().unflatten(1, (height, width))
         return (grid[:, 1:-1, 1:-1] if min(height, width) > 2 else grid).flatten(1, 2)
 
     @torch.no_grad()
     def _checked_channels(self) -> tuple[int, ...]:
-        """The width of every layer, from a blank image that has to go through."""
+        """Width of every layer, checked by passing a blank image through the model."""
         size, coarsest = self.image_size, max(self.strides)
         shown = size_in_words(size)
         if any(side % coarsest for side in size):
@@ -168,7 +168,7 @@ def classifier_subspace(model: Any) -> Tensor | None:
 
 
 def timm_pixels(config: dict[str, Any], image_size: int | Size | None) -> Preprocessing:
-    """How a model wants its pixels, from its `pretrained_cfg`; whole images, so that no part of them escapes."""
+    """Preprocessing of a model from its `pretrained_cfg`, without a crop, to cover the whole image."""
     interpolation = config.get("interpolation", "bilinear")
     size = as_size(image_size or int(config["input_size"][-1]))
     known = interpolation if interpolation in INTERPOLATIONS else "bicubic"
@@ -194,7 +194,7 @@ def timm_config(name: str) -> dict[str, Any]:
 
 
 def build_timm(name: str, file: Path | None, image_size: Size | None) -> nn.Module:
-    """The model of this name with the weights in a local safetensors file, or with random ones.
+    """Build the model of this name with weights from a local safetensors file, or random ones.
 
     Raises:
         UserError: the file does not contain exactly this model's weights, or the model does not support the size.

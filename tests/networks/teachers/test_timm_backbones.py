@@ -97,6 +97,13 @@ def test_a_transformer_takes_another_side_by_resampled_positions(tmp_path):
     }  # fmt: skip
 
 
+def test_students_of_transformers_read_squares(tmp_path, refusal):
+    file = save_timm_weights(tmp_path / "weights.safetensors", "test_vit")
+    oblong = load_teacher(f"timm:test_vit@{file}", image_size=(64, 96))
+    assert oblong.grids[0] == (4, 6)
+    assert "not 64×96 px: give one --image-size" in refusal(preset, oblong)
+
+
 def test_the_final_layer_is_what_the_classifier_reads_most(monkeypatch, timm_file):
     """A change of the final features that the classifier does not see must not show."""
     monkeypatch.setattr(timm_backbones, "MAX_FINAL_CHANNELS", 16)
