@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from sklearn.covariance import ledoit_wolf_shrinkage
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
@@ -73,7 +74,7 @@ def _gaussian_distances(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     off = (train - mean).permute(1, 2, 0)  # P, D, n
     covariance = off @ off.mT / n
     scale = covariance.diagonal(dim1=1, dim2=2).mean(1)
-    shrinkage = _shrinkage(covariance, off)[:, None, None]
+    shrinkage = _shrinkage(off)[:, None, None]
     ridge = (shrinkage * scale[:, None, None]).clamp(min=1e-8) * torch.eye(size)
     one_less = (1 - shrinkage) * n / (n - 1) * covariance + ridge
     q = _squared_lengths(one_less, off)
@@ -82,13 +83,9 @@ def _gaussian_distances(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     return left_out.T.clamp(min=1e-12).log(), others.T.clamp(min=1e-12).log()
 
 
-def _shrinkage(covariance: Tensor, off: Tensor) -> Tensor:
-    """Shares (P,) by which covariances (P, D, D) of offsets (P, D, N) shrink to spheres, after Ledoit and Wolf."""
-    size, n = off.shape[1:]
-    scale, squares = covariance.diagonal(dim1=1, dim2=2).mean(1), covariance.square().sum((1, 2))
-    spread = (squares / size - scale.square()).clamp(min=1e-20)
-    noise = ((off.square().sum(1).square().mean(1) - squares) / n / size).clamp(min=0)
-    return (noise / spread).clamp(max=1)
+def _shrinkage(off: Tensor) -> Tensor:
+    """Shares (P,) by which covariances of offsets (P, D, N) shrink to spheres."""
+    return torch.tensor([ledoit_wolf_shrinkage(position.T.numpy(), assume_centered=True) for position in off])
 
 
 def _squared_lengths(covariance: Tensor, off: Tensor) -> Tensor:

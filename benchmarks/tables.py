@@ -18,7 +18,7 @@ SEEN = {True: "seen", False: "not seen", None: "unknown"}
 
 
 def headline(entries: dict[str, dict]) -> str:
-    """What a newcomer should know first: our VGG students with and without the labels, and others' figures."""
+    """Render what a newcomer should know first: our VGG students with and without labels, and others' figures."""
     sentences = []
     for teacher, trained in (
         (
@@ -121,7 +121,7 @@ def classes(lines: list[Line]) -> str:
 
 
 def caption(entries: list[dict]) -> str:
-    """What the figures are, and how those beside ours were selected."""
+    """State what the figures are, and how those beside ours were selected."""
     words = (
         "AUROC in per cent; ± is the sample deviation over seeds. Means leave out cat and airplane, whose validation "
         "anomalies chose the default score (table below), but for the columns *all classes* and *mean of all*."
@@ -260,7 +260,7 @@ def growth(measured: dict[str, dict]) -> str:
 
 
 def reduced_precision(measured: dict[str, dict]) -> str:
-    """What students lose by computing in bfloat16, one row per teacher."""
+    """Render the losses of students that compute in bfloat16, one row per teacher."""
     ways = list(next(iter(measured.values()))["aurocs"])
     rows = [["students of", *ways]]
     for name, row in measured.items():
@@ -275,7 +275,7 @@ def reduced_precision(measured: dict[str, dict]) -> str:
 
 
 def hardening(measured: dict[str, dict]) -> str:
-    """What was tried to break, one row per kind of attack."""
+    """Render the attempts to break kdad, one row per kind of attack."""
     rows = [["attack", "on", "tried", "refused in one line", "unharmed", "broken", "slowest s", "MiB at most"]]
     parts = []
     for name, attack in measured.items():
@@ -301,7 +301,7 @@ def hardening(measured: dict[str, dict]) -> str:
 
 
 def serving(measured: dict) -> str:
-    """What many clients of `kdad serve` met, in words."""
+    """Describe in words the experience of many clients of `kdad serve`."""
     answered, students = measured["statuses"].get("200", 0), " and ".join(f"`{name}`" for name in measured["students"])
     return (
         f"{measured['requests']:,} requests of {measured['clients']} clients at once, to {students} "

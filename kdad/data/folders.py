@@ -140,7 +140,7 @@ class FolderTask(Task):
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
-        """What the labels of test images mean."""
+        """Kinds of test images, in the order of their labels."""
         return (GOOD, *(kind for kind in self.layout.tests if kind != GOOD))
 
     @cached_property

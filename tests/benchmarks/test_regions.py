@@ -20,7 +20,7 @@ def features():
 def test_a_left_out_image_is_as_far_from_the_others_as_if_it_had_never_been_there(features, monkeypatch):
     train, test = features
     shrinkage = 0.3
-    monkeypatch.setattr(regions, "_shrinkage", lambda covariance, off: torch.full((6,), shrinkage))
+    monkeypatch.setattr(regions, "_shrinkage", lambda off: torch.full((6,), shrinkage))
     found = regions.gaussian_distances(train, test, GRID)
     scale = (train - train.mean(0)).square().mean((0, 2))
     for index in (0, 7):
