@@ -19,7 +19,7 @@ from kdad.errors import UserError
 from kdad.evaluation.evaluate import evaluate
 from kdad.files import write_json
 from kdad.networks.teachers.loading import load_teacher
-from kdad.networks.teachers.registry import LITE0, default_image_size
+from kdad.networks.teachers.registry import LITE0, default_image_size, default_layers
 from kdad.training.distillation import train_student
 
 RESULTS = Path(__file__).resolve().parent / "results" / "photographs.json"
@@ -30,7 +30,8 @@ FIGURES = ("auroc", "pixel_auroc", "pro", "pixel_ap")
 def measure(dataset: str, teacher_name: str, out: Path, device: str) -> dict:
     """Train and evaluate one student of `folder:PATH`, seed 0: figures in 0…1 and seconds."""
     started = time.perf_counter()
-    teacher = load_teacher(teacher_name, image_size=default_image_size(teacher_name, dataset))
+    size, layers = (default(teacher_name, dataset) for default in (default_image_size, default_layers))
+    teacher = load_teacher(teacher_name, image_size=size, layers=layers)
     task = load_task(dataset, "good", teacher.preprocessing)
     folder = train_student(task, teacher, out, device=device)
     figures = evaluate(task, Detector.load(folder, teacher=teacher, device=device)).figures

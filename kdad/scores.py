@@ -30,6 +30,12 @@ class Measurement:
         mse_weight: λ of the student's loss.
         distance_weight: how much the logarithm of the distance counts beside the peak, (1,).
         patch_maps: one map (B, h, w) of standardised patch errors per critical layer; of calibration normals, none.
+        local_distances: how far the image's worst places are from the nearest patch of normals and from their Gaussian
+            there, two (B,) in shares of a standard deviation; none where the student's score does not read them.
+        distance_maps: the maps (B, h, w) that these are means of; of calibration normals, none.
+
+    Of calibration normals, arrays differ in length: those of the student are of held-out ones, `local_distances` of
+    all.
     """
 
     layer_errors: Array
@@ -38,6 +44,8 @@ class Measurement:
     mse_weight: float
     distance_weight: Array = 0.0
     patch_maps: tuple[Array, ...] = ()
+    local_distances: tuple[Array, ...] = ()
+    distance_maps: tuple[Array, ...] = ()
 
     @property
     def layer_scores(self) -> Array:
@@ -61,9 +69,11 @@ class Measurement:
     @classmethod
     def concatenated(cls, parts: Sequence["Measurement"]) -> "Measurement":
         """One measurement, in numpy, of the images of several."""
-        maps = zip(*(part.patch_maps for part in parts), strict=True)
         joined: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in PER_IMAGE}
-        return replace(parts[0], **joined, patch_maps=tuple(map(np.concatenate, maps)))
+        for name in SEVERAL_PER_IMAGE:
+            columns = zip(*(getattr(part, name) for part in parts), strict=True)
+            joined[name] = tuple(map(np.concatenate, columns))
+        return replace(parts[0], **joined)
 
     @classmethod
     def of_normals(cls, tensors: Mapping[str, Array], mse_weight: float) -> "Measurement":
@@ -74,14 +84,18 @@ class Measurement:
         """
         errors, peaks = tensors["layer_errors"], tensors["peaks"]
         distances = tensors.get("distances", np.ones(len(peaks), np.float32))
-        return cls(errors, distances, peaks, mse_weight, tensors.get("distance_weight", 0.0))
+        local = tuple(tensors[LOCAL_DISTANCES].T) if LOCAL_DISTANCES in tensors else ()
+        weight = tensors.get(DISTANCE_WEIGHT, 0.0)
+        return cls(errors, distances, peaks, mse_weight, weight, local_distances=local)
 
     def _map(self, change: Callable[[Array], Array]) -> "Measurement":
-        changed = {name: change(getattr(self, name)) for name in PER_IMAGE}
-        return replace(self, **changed, patch_maps=tuple(map(change, self.patch_maps)))
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in PER_IMAGE}
+        changed |= {name: tuple(map(change, getattr(self, name))) for name in SEVERAL_PER_IMAGE}
+        return replace(self, **changed)
 
 
 PER_IMAGE = ("layer_errors", "distance", "peak")
+SEVERAL_PER_IMAGE = ("patch_maps", "local_distances", "distance_maps")
 
 
 def layer_scores(layer_errors: Array, mse_weight: float) -> Array:
@@ -156,7 +170,8 @@ class Score:
         return sum(part.value(measurement) for part in self.parts_of(measurement))
 
 
-DISTANCE, DISTANCE_WEIGHT = "distances", "distance_weight"  # fields of a calibration
+# Fields of a calibration.
+DISTANCE, DISTANCE_WEIGHT, LOCAL_DISTANCES = "distances", "distance_weight", "local_distances"
 ERROR = Part(
     "error",
     "Student's error",
@@ -187,6 +202,17 @@ HIGHEST_PATCH = Part(
 )
 
 
+def _local(index: int, name: str, title: str) -> Part:
+    def mean_of_worst(measurement: Measurement) -> Array:
+        return measurement.local_distances[index]
+
+    return Part(name, title, HIGHEST_PATCH.unit, mean_of_worst, mean_of_worst, frozenset({LOCAL_DISTANCES}))
+
+
+NEAREST = _local(0, "nearest", "Distance from any normal patch")
+GAUSSIAN = _local(1, "gaussian", "Distance from normals at this place")
+
+
 def _layer(index: int) -> Part:
     def contribution(measurement: Measurement) -> Array:
         return measurement.layer_scores[:, index]
@@ -196,6 +222,7 @@ def _layer(index: int) -> Part:
 
 DISTANCE_IN_WORDS = "the teacher's own distance from normals (Mahalanobis, squared, per dimension; of normals about 1)"
 DISTANT_ERROR, DISTANT_PEAK, LAST_LAYER, MKD, PEAK = "distant-error", "distant-peak", "last-layer", "mkd", "peak"
+LOCAL_DISTANCE = "local-distance"
 # Logarithms let errors and distances, which spread over orders of magnitude, count alike, whatever their units. A sum
 # with the peak lets constants that only few held-out normals tell, such as the level of a normal patch, change no rank.
 SCORES: dict[str, Score] = {
@@ -214,6 +241,13 @@ SCORES: dict[str, Score] = {
             f"{DISTANCE_IN_WORDS}. The weight comes from pseudo-anomalies.",
             "chosen on pseudo-anomalies blended into normal photographs",
         ),
+        Score(
+            LOCAL_DISTANCE,
+            lambda layers: (NEAREST, GAUSSIAN),
+            "The anomaly score is how far the image's most unusual places are, in the teacher's own features, from the "
+            "nearest patch of normals and from what normals show there. The student has no part in it.",
+            "chosen on the test defects of four folders of photographs, with one rule for all of them",
+        ),
         Score(LAST_LAYER, lambda layers: (ERROR,), "The anomaly score reads the last layer.", "fixed in advance"),
         Score(
             MKD,
@@ -229,11 +263,6 @@ SCORES: dict[str, Score] = {
         ),
     )
 }
-
-
-def default_score(local_anomalies: bool) -> str:
-    """The name of the score for anomalies that are a place in an otherwise normal image, or the image as a whole."""
-    return DISTANT_PEAK if local_anomalies else DISTANT_ERROR
 
 
 def score_named(name: str) -> Score:

@@ -11,6 +11,8 @@ from kdad.scores import (
     DISTANT_ERROR,
     DISTANT_PEAK,
     LAST_LAYER,
+    LOCAL_DISTANCE,
+    LOCAL_DISTANCES,
     MKD,
     PEAK,
     SCORES,
@@ -29,7 +31,9 @@ def measured(seed: int = 0, images: int = 7) -> Measurement:
     rng = np.random.default_rng(seed)
     errors, distance = rng.uniform(0, 2, (images, 4, 2)), rng.uniform(0, 9, images)
     maps = (rng.normal(size=(images, 4, 4)), rng.normal(size=(images, 2, 2)))
-    return Measurement(errors, distance, rng.normal(size=images), 0.01, np.array([0.3]), maps)
+    local = tuple(rng.normal(size=(2, images)))
+    weight = np.array([0.3])
+    return Measurement(errors, distance, rng.normal(size=images), 0.01, weight, maps, local, maps[:1] * 2)
 
 
 def test_layer_scores_weigh_the_mse():
@@ -43,12 +47,14 @@ def test_the_published_score_sums_the_last_three_layers():
 
 def test_scores_by_name():
     distance, peak, weight = np.array([0.5, 2.0]), np.array([3.0, 5.0]), np.array([0.5])
-    seen = Measurement(ERRORS.numpy(), distance, peak, 0.01, weight)
+    local = (np.array([1.0, 2.0]), np.array([0.5, -1.0]))
+    seen = Measurement(ERRORS.numpy(), distance, peak, 0.01, weight, local_distances=local)
     read = {name: score(seen).tolist() for name, score in SCORES.items()}
     assert read[DISTANT_ERROR] == pytest.approx(np.log([0.4 * 0.5, 1.0 * 2]))
     assert read[LAST_LAYER] == pytest.approx([0.4, 1.0])
     assert read[MKD] == pytest.approx([1.8, 1.53])
     assert read[PEAK] == [3, 5]
+    assert read[LOCAL_DISTANCE] == [1.5, 1]
     assert read[DISTANT_PEAK] == pytest.approx([3 + 0.5 * np.log(0.5), 5 + 0.5 * np.log(2)])
 
 
@@ -56,7 +62,8 @@ def test_scores_by_name():
 def test_numpy_and_torch_agree(score):
     arrays = measured()
     tensors = Measurement(*map(torch.from_numpy, (arrays.layer_errors, arrays.distance, arrays.peak)), 0.01,
-                          torch.from_numpy(arrays.distance_weight))  # fmt: skip
+                          torch.from_numpy(arrays.distance_weight),
+                          local_distances=tuple(map(torch.from_numpy, arrays.local_distances)))  # fmt: skip
     np.testing.assert_allclose(score(tensors).numpy(), score(arrays))
 
 
@@ -72,6 +79,7 @@ def test_a_score_says_which_statistics_of_normals_it_needs():
     assert {name: set(score.needs) for name, score in SCORES.items()} == {
         DISTANT_ERROR: {DISTANCE},
         DISTANT_PEAK: {DISTANCE, DISTANCE_WEIGHT},
+        LOCAL_DISTANCE: {LOCAL_DISTANCES},
         LAST_LAYER: set(),
         MKD: set(),
         PEAK: set(),
@@ -95,5 +103,6 @@ def test_measurements_are_put_together_and_taken_apart():
         again = both[kept]
         for name in ("layer_errors", "distance", "peak"):
             np.testing.assert_array_equal(getattr(again, name), getattr(part, name))
-        np.testing.assert_array_equal(again.patch_maps[1], part.patch_maps[1])
+        for name, index in (("patch_maps", 1), ("local_distances", 1), ("distance_maps", 0)):
+            np.testing.assert_array_equal(getattr(again, name)[index], getattr(part, name)[index])
         assert (again.mse_weight, again.distance_weight) == (part.mse_weight, one.distance_weight)

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from kdad.data.datasets import DATASETS
 from kdad.data.sizes import Size, as_size
 from kdad.errors import UserError
-from kdad.networks.teachers.registry import LITE0, available, default_image_size, default_teacher
+from kdad.networks.teachers.registry import LITE0, available, default_image_size, default_layers, default_teacher
 from kdad.storage.layout import DEFAULT_OUT
 
 HERE, RAY = "here", "ray"  # engines
@@ -79,6 +79,13 @@ def image_size(args: argparse.Namespace) -> int | Size | None:
     if len(args.image_size) > 2:
         raise UserError("--image-size takes one number, or a height and a width")
     return as_size(args.image_size[0] if len(args.image_size) == 1 else args.image_size)
+
+
+def layers(args: argparse.Namespace) -> tuple[str, ...]:
+    """The critical layers that were asked for, or those of the teacher for the data set; empty for its own."""
+    if args.layers or args.tile_size:
+        return tuple(args.layers)
+    return default_layers(teacher_name(args), args.dataset)
 
 
 def add_out(parser: Parser) -> None:

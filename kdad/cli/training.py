@@ -14,6 +14,7 @@ from kdad.cli.options import (
     add_recipe,
     add_task,
     image_size,
+    layers,
     positive,
     recipe_overrides,
     teacher_name,
@@ -95,7 +96,7 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
     from kdad.training.loop import Progress
 
     processes = DistributedConfig.detect(args.devices, args.num_nodes, args.timeout)
-    teacher = load_teacher(teacher_name(args), image_size=image_size(args), layers=args.layers)
+    teacher = load_teacher(teacher_name(args), image_size=image_size(args), layers=layers(args))
     task = load_task(args.dataset, _normal_class(args), teacher.preprocessing, args.tile_size)
     recipe = recipe_for(teacher, task.train_size, **recipe_overrides(args))
     if is_folder(args.dataset) and task.test is None:
@@ -135,7 +136,7 @@ def sweep(args: argparse.Namespace) -> None:
         load_results(Path(args.results))  # a damaged file is refused before the work, not after it
     plan = Plan(
         teacher_name(args), args.dataset, Path(args.out), args.device, recipe_overrides(args), tile_size=args.tile_size,
-        image_size=image_size(args), layers=tuple(args.layers),
+        image_size=image_size(args), layers=layers(args),
     )  # fmt: skip
     results = run_sweep(plan, args.normal_class, seeds=args.seeds, complete=_completing(args.engine))
     if args.results:

@@ -6,9 +6,9 @@
     PATH/ground_truth/<kind>/…     optional masks, see `kdad.data.masks`: files named <image>_mask or <image> of any
                                    format, or several in a folder <image>
 
-Images may be nested, and of any size and mode. As in every data set, a tenth of the normals is held out, but at least
-100 for calibration if that leaves two thirds for training; with fewer normals, calibration uses five folds of all of
-them, each left out in turn.
+Images may be nested, and of any size and mode. As in every data set, a tenth of the normals is held out. Where tiles
+are read, at least 100 are, if that leaves two thirds for training; with fewer normals, calibration uses five folds of
+all of them, each left out in turn. Whole images are calibrated on all normals, each compared with the others.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +32,7 @@ from kdad.data.sizes import need_tiles, size_in_words
 from kdad.data.task import Labelled, Task, all_normal, holdout_split
 from kdad.errors import UserError
 from kdad.files import sha256_of
+from kdad.scores import DISTANT_PEAK, LOCAL_DISTANCE
 
 TRAINING_TILES = 3000
 TILE_SIDES = 4  # default tile size, in multiples of the teacher's image size
@@ -175,9 +176,14 @@ class FolderTask(Task):
         self._checked = True  # a sweep checks all tasks at its start, and training checks again
 
     @property
+    def score(self) -> str:
+        """Of whole images, places are compared with those of normals; tiles have no place."""
+        return DISTANT_PEAK if self.tile_size else LOCAL_DISTANCE
+
+    @property
     def cross_fitted(self) -> bool:
-        """Whether the held-out normals are too few for calibration."""
-        return len(self.calibration) < ENOUGH_TO_CALIBRATE
+        """Whether the held-out normals are too few for a calibration that needs them: that of tiles."""
+        return bool(self.tile_size) and len(self.calibration) < ENOUGH_TO_CALIBRATE
 
     @property
     def folds(self) -> Iterator[FolderFold]:
@@ -193,7 +199,8 @@ class FolderTask(Task):
 
     @cached_property
     def _split(self) -> tuple[Tensor, Tensor]:
-        return holdout_split(len(self.layout.normals), _held_out(len(self.layout.normals)))
+        normals = len(self.layout.normals)
+        return holdout_split(normals, _held_out(normals) if self.tile_size else None)
 
     def _default_tile_size(self) -> int:
         sizes = [image_size(file) for file in self.layout.normals]

@@ -118,6 +118,32 @@ def in_batches(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
         yield from (batch for _, batch in batches_of_one_size(("", image) for image in images))
 
 
+class EvenBatches(Sequence[Tensor]):
+    """Batches (B, 3, H, W) of some of the images of tensors, evenly chosen, made on access.
+
+    Args:
+        images: uint8 (N, 3, H, W) each, of one size.
+        most: how many images to choose at most.
+        device: where to.
+    """
+
+    def __init__(self, images: Sequence[Tensor], most: int, device: torch.device | str):
+        total = sum(map(len, images))
+        chosen = torch.linspace(0, total - 1, min(total, most), dtype=torch.float64).round().long()
+        self._batches, self._device, first = [], device, 0
+        for part in images:
+            own = chosen[(chosen >= first) & (chosen < first + len(part))] - first
+            self._batches += [(part, batch) for batch in own.split(batch_size(*part.shape[2:])) if len(batch)]
+            first += len(part)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices
+        images, batch = self._batches[index]
+        return images[batch].to(self._device)
+
+
 def batches_of_one_size(
     images: Iterable[tuple[str, Tensor]], most: int = BATCH_IMAGES
 ) -> Iterator[tuple[list[str], Tensor]]:

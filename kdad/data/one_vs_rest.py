@@ -8,6 +8,7 @@ from torch import Tensor
 from kdad.data.sources import Source
 from kdad.data.task import Labelled, Task, holdout_split
 from kdad.errors import one_of
+from kdad.scores import DISTANT_ERROR
 
 
 class OneVsRestTask(Task):
@@ -18,7 +19,7 @@ class OneVsRestTask(Task):
     """
 
     same_images = True
-    local_anomalies = False
+    score = DISTANT_ERROR  # an anomaly is the whole image
 
     def __init__(self, source: Source, normal_class: str):
         self.source = source

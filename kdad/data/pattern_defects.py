@@ -9,12 +9,14 @@ from torch import Tensor
 from kdad.data import patterns
 from kdad.data.task import Labelled, Task, all_normal
 from kdad.errors import one_of
+from kdad.scores import DISTANT_PEAK
 
 
 class PatternDefectsTask(Task):
     """Normals of one texture; the test split also contains defects on it."""
 
     dataset = "patterns-defects"
+    score = DISTANT_PEAK  # textures have no positions to compare
     classes = patterns.CLASSES
     kinds = ("good", *patterns.DEFECTS)
     counts = {"train": 1080, "calibration": 200, "test": 200, "defects": 50}

@@ -45,7 +45,6 @@ class Task(ABC):
     """
 
     same_images = False  # whether the tasks of all classes validate and test on the same images
-    local_anomalies = True  # whether an anomaly is a region of an otherwise normal image, or the whole image
 
     @property
     @abstractmethod
@@ -108,6 +107,11 @@ class Task(ABC):
     def max_value(self) -> int:
         """Value of white in images of more than 8 bits, see `kdad.data.decoding`; 0 if the normals have 8 bits."""
         return 0
+
+    @property
+    @abstractmethod
+    def score(self) -> str:
+        """The default score for its anomalies, a name in `kdad.scores.SCORES`."""
 
     @property
     def cross_fitted(self) -> bool:

@@ -1,7 +1,7 @@
 """Calibrate a student on held-out normals: thresholds, p-values and heatmap scales."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,27 +11,32 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from kdad.data.images import batch_size, in_batches
-from kdad.data.task import Images
+from kdad.data.images import EvenBatches, in_batches
+from kdad.data.task import Fold, Images, Task
 from kdad.detection.discrepancy import Observation, observe
 from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization, sampled
 from kdad.detection.mahalanobis import Gaussian
+from kdad.detection.normal_patches import MAX_NORMALS, FittedPatches, NormalPatches, worst_places
 from kdad.detection.tiles import Tiler, WholeImages, tiler_for
 from kdad.detection.weighting import SyntheticPairs
 from kdad.errors import UserError, one_line
 from kdad.files import write_bytes
 from kdad.networks.teachers.loading import Teacher
-from kdad.scores import DISTANCE, DISTANCE_WEIGHT, Measurement, score_named
-from kdad.storage.layout import CALIBRATION, CROSS_FITTED, HELD_OUT
+from kdad.scores import DISTANCE, DISTANCE_WEIGHT, LOCAL_DISTANCES, Measurement, score_named
+from kdad.storage.layout import CALIBRATION, CROSS_FITTED, HELD_OUT, LEFT_OUT
 from kdad.storage.sealing import read_verified
 from kdad.storage.student_config import StudentConfig
 
 
 class FittedStudent(NamedTuple):
-    """A trained student beside the Gaussian of its training images' summaries; None where no score reads it."""
+    """A trained student beside what its score reads of normals; None where it does not.
+
+    `gaussian` is that of training images' summaries, `patches` those of all normals.
+    """
 
     student: nn.Module
-    gaussian: Gaussian | None
+    gaussian: Gaussian | None = None
+    patches: FittedPatches | None = None
 
 
 MAX_GAUSSIAN_IMAGES = 10_000  # images; a covariance has few enough numbers to be known from so many
@@ -50,6 +55,9 @@ class Calibration:
         distances: the teacher's own distances of them from training normals, (N,); None where no score reads them.
         gaussian: the Gaussian behind the distances, or None.
         distance_weight: the weight of their logarithm beside a peak, (1,); None where no score reads it.
+        local_distances: how far the worst places of n normals, each left out in turn, are from the others, (n, 2); None
+            where no score reads them.
+        patches: what these n normals show, or None.
         kind: how the normals were held out, one of `kdad.storage.layout.CALIBRATION_KINDS`.
     """
 
@@ -60,11 +68,13 @@ class Calibration:
     distances: Tensor | None = None
     gaussian: Gaussian | None = None
     distance_weight: Tensor | None = None
+    local_distances: Tensor | None = None
+    patches: NormalPatches | None = None
     kind: str = HELD_OUT
 
     def __len__(self) -> int:
-        """The number of held-out normals."""
-        return len(self.layer_errors)
+        """The number of normals that scores are compared with."""
+        return len(self.layer_errors if self.local_distances is None else self.local_distances)
 
     def measurement(self, mse_weight: float) -> Measurement:
         """What scores of the held-out normals are read from, without maps."""
@@ -84,6 +94,8 @@ class Calibration:
             tensors |= {"distances": self.distances, **self.gaussian.packed()}
         if self.distance_weight is not None:
             tensors["distance_weight"] = self.distance_weight
+        if self.local_distances is not None and self.patches is not None:
+            tensors |= {"local_distances": self.local_distances, **self.patches.packed()}
         return tensors
 
     @classmethod
@@ -108,6 +120,8 @@ class Calibration:
             expected |= {"distance_mean": (width,), "distance_whitening": (width * (width + 1) // 2,)}
         if "distance_weight" in tensors:
             expected["distance_weight"] = (1,)
+        if "local_distances" in tensors:
+            expected |= {"local_distances": (len(tensors["local_distances"]), 2), **NormalPatches.shapes(tensors)}
         if not normals or {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected:
             raise ValueError("its tensors do not fit each other")
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
@@ -120,6 +134,8 @@ class Calibration:
             tensors.get("distances"),
             Gaussian.unpacked(tensors) if "distances" in tensors else None,
             tensors.get("distance_weight"),
+            tensors.get("local_distances"),
+            NormalPatches.unpacked(tensors) if "local_distances" in tensors else None,
             kind,
         )
 
@@ -141,7 +157,7 @@ def load_calibration(folder: Path, config: StudentConfig) -> Calibration | None:
         return None
     try:
         calibration = Calibration.from_tensors(load(read_verified(file, config.calibration_sha256)), config.calibration)
-        known = calibration.tensors().keys() & {DISTANCE, DISTANCE_WEIGHT}
+        known = calibration.tensors().keys() & {DISTANCE, DISTANCE_WEIGHT, LOCAL_DISTANCES}
         if known != score_named(config.score).needs:
             raise ValueError(f"it was not made for the score {config.score!r}")
     except (SafetensorError, OSError, ValueError) as error:
@@ -158,10 +174,10 @@ def calibrate(
     """Calibrate a student on normals that it was not trained on.
 
     The p-values of a score are exact where all normals were held out of one network: nothing that a score reads is
-    learned from them.
+    learned from them. Those of a score that reads `FittedStudent.patches` come from all normals, each left out in turn.
 
     Args:
-        fitted: the student, and the Gaussian of its distances; see `fit_statistics`.
+        fitted: the student, and what its score reads of normals; see `fit_statistics`.
         held_out: normals that had no part in training: pairs of a fitted student and the images that it never
             saw. One pair of `fitted` itself, or several where folds of the data were left out in turn.
         train: training images (N, 3, H, W), some of which become pseudo-anomalies to weigh the layers by.
@@ -187,16 +203,33 @@ def calibrate(
     level = torch.cat(levels).cpu()
     unit = level.std().clamp(min=1e-12)  # so that the heatmap, too, is in standard deviations
     weighted = DISTANCE_WEIGHT in score_named(score).needs
-    return Calibration(
+    calibration = Calibration(
         layer_errors=torch.cat(errors).cpu(),
         peaks=torch.cat(peaks).cpu() / unit,
         normalization=MapNormalization(mean.cpu(), std.cpu(), normalization.weights.cpu() / unit),
-        heatmap_quantiles=torch.from_numpy(np.quantile(level / unit, np.linspace(0, 1, 101))).float(),
+        heatmap_quantiles=_percentiles(level / unit),
         distances=torch.cat(distances).cpu() if distances else None,
         gaussian=fitted.gaussian,
         distance_weight=pairs.distance_weight(weights)[None] / unit if weighted else None,
         kind=CROSS_FITTED if len(held_out) > 1 else HELD_OUT,
     )
+    return calibration if fitted.patches is None else _with_patches(calibration, fitted.patches)
+
+
+def _with_patches(calibration: Calibration, fitted: FittedPatches) -> Calibration:
+    """The same where the score and the heatmap read distances of patches from those of normals."""
+    return replace(
+        calibration,
+        heatmap_quantiles=_percentiles(fitted.left_out.sum(1).flatten()),
+        local_distances=worst_places(fitted.left_out),
+        patches=fitted.patches,
+        kind=LEFT_OUT,
+    )
+
+
+def _percentiles(values: Tensor) -> Tensor:
+    """The percentiles (101,) of values."""
+    return torch.from_numpy(np.quantile(values, np.linspace(0, 1, 101))).float()
 
 
 class Observations:
@@ -220,18 +253,22 @@ class Observations:
 
 
 @torch.inference_mode()
-def fit_statistics(student: nn.Module, teacher: Teacher, train: Tensor, score: str) -> FittedStudent:
-    """Fit what `score`, a name in `kdad.scores.SCORES`, reads of the training images beside the student.
+def fit_statistics(student: nn.Module, teacher: Teacher, task: Task | Fold, score: str) -> FittedStudent:
+    """Fit what `score`, a name in `kdad.scores.SCORES`, reads of normals beside the student.
 
-    Of more than `MAX_GAUSSIAN_IMAGES` images, so many are chosen evenly.
+    Summaries are of training images, patches of all normals.
     """
-    if DISTANCE not in score_named(score).needs:
-        return FittedStudent(student, None)
-    chosen = torch.linspace(0, len(train) - 1, min(len(train), MAX_GAUSSIAN_IMAGES), dtype=torch.float64).round().long()
-    parts = chosen.split(batch_size(*train.shape[2:]))  # all at once would be in memory, which `train` need not be
-    batches = (train[part].to(next(student.parameters()).device) for part in parts)
-    summaries = (teacher.network.summary(teacher(teacher.preprocessing(batch))) for batch in batches)
-    return FittedStudent(student, Gaussian.fit(summaries))
+    needs, device = score_named(score).needs, next(student.parameters()).device
+    gaussian, patches = None, None
+    if DISTANCE in needs:
+        batches = EvenBatches([task.train], MAX_GAUSSIAN_IMAGES, device)
+        gaussian = Gaussian.fit(teacher.network.summary(teacher(teacher.preprocessing(batch))) for batch in batches)
+    if LOCAL_DISTANCES in needs:
+        held_out = task.validation
+        assert isinstance(held_out.images, Tensor)  # of one size, as training images are
+        normals = [task.train, held_out.images[~held_out.anomalous]]
+        patches = NormalPatches.fit(teacher, EvenBatches(normals, MAX_NORMALS, device))
+    return FittedStudent(student, gaussian, patches)
 
 
 def largest_distance(gaussian: Gaussian, observation: Observation) -> Tensor:

@@ -4,10 +4,12 @@ import numpy as np
 
 from kdad.data.protocol import ENOUGH_TO_CALIBRATE
 from kdad.errors import UserError
-from kdad.storage.layout import CROSS_FITTED, HELD_OUT, UNKNOWN
+from kdad.storage.layout import CROSS_FITTED, HELD_OUT, LEFT_OUT, UNKNOWN
 
 WEAKER = {
     CROSS_FITTED: "each was scored by one of several networks that never saw it, images are scored by another: "
+    "the rate is an estimate, and no bound is guaranteed.",
+    LEFT_OUT: "each was compared with the others alone, images are compared with all: "
     "the rate is an estimate, and no bound is guaranteed.",
     UNKNOWN: "this student's format does not say how they were held out, so no bound is given; train it anew.",
 }

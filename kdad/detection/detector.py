@@ -16,6 +16,7 @@ from kdad.detection.calibration import Calibration, largest_distance, load_calib
 from kdad.detection.discrepancy import observe
 from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization
 from kdad.detection.inputs import to_batch
+from kdad.detection.normal_patches import worst_places
 from kdad.detection.rendering import colour_range
 from kdad.detection.tiles import tiler_for
 from kdad.devices import accelerator, halving_on_out_of_memory
@@ -62,11 +63,23 @@ class Prediction:
         return self.heatmap_at(*self.size)
 
     def heatmap_at(self, height: int, width: int, layer: int | None = None) -> np.ndarray:
-        """The heatmaps (B, height, width) at any size, of one critical layer (from 0) or of all."""
-        maps, renderer = [torch.from_numpy(layer_map) for layer_map in self.measurement.patch_maps], self.renderer
-        if layer is not None:
-            maps, renderer = [maps[layer]], replace(renderer, weights=torch.ones(1))
-        return renderer.render(maps, height, width).numpy()
+        """The heatmaps (B, height, width) at any size: of what the score reads, or of a critical layer, from 0."""
+        if layer is None:
+            return self.renderer.render_score(self.measurement, height, width).numpy()
+        return replace(self.renderer, weights=torch.ones(1)).render([self._patch_maps[layer]], height, width).numpy()
+
+    def student_heatmap_at(self, height: int, width: int) -> np.ndarray:
+        """The heatmaps (B, height, width) of the student alone: the patch errors of all critical layers."""
+        return self.renderer.render(self._patch_maps, height, width).numpy()
+
+    def distance_map_at(self, index: int, height: int, width: int) -> np.ndarray:
+        """The maps (B, height, width) of one of `Measurement.distance_maps`."""
+        maps = torch.from_numpy(self.measurement.distance_maps[index])
+        return self.renderer.tiler.to_image(maps, height, width).numpy()
+
+    @property
+    def _patch_maps(self) -> list[Tensor]:
+        return list(map(torch.from_numpy, self.measurement.patch_maps))
 
     def only(self, index: int) -> "Prediction":
         """The prediction of one image, B = 1."""
@@ -116,9 +129,11 @@ class Detector:
         normalization = MapNormalization.identity(layers) if calibration is None else calibration.normalization
         self._normalization = normalization.to(self.device)
         self.renderer = HeatmapRenderer(self.tiler, self._normalization.weights)
-        self._gaussian, self._distance_weight = None, torch.zeros(1, device=self.device)
+        self._gaussian, self._patches, self._distance_weight = None, None, torch.zeros(1, device=self.device)
         if calibration is not None and calibration.gaussian is not None:
             self._gaussian = calibration.gaussian.to(self.device)
+        if calibration is not None and calibration.patches is not None:
+            self._patches = calibration.patches.to(self.device)
         if calibration is not None and calibration.distance_weight is not None:
             self._distance_weight = calibration.distance_weight.to(self.device)
 
@@ -206,12 +221,16 @@ class Detector:
         Args:
             features: the `teacher_features` of the images, if they are known.
         """
-        observation = observe(self.student, self.teacher, images.to(self.device), self.tiler, features)
+        observation = observe(self.student, self.teacher, images.to(self.device), self.tiler, features, self._patches)
         maps = self._normalization.standardise(observation.maps)
         peak = self.renderer.combine(maps).amax((1, 2))
         distance = torch.ones_like(peak) if self._gaussian is None else largest_distance(self._gaussian, observation)
         mse_weight = self.config.recipe.mse_weight
-        return Measurement(observation.errors, distance, peak, mse_weight, self._distance_weight, tuple(maps))
+        measurement = Measurement(observation.errors, distance, peak, mse_weight, self._distance_weight, tuple(maps))
+        if observation.distances is None:
+            return measurement
+        worst, local = worst_places(observation.distances), observation.distances
+        return replace(measurement, local_distances=worst.unbind(1), distance_maps=local.unbind(1))
 
     @cached_property
     def normals(self) -> Measurement | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.linalg import vector_norm
 
+from kdad.detection.normal_patches import NormalPatches, layer_maps
 from kdad.detection.tiles import Tiler, in_chunks
 from kdad.devices import full_float32
 from kdad.networks.features import forward_in_chunks
@@ -27,17 +28,24 @@ class Observation(NamedTuple):
     errors: Tensor  # the error table (B, L, 2); of tiles, their mean
     summaries: Tensor  # (B, T, D), the teacher's own of each piece, see `FeatureNetwork.summary`; T is 1 without tiles
     maps: list[Tensor]  # the patch errors (B, h, w) of every critical layer
+    distances: Tensor | None = None  # (B, 2, h, w), see `NormalPatches.distances`
 
 
 @torch.inference_mode()
 def observe(
-    student: nn.Module, teacher: Teacher, images: Tensor, tiler: Tiler, features: Sequence[Tensor] | None = None
+    student: nn.Module,
+    teacher: Teacher,
+    images: Tensor,
+    tiler: Tiler,
+    features: Sequence[Tensor] | None = None,
+    patches: NormalPatches | None = None,
 ) -> Observation:
     """Compare a student's features with its teacher's on one batch of uint8 images (B, 3, H, W).
 
     Args:
         tiler: how images become pieces; see `tiler_for`.
         features: the teacher's features of all pieces, if they are known.
+        patches: what the teacher's are compared with, of whole images alone.
     """
 
     def look(pieces: Tensor) -> tuple[Tensor, ...]:
@@ -45,12 +53,15 @@ def observe(
         with full_float32(pixels.device):
             copied, target = forward_in_chunks(student, pixels), teacher(pixels) if features is None else features
             errors, maps = all_errors(copied, target, teacher.prefix, teacher.grids)
-            return errors, teacher.network.summary(target), *maps
+            distances = [] if patches is None else [patches.distances(layer_maps(target, teacher))]
+            return errors, teacher.network.summary(target), *maps, *distances
 
     pieces = tiler.split(images)
     errors, summary, *maps = in_chunks(look, pieces) if features is None else look(pieces)
+    distances = None if patches is None else maps.pop()
     errors, summaries = (of_pieces.unflatten(0, (images.shape[0], -1)) for of_pieces in (errors, summary))
-    return Observation(errors.mean(1), summaries, [tiler.merge(layer, *images.shape[2:]) for layer in maps])
+    merged = [tiler.merge(layer, *images.shape[2:]) for layer in maps]
+    return Observation(errors.mean(1), summaries, merged, distances)
 
 
 def layer_errors(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from kdad.detection.rendering import colour_range
 from kdad.detection.tiles import in_chunks
 from kdad.errors import UserError
 from kdad.networks.features import forward_in_chunks
-from kdad.scores import ERROR, HIGHEST_PATCH, LOG_DISTANCE, Measurement, Part
+from kdad.scores import ERROR, GAUSSIAN, HIGHEST_PATCH, LOG_DISTANCE, NEAREST, Measurement, Part
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Contribution:
         normals: the same of the held-out normals, (N,).
         quantity: what the heatmap adds up to: an error or a distance before its logarithm, a peak.
         heatmap: (H, W); its mean, over what it covers, is `quantity` (of tiles, about that of the most unusual one), or
-            its highest value of a peak. None for a layer, whose patch errors `Measurement.patch_maps` has.
+            its highest value of a peak, or the mean of its worst places. None for a layer, whose patch errors
+            `Measurement.patch_maps` has.
         colour_range: the values that are dark and bright on the heatmap.
     """
 
@@ -85,7 +86,7 @@ def _contribution(
         part.value(normals),
         float(part.quantity(prediction.measurement)[0]),
         None if draw is None else draw(detector, batch, prediction, size)[0],
-        detector.colour_range if part.name == HIGHEST_PATCH.name else ends,
+        detector.colour_range if part.unit == HIGHEST_PATCH.unit else ends,
     )
 
 
@@ -154,4 +155,6 @@ MAPS: dict[str, Callable[[Detector, Tensor, Prediction, tuple[int, int]], np.nda
     ERROR.name: lambda detector, images, _, size: error_map(detector, images, size),
     LOG_DISTANCE.name: lambda detector, images, _, size: distance_map(detector, images, size),
     HIGHEST_PATCH.name: lambda detector, images, prediction, size: prediction.heatmap_at(*size),
+    NEAREST.name: lambda detector, images, prediction, size: prediction.distance_map_at(0, *size),
+    GAUSSIAN.name: lambda detector, images, prediction, size: prediction.distance_map_at(1, *size),
 }

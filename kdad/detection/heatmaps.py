@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kdad.data.preprocessing import resample
 from kdad.detection.tiles import Tiler
+from kdad.scores import Measurement
 
 SAMPLES_PER_SIDE = 32  # points of each map that weights and colour scales are fitted on
 
@@ -64,6 +65,12 @@ class HeatmapRenderer:
     def render(self, maps: Sequence[Tensor], height: int, width: int) -> Tensor:
         """The heatmap (B, height, width) over images of any size."""
         return self.tiler.to_image(self.combine(maps), height, width)
+
+    def render_score(self, measurement: Measurement, height: int, width: int) -> Tensor:
+        """The heatmap (B, height, width) of what the score reads: of distances from normals, or else patch errors."""
+        if not measurement.distance_maps:
+            return self.render(list(map(torch.as_tensor, measurement.patch_maps)), height, width)
+        return self.tiler.to_image(reduce(torch.add, map(torch.as_tensor, measurement.distance_maps)), height, width)
 
 
 def sampled(maps: Tensor) -> Tensor:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from kdad.data.images import in_batches
-from kdad.detection.detector import Detector
+from kdad.detection.detector import Detector, Prediction
 from kdad.detection.discrepancy import layer_errors
 from kdad.detection.tiles import in_chunks
 from kdad.errors import UserError, one_of
 from kdad.networks.vit import AttendingFeatures
 from kdad.scores import published_score
 
+STUDENT = "student"
 SAMPLES = 50
 NOISE = 0.05  # share of the range of pixel values; the published code squares it, to about 0.0025
 SAMPLES_AT_ONCE = 10
@@ -29,8 +30,9 @@ SIGMA, SIGMA_SIDE = 4.0, 128  # the published blur in pixels, and the side of th
 def localise(detector: Detector, images: Tensor, method: str = "patch", noise: float = NOISE) -> np.ndarray:
     """Heatmaps float32 (B, H, W) of uint8 images (B, 3, H, W) by a method of `METHODS`.
 
-    `patch` is in standard deviations above a normal patch; the others have a unit of their own, so
-    their values compare within an image only.
+    `patch`, of what the score reads, and `student`, of patch errors where the score reads something else, are in
+    standard deviations above a normal patch; the others have a unit of their own, so their values compare within an
+    image only.
 
     Args:
         noise: the standard deviation of `smoothgrad`'s noise, as a share of the range of pixel values.
@@ -41,15 +43,24 @@ def localise(detector: Detector, images: Tensor, method: str = "patch", noise: f
     one_of("localisation method", method, METHODS)
     make = METHODS[method]
     if make is None:
-        return np.concatenate([detector.predict(batch).heatmap for batch in in_batches(images)])
+        predictions = [detector.predict(batch) for batch in in_batches(images)]
+        return np.concatenate([_student(each) if method == STUDENT else each.heatmap for each in predictions])
     saliency = make(detector, noise)
     return np.concatenate([_over_images(detector, batch, saliency) for batch in in_batches(images)])
 
 
 def methods_for(detector: Detector) -> list[str]:
     """The names of the methods that this detector's networks allow."""
-    fit = {"guided-backprop": _rectifies(detector), "attention-rollout": _attends(detector)}
+    fit = {
+        STUDENT: detector.calibration is not None and detector.calibration.patches is not None,
+        "guided-backprop": _rectifies(detector),
+        "attention-rollout": _attends(detector),
+    }
     return [name for name in METHODS if fit.get(name, True)]
+
+
+def _student(prediction: Prediction) -> np.ndarray:
+    return prediction.student_heatmap_at(*prediction.size)
 
 
 Saliency = Callable[[Tensor], Tensor]  # normalised pixels (B, 3, S, S) to maps (B, S, S)
@@ -183,6 +194,7 @@ def _tidy(gradient: Tensor) -> Tensor:
 
 METHODS: dict[str, Callable[[Detector, float], Saliency] | None] = {
     "patch": None,  # the heatmap of every prediction
+    STUDENT: None,
     "gradients": _gradients,
     "smoothgrad": _smoothgrad,
     "guided-backprop": _guided_backprop,

@@ -41,7 +41,7 @@ class DetectorModule(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         measurement = self.detector.measure(images)
         score = self.detector.score(measurement)
-        heatmap = self.detector.renderer.render(measurement.patch_maps, *images.shape[-2:])
+        heatmap = self.detector.renderer.render_score(measurement, *images.shape[-2:])
         if not len(self.normals):
             return score, torch.full_like(score, torch.nan), heatmap
         at_least = (self.normals >= score[:, None]).sum(1)  # as `conformal.p_values` counts them

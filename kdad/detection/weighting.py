@@ -105,6 +105,6 @@ def logistic_weights(measured: np.ndarray, anomalous: np.ndarray) -> Tensor:
 
 def _stacked(parts: Sequence[Observation]) -> Observation:
     """One observation of all images, on the CPU."""
-    errors, summaries, maps = zip(*parts, strict=True)
+    errors, summaries, maps, _ = zip(*parts, strict=True)
     layers = [torch.cat(layer).cpu() for layer in zip(*maps, strict=True)]
     return Observation(torch.cat(errors).cpu(), torch.cat(summaries).cpu(), layers)

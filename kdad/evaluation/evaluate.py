@@ -15,7 +15,7 @@ from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.files import sha256_of, write_atomically, write_json, write_text
 from kdad.networks.teachers.provenance import label_overlap
-from kdad.scores import Measurement, last_layer_error
+from kdad.scores import GAUSSIAN, NEAREST, Measurement, last_layer_error
 from kdad.storage import layout, student_folder
 from kdad.storage.sealing import sealed
 from kdad.storage.student_config import StudentConfig
@@ -91,7 +91,7 @@ def is_own(task: Task, config: StudentConfig) -> bool:
 def _calibrated(detector: Detector, task: Task) -> Detector:
     """The same student, calibrated on the task's held-out normals."""
     student, teacher, config = detector.student, detector.teacher, detector.config
-    fitted = fit_statistics(student, teacher, task.train, config.score)
+    fitted = fit_statistics(student, teacher, task, config.score)
     calibration = calibrate(fitted, teacher, [(fitted, task.calibration)], task.train, config.score, config.tile_size)
     return Detector(config, student, teacher, calibration)
 
@@ -106,7 +106,7 @@ class _Judged:
         scores, measurements, first = [], [], 0
         for prediction in detector.predict_each(test.images):
             scores.append(prediction.score)
-            measurements.append(replace(prediction.measurement, patch_maps=()))
+            measurements.append(replace(prediction.measurement, patch_maps=(), distance_maps=()))
             if test.masks is not None:
                 masks = [test.masks[first + index] for index in range(len(prediction))]
                 self._keep(prediction, masks, test.anomalous[first : first + len(prediction)].tolist())
@@ -159,6 +159,7 @@ def _figures(judged: _Judged, task: Task, test: Labelled, detector: Detector) ->
     figures = {
         "auroc": metrics.auroc(judged.score, anomalous),
         "auroc_mkd": metrics.auroc(judged.measurement.published_score, anomalous),
+        "auroc_peak": metrics.auroc(judged.measurement.peak, anomalous),
     }
     if judged.masks:
         alone = pixel_figures(*judged.without_good())
@@ -195,7 +196,9 @@ def _write_scores(file: Path, judged: _Judged, test: Labelled) -> None:
         f"layer{layer + 1}_{name}": layer_errors[:, layer, column]
         for layer in range(layer_errors.shape[1])
         for column, name in enumerate(("cosine", "mse"))
-    } | {"distance": judged.measurement.distance}
+    } | {"distance": judged.measurement.distance, "peak": judged.measurement.peak}
+    parts = zip((NEAREST, GAUSSIAN), judged.measurement.local_distances, strict=False)  # none where none is read
+    measured |= {part.name: values for part, values in parts}
     measured = {name: values.clip(max=np.finfo(np.float16).max).astype(np.float16) for name, values in measured.items()}
     scores = {"score": judged.score, "score_mkd": judged.measurement.published_score}
     pandas.DataFrame({**table, **measured, **scores}).to_parquet(

@@ -12,9 +12,10 @@ PIXEL_CURVES = "pixel_curves.csv"  # if the test images have masks
 LOCAL = "local.json"  # local paths of custom images and of a custom teacher; never shared
 SHARED_FILES = (CONFIG, WEIGHTS, CALIBRATION, HISTORY, EVALUATION, SCORES_TABLE, PIXEL_CURVES, CARD)
 DEFAULT_OUT = Path("trained_students")
-# Origin of the calibration normals: held out from the network, cross-fitted with several networks, or unknown.
-HELD_OUT, CROSS_FITTED, UNKNOWN = CALIBRATION_KINDS = ("held-out", "cross-fitted", "unknown")
-FORMAT = 6  # of student folders; the first if not recorded
+# Origin of the calibration normals: held out from the network, cross-fitted with several networks, each left out of
+# the statistics of the others, or unknown.
+HELD_OUT, CROSS_FITTED, LEFT_OUT, UNKNOWN = CALIBRATION_KINDS = ("held-out", "cross-fitted", "left-out", "unknown")
+FORMAT = 7  # of student folders; the first if not recorded
 RENAMED_FIELDS = {"tile": "tile_size", "white": "max_value"}  # since format 6
 MAX_TILE_SIZE = 65_535  # pixels: no supported image format allows wider images
 

@@ -5,12 +5,13 @@ from typing import Any
 from kdad.data.sizes import size_in_words
 from kdad.networks.teachers.provenance import OVERLAP_IN_WORDS
 from kdad.scores import score_named
-from kdad.storage.layout import CROSS_FITTED, HELD_OUT, UNKNOWN
+from kdad.storage.layout import CROSS_FITTED, HELD_OUT, LEFT_OUT, UNKNOWN
 from kdad.storage.student_config import StudentConfig
 
 CALIBRATION_IN_WORDS = {
     HELD_OUT: "normals that this network never saw; p-values are exact, and thresholds hold within stated bounds.",
     CROSS_FITTED: "all normals, each scored by one of several networks that never saw it; p-values are estimates.",
+    LEFT_OUT: "all normals, each compared with the others alone; p-values are estimates.",
     UNKNOWN: "how its normals were held out is not recorded; p-values are estimates.",
 }
 

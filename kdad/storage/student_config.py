@@ -16,12 +16,13 @@ from kdad.networks.recipes import Recipe
 from kdad.networks.teachers.loading import Teacher
 from kdad.networks.teachers.provenance import OVERLAP_IN_WORDS, label_overlap
 from kdad.networks.teachers.registry import TIMM, split_timm
-from kdad.scores import default_score, score_named
+from kdad.scores import LOCAL_DISTANCES, score_named
 from kdad.storage.layout import (
     CALIBRATION_KINDS,
     CROSS_FITTED,
     FORMAT,
     HELD_OUT,
+    LEFT_OUT,
     MAX_TILE_SIZE,
     UNKNOWN,
     upgraded,
@@ -87,6 +88,8 @@ class StudentConfig:
         one_of("kind of calibration", self.calibration, CALIBRATION_KINDS)
         if not 0 <= self.tile_size <= MAX_TILE_SIZE:
             raise UserError(f"tile_size must be 0 to {MAX_TILE_SIZE}, not {self.tile_size}")
+        if self.tile_size and LOCAL_DISTANCES in score_named(self.score).needs:
+            raise UserError(f"the score {self.score!r} is of whole images, not of tiles")
         if self.max_value not in (0, *MAX_VALUES):
             raise UserError(f"max_value must be 0 or one of {', '.join(map(str, MAX_VALUES))}, not {self.max_value}")
 
@@ -110,8 +113,8 @@ class StudentConfig:
             architecture=architecture,
             recipe=recipe,
             preprocessing=teacher.preprocessing,
-            score=default_score(task.local_anomalies),
-            calibration=CROSS_FITTED if task.cross_fitted else HELD_OUT,
+            score=task.score,
+            calibration=_calibration_of(task),
             tile_size=task.tile_size,
             seed=seed,
             hardware=hardware,
@@ -170,6 +173,13 @@ class StudentConfig:
         shown = [_difference(name, mine.get(name), theirs.get(name)) for name in sorted(names)]
         more = f" and {len(shown) - MAX_DIFFERENCES} more" if len(shown) > MAX_DIFFERENCES else ""
         return ", ".join(shown[:MAX_DIFFERENCES]) + more
+
+
+def _calibration_of(task: Task) -> str:
+    """How the normals that a student of `task` is calibrated on are held out."""
+    if LOCAL_DISTANCES in score_named(task.score).needs:
+        return LEFT_OUT
+    return CROSS_FITTED if task.cross_fitted else HELD_OUT
 
 
 def public_teacher(name: str) -> str:

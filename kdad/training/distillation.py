@@ -142,7 +142,7 @@ def train_student(
         student = _distilled(task, teacher, config, folder, **where, logger=logger, callbacks=callbacks)
         folds = _cross_fitted(task, teacher, config, folder, **where)
         if rank() == 0:
-            fitted = fit_statistics(student, teacher, task.train, config.score)
+            fitted = fit_statistics(student, teacher, task, config.score)
             give_memory_back()
             held_out = folds or [(fitted, task.calibration)]
             finish(folder, config, fitted, teacher, held_out, task.train)
@@ -211,7 +211,7 @@ def _cross_fitted(task: Task, teacher: Teacher, config: StudentConfig, folder: P
     held_out = []
     for index, fold in enumerate(task.folds):
         student = _distilled(fold, teacher, config, folder / FOLDS / str(index), **where)
-        held_out.append((fit_statistics(student, teacher, fold.train, config.score), fold.left_out))
+        held_out.append((fit_statistics(student, teacher, fold, config.score), fold.left_out))
     return held_out
 
 

@@ -65,8 +65,9 @@ def plain(tmp_path):
 
 @pytest.fixture
 def few_folds(monkeypatch):
-    """Two, for students whose folds are not what matters."""
+    """Two, of few tiles, for students whose folds are not what matters."""
     monkeypatch.setattr(folders, "FOLDS", 2)
+    monkeypatch.setattr(folders, "TRAINING_TILES", 20)
 
 
 def test_the_mvtec_layout(mvtec):
@@ -238,7 +239,6 @@ def test_what_is_white_in_deep_images_is_fixed_by_the_normals(
     assert detector.predict(tmp_path / "dark.tif").score == pytest.approx(detector.predict(grey).score, rel=1e-3)
 
 
-@pytest.mark.usefixtures("few_folds")
 def test_what_is_white_is_saved_with_the_student(tmp_path, vgg_teacher):
     deep_folder(tmp_path / "deep", 4000)
     folder = train_student(FolderTask(tmp_path / "deep", SMALL), vgg_teacher, tmp_path, recipe=QUICK, device="cpu")
@@ -265,12 +265,12 @@ def test_large_images_are_tiled_for_a_small_teacher_only(tmp_path):
 
 
 def test_folds_leave_every_normal_out_once_and_never_train_on_it(plain):
-    task = FolderTask(plain, SMALL)
+    task = FolderTask(plain, SMALL, tile_size=32)
     left_out = [set(fold.left_out.files) for fold in task.folds]
     assert len(left_out) == FOLDS
     assert sorted(file for part in left_out for file in part) == sorted(task.layout.normals)
     for fold, part in zip(task.folds, left_out, strict=True):
-        assert len(fold.train) == 12 - len(part)
+        assert len(fold.train) == (12 - len(part)) * task._each
 
 
 @pytest.mark.parametrize(("normals", "held_out"), [(150, 15), (299, 30), (300, 100), (1200, 120)])
@@ -278,8 +278,9 @@ def test_cross_fitting_is_what_too_few_held_out_normals_ask_for(normals, held_ou
     """Folds make many calibration scores of few normals: how many there are says nothing of their kind."""
     for index in range(normals):
         Image.new("L", (4, 4), index % 256).save(tmp_path / f"{index:04d}.png")
-    task = FolderTask(tmp_path, SMALL)
+    task, whole = FolderTask(tmp_path, SMALL, tile_size=4), FolderTask(tmp_path, SMALL)
     assert len(task.calibration) == held_out
+    assert len(whole.calibration) == round(normals * 0.1) and not whole.cross_fitted
     assert task.cross_fitted == (held_out < ENOUGH_TO_CALIBRATE) == bool(next(iter(task.folds), None))
 
 
@@ -288,7 +289,6 @@ def test_the_name_of_a_folder_is_its_slug(mvtec, tmp_path):
     assert place == tmp_path / "bottle" / "vgg-cifar10" / "good"
 
 
-@pytest.mark.usefixtures("few_folds")
 def test_folders_of_one_name_do_not_share_a_student(plain, vgg_teacher, tmp_path, refusal):
     other = tmp_path / "elsewhere" / plain.name
     shutil.copytree(plain, other)
@@ -299,7 +299,6 @@ def test_folders_of_one_name_do_not_share_a_student(plain, vgg_teacher, tmp_path
     assert "other images" in refusal(train_student, FolderTask(other, SMALL), vgg_teacher, out, **options)
 
 
-@pytest.mark.usefixtures("few_folds")
 def test_a_run_over_changed_images_is_not_resumed(plain, vgg_teacher, tmp_path, refusal, monkeypatch):
     out, options = tmp_path / "out", {"recipe": QUICK, "device": "cpu"}
     with monkeypatch.context() as patched, pytest.raises(Crash):
@@ -311,7 +310,6 @@ def test_a_run_over_changed_images_is_not_resumed(plain, vgg_teacher, tmp_path, 
     assert "unfinished run with different settings (other images)" in message
 
 
-@pytest.mark.usefixtures("few_folds")
 def test_where_the_images_are_is_not_in_what_is_shared(mvtec, vgg_folder, tmp_path, capsys):
     arguments = ["train", "--dataset", f"folder:{mvtec}", "--teacher", str(vgg_folder), "--epochs", "1"]
     assert main([*arguments, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
@@ -334,9 +332,10 @@ def test_few_normals_are_calibrated_on_all_of_them(mvtec, vgg_teacher, tmp_path)
     assert not (folder / "folds").exists()
 
 
-def test_cross_fitting_judges_each_normal_by_a_student_that_never_saw_it(mvtec, vgg_teacher, tmp_path):
+def test_cross_fitting_judges_each_normal_by_a_student_that_never_saw_it(mvtec, vgg_teacher, tmp_path, monkeypatch):
     """The final student has seen nine tenths of the images: its own scores of them are not what is kept."""
-    task = load_task(f"folder:{mvtec}", "good", SMALL)
+    monkeypatch.setattr(folders, "TRAINING_TILES", 20)
+    task = FolderTask(mvtec, SMALL, tile_size=32)
     recipe = Recipe(epochs=6, batch_size=4, learning_rate=3e-3)
     folder = train_student(task, vgg_teacher, tmp_path / "out", recipe=recipe, device="cpu")
     detector = Detector.load(folder, teacher=vgg_teacher, device="cpu")
@@ -345,8 +344,7 @@ def test_cross_fitting_judges_each_normal_by_a_student_that_never_saw_it(mvtec, 
     assert detector.calibration.layer_errors[:, -1, 0].mean() > own.mean()
 
 
-@pytest.mark.parametrize("tile_size", [0, 32])
-def test_folds_cost_the_teacher_nothing(mvtec, vgg_teacher, tmp_path, monkeypatch, tile_size):
+def test_folds_cost_the_teacher_nothing(mvtec, vgg_teacher, tmp_path, monkeypatch):
     """What all folds train on, mirrored or not, is what was remembered before the first."""
     from kdad.training import distillation
 
@@ -366,14 +364,14 @@ def test_folds_cost_the_teacher_nothing(mvtec, vgg_teacher, tmp_path, monkeypatc
     monkeypatch.setattr(vgg_teacher.network, "__class__", Watched)
     monkeypatch.setattr(folders, "TRAINING_TILES", 20)
     recipe = Recipe(epochs=2, batch_size=4, flip=True)
-    train_student(FolderTask(mvtec, SMALL, tile_size), vgg_teacher, tmp_path / "out", recipe=recipe, device="cpu")
+    train_student(FolderTask(mvtec, SMALL, tile_size=32), vgg_teacher, tmp_path / "out", recipe=recipe, device="cpu")
 
 
 @pytest.mark.usefixtures("few_folds")
 def test_an_interrupted_cross_fit_ends_as_an_unbroken_one(mvtec, vgg_teacher, tmp_path, monkeypatch):
     from kdad.training import distillation
 
-    task = load_task(f"folder:{mvtec}", "good", SMALL)
+    task = FolderTask(mvtec, SMALL, tile_size=32)
     whole = train_student(task, vgg_teacher, tmp_path / "whole", recipe=QUICK, device="cpu")
     usual, calls = distillation.loop.fit, []
 
@@ -391,7 +389,6 @@ def test_an_interrupted_cross_fit_ends_as_an_unbroken_one(mvtec, vgg_teacher, tm
         assert (broken / name).read_bytes() == (whole / name).read_bytes()
 
 
-@pytest.mark.usefixtures("few_folds")
 def test_from_the_command_line(mvtec, vgg_folder, tmp_path, capsys):
     arguments = ["train", "--dataset", f"folder:{mvtec}", "--teacher", str(vgg_folder), "--epochs", "1"]
     assert main([*arguments, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
@@ -402,13 +399,12 @@ def test_from_the_command_line(mvtec, vgg_folder, tmp_path, capsys):
     assert "no bound is guaranteed" in capsys.readouterr().err
     assert main(["evaluate", str(folder), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert figures["calibration"] == "cross-fitted"
+    assert figures["calibration"] == "left-out" and figures["score"] == "local-distance"
     assert figures["kinds"] == ["good", "crack", "stain"]
     assert {"pixel_auroc", "pro", "pro_without_good"} <= figures.keys()
     assert figures["label_overlap"] == "unknown"
 
 
-@pytest.mark.usefixtures("few_folds")
 def test_a_plain_folder_is_calibrated_and_not_evaluated(plain, vgg_folder, tmp_path, capsys):
     arguments = ["train", "--dataset", f"folder:{plain}", "--teacher", str(vgg_folder), "--epochs", "1"]
     assert main([*arguments, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0

@@ -1,5 +1,7 @@
 """What is learned from held-out normals, and what must not be."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,13 +10,14 @@ from helpers.miniatures import TinyTask
 from kdad.data.preprocessing import Preprocessing
 from kdad.detection.calibration import FittedStudent, calibrate, fit_statistics, largest_distance
 from kdad.detection.conformal import lowest_fpr, p_values, realised_fpr
-from kdad.detection.discrepancy import Observation
+from kdad.detection.discrepancy import Observation, observe
 from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization
 from kdad.detection.mahalanobis import Gaussian
+from kdad.detection.normal_patches import worst_places
 from kdad.detection.tiles import WholeImages
 from kdad.networks.students import build_student
-from kdad.scores import DISTANT_PEAK, PEAK
-from kdad.storage.layout import CROSS_FITTED, HELD_OUT
+from kdad.scores import DISTANT_PEAK, LOCAL_DISTANCE, PEAK
+from kdad.storage.layout import CROSS_FITTED, HELD_OUT, LEFT_OUT
 
 TILER = WholeImages(Preprocessing(4, 4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
 
@@ -29,7 +32,7 @@ def test_what_is_read_does_not_depend_on_the_normals_that_calibrate_it(student, 
     """But for a unit that all images share: else p-values of few normals would be too low."""
     read = []
     for held_out in tiny_task.calibration.split(5)[:2]:
-        fitted = fit_statistics(student, vgg_teacher, tiny_task.train, DISTANT_PEAK)
+        fitted = fit_statistics(student, vgg_teacher, tiny_task, DISTANT_PEAK)
         found = calibrate(fitted, vgg_teacher, [(fitted, held_out)], tiny_task.train, DISTANT_PEAK, 0)
         read.append(torch.cat([found.normalization.weights / found.normalization.std, found.distance_weight]))
     torch.testing.assert_close(read[0] / read[0].norm(), read[1] / read[1].norm())
@@ -82,14 +85,28 @@ def test_a_calibration_says_how_its_normals_were_held_out(student, vgg_teacher):
 def test_distances_of_a_fold_are_measured_by_what_the_others_taught(student, vgg_teacher):
     """By a Gaussian that knows the images they would be near, and new ones far: their p-values too low."""
     task = TinyTask()
-    fitted = fit_statistics(student, vgg_teacher, task.train, DISTANT_PEAK)
+    fitted = fit_statistics(student, vgg_teacher, task, DISTANT_PEAK)
     parts = task.train[:12], task.train[12:]
-    folds = [(fit_statistics(student, vgg_teacher, parts[1 - index], DISTANT_PEAK), parts[index]) for index in range(2)]
+    folds = [
+        (fit_statistics(student, vgg_teacher, SimpleNamespace(train=parts[1 - index]), DISTANT_PEAK), parts[index])
+        for index in range(2)
+    ]
     found = calibrate(fitted, vgg_teacher, folds, task.train, DISTANT_PEAK, 0)
     seen = calibrate(fitted, vgg_teacher, [(fitted, task.train)], task.train, DISTANT_PEAK, 0)
     assert found.distances.mean() > 1.5 * seen.distances.mean()
     for tensor, of_all in zip(found.gaussian.packed().values(), fitted.gaussian.packed().values(), strict=True):
         assert torch.equal(tensor, of_all)
+
+
+def test_patches_are_those_of_all_normals_each_compared_with_the_others(student, vgg_teacher):
+    task = TinyTask()
+    fitted = fit_statistics(student, vgg_teacher, task, LOCAL_DISTANCE)
+    found = calibrate(fitted, vgg_teacher, [(fitted, task.calibration)], task.train, LOCAL_DISTANCE, 0)
+    normals = torch.cat([task.train, task.validation.images[~task.validation.anomalous]])
+    assert (found.kind, len(found), len(found.layer_errors)) == (LEFT_OUT, len(normals), len(task.calibration))
+    tiler = WholeImages(vgg_teacher.preprocessing)
+    known = worst_places(observe(student, vgg_teacher, normals, tiler, patches=found.patches).distances)
+    assert known.sum(1).mean() < found.local_distances.sum(1).mean()  # those were not compared with themselves
 
 
 def test_of_tiles_the_farthest_counts():
@@ -106,7 +123,7 @@ def test_of_very_many_images_some_are_summarised_that_are_chosen_evenly(student,
     monkeypatch.setattr(
         vgg_teacher.network, "summary", lambda features: seen.append(len(features[0])) or summary(features)
     )
-    gaussian = fit_statistics(student, vgg_teacher, train, DISTANT_PEAK).gaussian
+    gaussian = fit_statistics(student, vgg_teacher, SimpleNamespace(train=train), DISTANT_PEAK).gaussian
     assert sum(seen) == 4
-    few = fit_statistics(student, vgg_teacher, train[[0, 10, 19, 29]], DISTANT_PEAK).gaussian
+    few = fit_statistics(student, vgg_teacher, SimpleNamespace(train=train[[0, 10, 19, 29]]), DISTANT_PEAK).gaussian
     torch.testing.assert_close(gaussian.mean, few.mean)

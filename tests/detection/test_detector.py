@@ -23,7 +23,7 @@ from kdad.evaluation import metrics
 from kdad.networks.recipes import Recipe
 from kdad.networks.students import build_student
 from kdad.networks.teachers.loading import load_teacher
-from kdad.scores import DISTANT_ERROR, DISTANT_PEAK, PEAK, last_layer_error
+from kdad.scores import DISTANT_ERROR, DISTANT_PEAK, LOCAL_DISTANCE, PEAK, last_layer_error
 from kdad.storage import student_folder as store
 from kdad.training.distillation import finish, train_student
 
@@ -56,13 +56,13 @@ def assert_equal_predictions(one, other, tolerance=0.0):
         np.testing.assert_allclose(array, expected[name], rtol=0, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("score", [DISTANT_ERROR, DISTANT_PEAK, PEAK])
+@pytest.mark.parametrize("score", [DISTANT_ERROR, DISTANT_PEAK, LOCAL_DISTANCE, PEAK])
 def test_save_and_load_give_equal_scores(tmp_path, student_folder, tiny_task, vgg_teacher, pictures, score):
     config = replace(store.load_config(student_folder), score=score)
     torch.manual_seed(3)
     student = build_student(config.architecture)
     store.round_to_half(student.eval())
-    fitted = fit_statistics(student, vgg_teacher, tiny_task.train, score)
+    fitted = fit_statistics(student, vgg_teacher, tiny_task, score)
     held_out = [(fitted, tiny_task.calibration)]
     finish(tmp_path, config, fitted, vgg_teacher, held_out, tiny_task.train)
     store.save_local(tmp_path, config.dataset, vgg_teacher.name)

@@ -74,7 +74,7 @@ def test_methods_are_refused_where_they_mean_nothing(vgg, vit, images):
         localise(vit, images, "guided-backprop")
     with pytest.raises(UserError, match="attention-rollout is for ViT"):
         localise(vgg, images, "attention-rollout")
-    with pytest.raises(UserError, match="unknown localisation method 'lime'; choose one of: patch, gradients"):
+    with pytest.raises(UserError, match="unknown localisation method 'lime'; choose one of: patch, student, gradients"):
         localise(vgg, images, "lime")
 
 

@@ -15,6 +15,7 @@ from kdad.data.preprocessing import Preprocessing
 from kdad.data.task import Labelled, Task
 from kdad.evaluation.evaluate import evaluate
 from kdad.networks.vgg import CompactVGG
+from kdad.scores import DISTANT_ERROR
 from kdad.storage.sealing import sealed
 
 ROOT = Path(__file__).parent.parent.parent
@@ -44,7 +45,7 @@ class OfEachInstance:
 class TinyTask(Task):
     """A handful of images in every part: `patterns` in miniature."""
 
-    dataset, classes, kinds, same_images, local_anomalies = "patterns", patterns.CLASSES, patterns.CLASSES, True, False
+    dataset, classes, kinds, same_images, score = "patterns", patterns.CLASSES, patterns.CLASSES, True, DISTANT_ERROR
     normal_class = train = calibration = validation = test = OfEachInstance()
 
     def __init__(self, normal_class: str = "dots"):

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import streamlit as st
 
+from kdad.storage.layout import LEFT_OUT
 from ui.inspect import charts, perturbation_controls
 from ui.inspect.detectors import CachedDetector, share_below, verdict
 from ui.inspect.downloads import downloads
 from ui.inspect.drawing import drawn, under
 from ui.inspect.evidence import evidence
 from ui.inspect.ranking import ranking
-from ui.inspect.view_controls import EXPLANATION, PATCH, View
+from ui.inspect.view_controls import EXPLANATION, PATCH, STUDENT, View
 from ui.shared import figures
 from ui.shared.page import INSPECT
 from ui.shared.pictures import Picture
@@ -113,7 +114,7 @@ def _heatmap(picture: Picture, prediction: "Prediction", cached: CachedDetector,
     pixels = under(shown, picture, view)
     st.vega_lite_chart(spec=charts.picture(pixels, cells, shown.unit), alt=shown.in_words(picture))
     charts.scale_bar(shown.low, shown.high, shown.unit)
-    if view.method not in (PATCH, EXPLANATION):
+    if view.method not in (PATCH, EXPLANATION, STUDENT):
         st.caption(f"{view.method} has no unit: its colours cannot be compared between images.")
     elif view.own_contrast:
         st.caption("Per-image contrast: colours cannot be compared between images.")
@@ -154,5 +155,6 @@ def _verdict(
         if anomalous is not None:
             word, colour = ("Anomaly", "orange") if anomalous else ("Normal", "green")
             st.badge(word, color=colour, help=f"At a false-positive rate of {percent(view.fpr)}")
-    normals = f"of {len(detector.calibration)} held-out normal {plain(cached.student.normal_class)} images"
+    kind = "left-out" if detector.calibration.kind == LEFT_OUT else "held-out"
+    normals = f"of {len(detector.calibration)} {kind} normal {plain(cached.student.normal_class)} images"
     st.caption(f"{normals}  \np-value {prediction.p_value[0]:.4f} · score {score:.3f}{delta}")

@@ -7,7 +7,7 @@ import numpy as np
 
 from kdad.scores import HIGHEST_PATCH
 from ui.inspect.detectors import CachedDetector
-from ui.inspect.view_controls import EXPLANATION, PATCH, View
+from ui.inspect.view_controls import EXPLANATION, PATCH, STUDENT, View
 from ui.shared.pictures import DISPLAY_SIDE, Picture, to_display
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Drawn:
 def drawn(picture: Picture, prediction: "Prediction", cached: CachedDetector, view: View) -> Drawn:
     """Heatmap of a picture at its `display_size`, as set in the view."""
     detector = cached.detector
-    if view.method == EXPLANATION:
+    if view.method == EXPLANATION and not prediction.measurement.distance_maps:  # which add up to the heatmap
         explaining = [part for part in cached.explain(picture) if part.heatmap is not None]
         if explaining:
             shown = of_part(explaining[0], view.own_contrast)
@@ -51,6 +51,8 @@ def drawn(picture: Picture, prediction: "Prediction", cached: CachedDetector, vi
         ends = _own_ends(heatmap) if view.own_contrast else detector.colour_range
         return Drawn(heatmap, unit, *ends, found=detector.heatmap_threshold)
     heatmap = cached.localise(picture, view.method)
+    if view.method == STUDENT and not view.own_contrast:
+        return Drawn(heatmap, HIGHEST_PATCH.unit, *detector.colour_range, found=detector.heatmap_threshold)
     return Drawn(heatmap, view.method, *_own_ends(heatmap))
 
 

@@ -32,7 +32,7 @@ def evidence(picture: Picture, prediction: "Prediction", cached: CachedDetector,
     total = _sum_in_words(parts)
     st.vega_lite_chart(spec=charts.parts(_bars(parts)), alt=f"What raises the score above a typical normal's: {total}")
     st.caption(f"{total}. Band: the middle 90 % of normals. {detector.score.description}")
-    for part in parts[1:]:
+    for part in parts if prediction.measurement.distance_maps else parts[1:]:
         if part.heatmap is not None:
             _other_part(of_part(part), picture, view)
     # Drawn only when opened: charts take most of the time of a rerun.
@@ -94,6 +94,8 @@ def _reason(parts: "list[Contribution]", anomalous: bool | None) -> str:
         "error": "The student fails to copy the teacher",
         "distance": "The teacher itself sees something far from every normal",
         "peak": "The student fails to copy the teacher",
+        "nearest": "The teacher sees patches that no normal shows there",
+        "gaussian": "The teacher sees what is unusual of normals there",
     }.get(top.name, f"The student fails in {top.name}")
     if top.heatmap is None:
         return f"{seen}."

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 KEPT: dict[str, Any] = {"persist_state": "session", "bind": "query-params"}  # in the session and in links
-EXPLANATION, PATCH = "explanation", "patch"
+EXPLANATION, PATCH, STUDENT = "explanation", "patch", "student"
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,11 @@ def _choose_method(detectors: list[CachedDetector]) -> str:
         st.session_state["method"] = EXPLANATION
     return st.selectbox(
         "Method", options, key="method", **KEPT,
-        help="explanation shows the part of the score that raises it most above normals. patch compares teacher and "
-        "student patch by patch. gradients, smoothgrad and guided-backprop show the pixels to which the published "
-        "score is most sensitive, as in the paper; they are slower and coarser. attention-rollout shows what a ViT "
-        "teacher attends to, unusual or not. Only explanation and patch are comparable between images.",
+        help="explanation shows the part of the score that raises it most above normals. patch shows where the "
+        "score is high, student where the student fails to copy the teacher. gradients, smoothgrad and guided-backprop "
+        "show the pixels to which the published score is most sensitive, as in the paper; they are slower and coarser. "
+        "attention-rollout shows what a ViT teacher attends to, unusual or not. Only explanation, patch and student "
+        "are comparable between images.",
     )  # fmt: skip
 
 

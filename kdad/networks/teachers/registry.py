@@ -36,6 +36,7 @@ class TeacherSpec:
         recipe: preset of its students; None if it follows from the network.
         megabytes: size of its weight file; None if the file is local.
         small_image_size: image size in pixels for small images, which do not benefit from a larger one.
+        photograph_layers: critical layers for folders of photographs; empty for the network's own.
     """
 
     source: str
@@ -47,6 +48,7 @@ class TeacherSpec:
     recipe: Recipe | None = None
     megabytes: float | None = None
     small_image_size: int | None = None
+    photograph_layers: tuple[str, ...] = ()
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -66,6 +68,7 @@ TEACHERS = {
         recipe=COMPACT_CONV,
         megabytes=18.8,
         small_image_size=160,
+        photograph_layers=("blocks.2", "blocks.4", "blocks.6"),
     ),
     "vgg16-imagenet": TeacherSpec(
         TORCHVISION,
@@ -141,6 +144,13 @@ def default_image_size(name: str, dataset: str) -> int | Size | None:
     if not is_folder(dataset):
         return spec.small_image_size
     return _fitting_size(folder_path(dataset), as_size((spec.pixels or {})["resize"]))
+
+
+def default_layers(name: str, dataset: str) -> tuple[str, ...]:
+    """The critical layers of a teacher for `dataset`; empty for the network's own, which tiles are read at too."""
+    spec = TEACHERS.get(name)
+    whole_photographs = is_folder(dataset) and default_image_size(name, dataset) is not None
+    return spec.photograph_layers if spec and whole_photographs else ()
 
 
 def _fitting_size(root: Path, usual: Size) -> Size | None:

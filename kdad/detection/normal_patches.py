@@ -1,0 +1,340 @@
+"""How far each patch is from those of normals in the teacher's own features: no student.
+
+Two distances that miss different defects: from the nearest patch that any normal shows there, as in PatchCore (Roth et
+al. 2022, arXiv 2106.08265), but within a small window; and from a Gaussian of what normals show at this very position,
+as in PaDiM (Defard et al. 2020, arXiv 2011.08785). Both presume that normals are seen alike: they are measured on whole
+images, never on tiles. Their scale comes from the normals themselves, each compared with the others alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
+
+from kdad.networks.teachers.loading import Teacher
+
+DIMENSIONS = 128  # of patches, after a principal component analysis
+MIN_VARIANCE = 1e-5  # of a component, as a share of the largest
+POWER = 0.5  # to which the deviation of a component is taken out: 0 leaves it, 1 whitens
+WINDOW = 1  # patches around a position among which the nearest is sought
+MAX_NORMALS = 1000  # images; memory and time grow with each
+OWN_SHARE = 0.5  # of a position's own mean and variance in its scale, for few normals tell them badly
+MIN_STD = 0.01  # of logarithms of distances, where all normals are one
+MIN_SQUARE = 1e-6  # of distances, so that a patch that was seen before has a logarithm
+WORST_SHARE = 0.01  # of an image's patches: their mean is what a score reads
+POSITIONS_AT_ONCE = 32
+IMAGES_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The features of layers as one vector per patch of one grid: principal components of standardised channels.
+
+    Every layer counts as much as another, however wide, and each of its channels by its spread over normals. Components
+    are divided by the root of their deviation: half-way between leaving them as they are and whitening.
+
+    Args:
+        grid: (h, w).
+        mean: of the channels, (C,).
+        axes: from channels to components, (C, D).
+    """
+
+    grid: tuple[int, int]
+    mean: Tensor
+    axes: Tensor
+
+    @classmethod
+    def fit(cls, batches: Iterable[list[Tensor]]) -> Projection:
+        """Of maps (B, C, h, w) of some layers, batch by batch; the first has the grid."""
+        count, total, squares = 0, torch.zeros(()), torch.zeros(())
+        for maps in batches:
+            grid, widths = (maps[0].shape[2], maps[0].shape[3]), [layer.shape[1] for layer in maps]
+            rows = _on_grid(maps, grid).flatten(0, 1).double()
+            count, total, squares = count + len(rows), total + rows.sum(0), squares + rows.T @ rows
+        mean = total / count
+        covariance = squares / count - mean.outer(mean)
+        spread = covariance.diagonal().clamp(min=0).sqrt().clamp(min=1e-6)
+        weight = 1 / (spread * torch.cat([torch.full((width,), width) for width in widths]).sqrt())
+        values, vectors = torch.linalg.eigh(weight[:, None] * covariance * weight)
+        axes = vectors[:, -DIMENSIONS:] / values[-DIMENSIONS:].clamp(min=MIN_VARIANCE * values[-1]) ** (POWER / 2)
+        return cls(grid, mean.float(), (weight[:, None] * axes).float())
+
+    def __call__(self, maps: Sequence[Tensor]) -> Tensor:
+        """Patches (B, P, D) of maps (B, C, h, w) of the same layers."""
+        return (_on_grid(maps, self.grid) - self.mean) @ self.axes
+
+
+def _on_grid(maps: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+    """Maps (B, C, h, w) of layers as patches (B, P, ΣC) of one grid."""
+    return torch.cat([_resized(layer.float(), grid).flatten(2).mT for layer in maps], 2)
+
+
+def _resized(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    if maps.shape[2] > grid[0]:
+        return adaptive_avg_pool2d(maps, grid)
+    return maps if maps.shape[2:] == grid else interpolate(maps, size=grid, mode="bilinear", align_corners=False)
+
+
+class Windows(NamedTuple):
+    """Pairs of positions at most `WINDOW` apart; those beyond an edge are the edge's.
+
+    Args:
+        around: the K positions around each, (P, K).
+        pairs: for each position, the indices in `around`, flat, where it stands beside each of the K, (P, K).
+    """
+
+    around: Tensor
+    pairs: Tensor
+
+    @classmethod
+    def of(cls, grid: tuple[int, int]) -> Windows:
+        height, width = grid
+        steps = torch.arange(-WINDOW, WINDOW + 1)
+        row, column = torch.arange(height)[:, None, None, None], torch.arange(width)[:, None, None]
+        rows, columns = ((row + steps[:, None]).clamp(0, height - 1), (column + steps).clamp(0, width - 1))
+        side = len(steps)
+        shape = (height, width, side, side)
+        around = (rows * width + columns).expand(shape)
+        place = ((row - rows + WINDOW) * side + (column - columns + WINDOW)).expand(shape)
+        return cls(around.flatten(2).flatten(0, 1), (around * side**2 + place).flatten(2).flatten(0, 1))
+
+
+@dataclass(frozen=True)
+class NearestPatches:
+    """The patches (P, D, n) of n normals at each of P positions, float32."""
+
+    memory: Tensor
+    windows: Windows
+
+    @classmethod
+    def fit(cls, normals: Tensor, grid: tuple[int, int]) -> NearestPatches:
+        """Of the patches (n, P, D) of normals."""
+        return cls(normals.permute(1, 2, 0).contiguous(), Windows.of(grid))
+
+    def distances(self, patches: Tensor, own: Tensor | None = None) -> Tensor:
+        """The squared Euclidean distance (B, P) of each patch (B, P, D) from the nearest of normals in its window.
+
+        Args:
+            own: which of the normals (B,) the images are, to be left out.
+        """
+        around, pairs = self.windows
+        wanted = patches.transpose(0, 1)[around].flatten(1, 2)  # P, K·B, D
+        lengths = self.memory.square().sum(1, keepdim=True)
+        found = torch.baddbmm(lengths, wanted, self.memory, alpha=-2).unflatten(1, (around.shape[1], -1))  # P, K, B, n
+        if own is not None:
+            found[:, :, torch.arange(len(own)), own] = torch.inf
+        nearest = found.amin(3).flatten(0, 1)[pairs].amin(1).T
+        return nearest + patches.square().sum(2)
+
+    def left_out(self, normals: Tensor) -> Tensor:
+        """The distances (n, P) of the normals (n, P, D) from the others."""
+        index = torch.arange(len(normals))
+        parts = (self.distances(normals[part], part) for part in index.split(IMAGES_AT_ONCE))
+        return torch.cat(list(parts))
+
+
+@dataclass(frozen=True)
+class PositionGaussians:
+    """`mean` (P, D) and upper triangular `whitening` (P, D, D) of a Gaussian of normals at each of P positions.
+
+    Covariances are shrunk after Ledoit and Wolf (2004), so that fewer normals than dimensions will do.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+
+    @classmethod
+    def fit(cls, normals: Tensor) -> tuple[PositionGaussians, Tensor]:
+        """The Gaussians of patches (n, P, D) of normals, and the left-out squared distances (n, P) of the latter.
+
+        Leaving an image out has a closed form: while the shrinkage is kept, it is a rank-one downdate of the
+        covariance, and moves the mean by 1/(n − 1) of the image's offset.
+        """
+        parts = [_fitted(part) for part in normals.split(POSITIONS_AT_ONCE, 1)]
+        mean, whitening, left_out = (torch.cat(column) for column in zip(*parts, strict=True))
+        return cls(mean, whitening), left_out.T
+
+    def distances(self, patches: Tensor) -> Tensor:
+        """The squared Mahalanobis distance (B, P) of each patch (B, P, D)."""
+        off = patches.transpose(0, 1) - self.mean[:, None]
+        return torch.bmm(off, self.whitening).square().sum(2).T
+
+
+def _fitted(normals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (P, D), whitening (P, D, D) and left-out squared distances (P, n), of patches (n, P, D)."""
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    count, _, size = normals.shape
+    mean = normals.mean(0)
+    off = (normals - mean).transpose(0, 1)  # P, n, D
+    covariance = off.mT @ off / count
+    shrinkage = torch.tensor([ledoit_wolf_shrinkage(position.numpy(), assume_centered=True) for position in off])
+    shrinkage = shrinkage.float()[:, None, None]
+    scale = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    ridge = (shrinkage * scale).clamp(min=1e-8) * torch.eye(size)
+    rest = count - 1
+    others = _whitening((1 - shrinkage) * count / rest * covariance + ridge)
+    square = torch.bmm(off, others).square().sum(2)
+    left = (count / rest) ** 2 * square / (1 - (1 - shrinkage[..., 0]) * count / rest**2 * square).clamp(min=1e-6)
+    return mean, _whitening((1 - shrinkage) * covariance + ridge).half().float(), left
+
+
+def _whitening(covariance: Tensor) -> Tensor:
+    """Upper triangular W (P, D, D) with W Wᵀ the inverse of covariances (P, D, D)."""
+    size = covariance.shape[-1]
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), torch.eye(size), upper=False).mT
+
+
+@dataclass(frozen=True)
+class Scale:
+    """`mean` and `std` (P,) of the logarithm of squared distances at each position."""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def fit(cls, left_out: Tensor) -> Scale:
+        """Of left-out distances (n, P), half by position and half over all."""
+        values = _logarithm(left_out)
+        mean = OWN_SHARE * values.mean(0) + (1 - OWN_SHARE) * values.mean()
+        variance = OWN_SHARE * values.var(0, correction=0) + (1 - OWN_SHARE) * values.var(correction=0)
+        return cls(mean, variance.sqrt().clamp(min=MIN_STD))
+
+    def standardise(self, distances: Tensor) -> Tensor:
+        """Squared distances (B, P) in standard deviations of normals."""
+        return (_logarithm(distances) - self.mean) / self.std
+
+
+def _logarithm(distances: Tensor) -> Tensor:
+    return distances.clamp(min=MIN_SQUARE).log()
+
+
+@dataclass(frozen=True)
+class NormalPatches:
+    """What normals show at each position of a grid: their patches, and a Gaussian of them.
+
+    Args:
+        scales: those of the distances from the nearest patch, and from the Gaussian.
+    """
+
+    projection: Projection
+    nearest: NearestPatches
+    gaussians: PositionGaussians
+    scales: tuple[Scale, Scale]
+
+    @classmethod
+    def fit(cls, teacher: Teacher, batches: Sequence[Tensor]) -> FittedPatches:
+        """Of what a teacher sees in normals, uint8 (B, 3, H, W) in batches that are read twice.
+
+        What follows from patches is computed on the CPU. Both maps are divided by the deviation of their sum, which
+        therefore is in standard deviations of a normal patch.
+        """
+
+        def seen(images: Tensor) -> list[Tensor]:
+            return [layer.cpu() for layer in layer_maps(teacher(teacher.preprocessing(images)), teacher)]
+
+        projection = Projection.fit(map(seen, batches))
+        parts = [projection(seen(batch)).half() for batch in batches]
+        patches = torch.cat(parts).float()  # rounded as they will be saved
+        nearest = NearestPatches.fit(patches, projection.grid)
+        gaussians, from_gaussians = PositionGaussians.fit(patches)
+        left_out = nearest.left_out(patches), from_gaussians
+        scales = [Scale.fit(distances) for distances in left_out]
+        maps = torch.stack([scale.standardise(of) for scale, of in zip(scales, left_out, strict=True)], 1)
+        unit = maps.sum(1).std().clamp(min=1e-6)
+        one, other = (replace(scale, std=scale.std * unit) for scale in scales)
+        fitted = cls(projection, nearest, gaussians, (one, other))
+        return FittedPatches(fitted, maps.unflatten(2, projection.grid) / unit)
+
+    def distances(self, layers: Sequence[Tensor]) -> Tensor:
+        """How far each patch of B images is from normals, (B, 2, h, w); the two of a patch add up to σ of normals.
+
+        Args:
+            layers: see `layer_maps`.
+        """
+        patches = self.projection(layers)
+        distances = self.nearest.distances(patches), self.gaussians.distances(patches)
+        maps = [scale.standardise(of) for scale, of in zip(self.scales, distances, strict=True)]
+        return torch.stack(maps, 1).unflatten(2, self.projection.grid)
+
+    def to(self, device: torch.device | str) -> NormalPatches:
+        """The same on another device."""
+        return NormalPatches.unpacked({name: tensor.to(device) for name, tensor in self.packed().items()})
+
+    def packed(self) -> dict[str, Tensor]:
+        """As calibration.safetensors holds it: memory and one triangle of whitening matrices in half precision."""
+        row, column = torch.triu_indices(*self.gaussians.whitening.shape[1:])
+        return {
+            "patch_grid": self.projection.mean.new_tensor(self.projection.grid),
+            "patch_channels": self.projection.mean,
+            "patch_axes": self.projection.axes,
+            "patch_memory": self.nearest.memory.half(),
+            "patch_means": self.gaussians.mean,
+            "patch_whitening": self.gaussians.whitening[:, row, column].half(),
+            "patch_scales": torch.stack([torch.stack([scale.mean, scale.std]) for scale in self.scales]),
+        }
+
+    @classmethod
+    def unpacked(cls, tensors: Mapping[str, Tensor]) -> NormalPatches:
+        """The inverse of `packed`."""
+        height, width = (int(side) for side in tensors["patch_grid"])
+        memory, triangles = tensors["patch_memory"].float(), tensors["patch_whitening"].float()
+        positions, size, _ = memory.shape
+        row, column = torch.triu_indices(size, size)
+        whitening = triangles.new_zeros(positions, size, size)
+        whitening[:, row, column] = triangles
+        one, other = (Scale(mean, std) for mean, std in tensors["patch_scales"])
+        return cls(
+            Projection((height, width), tensors["patch_channels"], tensors["patch_axes"]),
+            NearestPatches(memory, Windows.of((height, width))),
+            PositionGaussians(tensors["patch_means"], whitening),
+            (one, other),
+        )
+
+    @staticmethod
+    def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        """The shapes that the tensors of `packed` must have to fit each other; {} where there are none."""
+        if not {"patch_grid", "patch_memory", "patch_channels"} <= tensors.keys():
+            return {}
+        grid = [int(side) for side in tensors["patch_grid"].nan_to_num()]
+        size, normals = (*tensors["patch_memory"].shape, 0, 0, 0)[1:3]
+        positions, channels = math.prod(grid), tensors["patch_channels"].numel()
+        return {
+            "patch_grid": (2,),
+            "patch_channels": (channels,),
+            "patch_axes": (channels, size),
+            "patch_memory": (positions, size, normals),
+            "patch_means": (positions, size),
+            "patch_whitening": (positions, size * (size + 1) // 2),
+            "patch_scales": (2, 2, positions),
+        }
+
+
+class FittedPatches(NamedTuple):
+    """What normals show, and the maps (n, 2, h, w) of these n normals, each compared with the others alone."""
+
+    patches: NormalPatches
+    left_out: Tensor
+
+
+def worst_places(maps: Tensor) -> Tensor:
+    """The mean (B, K) of each of K maps (B, K, h, w) over the patches that are highest in their sum.
+
+    These are `WORST_SHARE` of all patches.
+    """
+    flat = maps.flatten(2)
+    worst = flat.sum(1).topk(max(1, round(WORST_SHARE * flat.shape[2])), 1).indices
+    return flat.gather(2, worst[:, None].expand(-1, flat.shape[1], -1)).mean(2)
+
+
+def layer_maps(features: Sequence[Tensor], teacher: Teacher) -> list[Tensor]:
+    """The features (B, T, C) of critical layers that are compared with normals, as maps (B, C, h, w)."""
+    first = max(0, min(1, len(features) - 2))  # the finest of three layers or more shows texture rather than defects
+    patches = (layer[:, teacher.prefix :].mT for layer in features)
+    return [layer.unflatten(2, grid) for layer, grid in list(zip(patches, teacher.grids, strict=True))[first:]]
