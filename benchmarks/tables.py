@@ -187,7 +187,21 @@ def photographs(measured: dict) -> str:
         source = f"{row['dataset']} ({row['source']})"
         about = [source, str(row["normals"]), tested, row["teacher"], f"{size_in_words(as_size(row['image_size']))} px"]
         rows.append([*about, *figures, str(row["seconds"]), row["hardware"]])
-    return f"{_table(rows)}\n\nTest part, seed 0, per cent; seconds from the start of `train` to its figures."
+    told = "Test part, seed 0, per cent; seconds from the start of `train` to its figures."
+    return f"{_table(rows)}\n\n{told}\n\n{_students_of(measured['rows'])}"
+
+
+def _students_of(measured: list[dict]) -> str:
+    """What the student finds beside the score that reads the teacher alone."""
+    rows = [["images", "teacher's statistics", "student alone", "and its peak, times ¼", "times 1"]]
+    for row in (row for row in measured if "student_auroc" in row):
+        cells = []
+        for prefix in ("", "student_"):
+            names = [f"{prefix}{name}" for name in ("auroc", "pixel_auroc", "pro")]
+            cells.append(" / ".join(f"{100 * row[name]:.1f}" for name in names if name in row))
+        both = [f"{100 * row[f'both_auroc_{weight}']:.1f}" for weight in ("0.25", "1")]
+        rows.append([row["dataset"], *cells, *both])
+    return f"{_table(rows)}\n\nThe same students: image AUROC, and pixel AUROC and PRO where there are masks, per cent."
 
 
 def regions(measured: dict) -> str:

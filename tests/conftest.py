@@ -19,7 +19,7 @@ from helpers.miniatures import ROOT, TinyTask, reseal, save_timm_weights, save_v
 from kdad.data.datasets import CIFAR10_CLASSES
 from kdad.errors import UserError
 from kdad.networks.teachers.loading import load_teacher
-from kdad.scores import DISTANT_ERROR, score_named
+from kdad.scores import DISTANT_ERROR, LOCAL_DISTANCE, score_named
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +83,17 @@ def student_folder(tmp_path_factory, vgg_teacher):
 
     out = tmp_path_factory.mktemp("students")
     return train_student(TinyTask(), vgg_teacher, out, recipe=Recipe(epochs=1, batch_size=8), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def place_student_folder(tmp_path_factory, vgg_teacher):
+    """A complete student whose score reads distances of patches from normals; read-only."""
+    from kdad.networks.recipes import Recipe
+    from kdad.training.distillation import train_student
+
+    task, out = TinyTask(), tmp_path_factory.mktemp("students")
+    task.score = LOCAL_DISTANCE
+    return train_student(task, vgg_teacher, out, recipe=Recipe(epochs=1, batch_size=8), device="cpu")
 
 
 @pytest.fixture(scope="session")

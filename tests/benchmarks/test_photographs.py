@@ -29,8 +29,9 @@ def test_a_row_per_teacher_and_a_new_run_replaces_it(defect_folder, tmp_path, vg
         )
     (row,) = json.loads(file.read_text())["rows"]
     assert (row["dataset"], row["teacher"], row["source"]) == ("screws", "tiny-vgg", "second")
-    assert (row["n_normal"], row["n_anomalous"], row["normals"]) == (4, 2, 11)
-    assert all(0 <= row[name] <= 1 for name in photographs.FIGURES)
+    assert (row["n_normal"], row["n_anomalous"], row["normals"]) == (4, 2, 12)
+    compared = ("student_auroc", "student_pixel_auroc", "student_pro", "both_auroc_0.25", "both_auroc_1")
+    assert all(0 <= row[name] <= 1 for name in (*photographs.FIGURES, *compared))
     assert str(tmp_path) not in file.read_text()
 
 

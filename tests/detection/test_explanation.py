@@ -42,6 +42,17 @@ def test_an_explanation_adds_up_to_the_score_and_begins_with_what_lifts_it_most(
             assert part.colour_range[0] < part.colour_range[1]
 
 
+def test_of_places_the_mean_of_the_worst_is_what_a_part_adds(place_student_folder, vgg_teacher):
+    detector = Detector.load(place_student_folder, teacher=vgg_teacher, device="cpu")
+    prediction, parts = detector.predict(image()), explain(detector, image(), size=(32, 32))
+    assert {part.name for part in parts} == {"nearest", "gaussian"}
+    assert sum(part.value for part in parts) == pytest.approx(float(prediction.score[0]), abs=1e-4)
+    assert sum(part.heatmap for part in parts) == pytest.approx(prediction.heatmap[0], abs=1e-4)
+    for part in parts:
+        assert part.normals.shape == (len(detector.calibration),) == (44,)
+        assert part.colour_range == detector.colour_range
+
+
 @pytest.mark.parametrize("name", ["vgg_teacher", "vit_teacher", "timm_teacher"])
 def test_what_patches_give_has_the_summary_as_its_mean(request, name):
     teacher = request.getfixturevalue(name)

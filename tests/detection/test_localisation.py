@@ -56,6 +56,13 @@ def test_each_network_has_its_methods(vgg, vit):
     assert methods_for(vit) == ["patch", "gradients", "smoothgrad", "attention-rollout"]
 
 
+def test_the_students_own_map_is_offered_where_the_score_reads_another(place_student_folder, vgg, images):
+    detector = Detector.load(place_student_folder, teacher=vgg.teacher, device="cpu")
+    assert methods_for(detector)[:2] == ["patch", "student"]
+    own, shown = localise(detector, images, "student"), localise(detector, images)
+    assert own.shape == shown.shape and not np.allclose(own, shown)
+
+
 def test_guided_backprop_is_for_plain_relus(vgg):
     other = copy.deepcopy(vgg)
     layers = other.teacher.network.features

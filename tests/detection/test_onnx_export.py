@@ -69,6 +69,13 @@ def test_the_file_says_what_it_is_and_what_decides(exported, detector):
     assert (verdicts == detector.predict(images).is_anomaly).all()
 
 
+def test_distances_from_normals_are_exported(place_student_folder, vgg_teacher, tmp_path):
+    detector = Detector.load(place_student_folder, teacher=vgg_teacher, device="cpu")
+    export(detector, tmp_path / "student.onnx")
+    for count in (1, 4):
+        assert_judged_alike(tmp_path / "student.onnx", detector, TinyTask().test.images[-count:])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vit", "timm", "uncalibrated-tiles"])
 def test_every_kind_of_student_is_judged_as_torch_does(
