@@ -48,7 +48,7 @@ def measure(dataset: str, teacher_name: str, out: Path, device: str) -> dict:
         "teacher": figures["teacher"],
         "image_size": list(teacher.preprocessing.resize),
         **{name: round(figures[name], 4) for name in FIGURES if name in figures},
-        **{name: round(value, 4) for name, value in student_figures(task, detector).items()},
+        **{name: round(value, 4) for name, value in more_figures(task, detector).items()},
         "normals": len(task.train) + len(task.calibration),
         "n_normal": figures["n_normal"],
         "n_anomalous": figures["n_anomalous"],
@@ -59,21 +59,28 @@ def measure(dataset: str, teacher_name: str, out: Path, device: str) -> dict:
     }
 
 
-def student_figures(task: Task, detector: Detector) -> dict[str, float]:
-    """Figures in 0…1 of the student's own map on the test part, and image AUROC of its peak added to the score."""
+def more_figures(task: Task, detector: Detector) -> dict[str, float]:
+    """Figures in 0…1 on the test part beside those of an evaluation.
+
+    What verdicts at the default false-positive rate find, what the student's own map does, and image AUROC of its peak
+    added to the score.
+    """
     assert task.test is not None
-    peaks, scores, drawn, masks = [], [], [], []
+    peaks, scores, called, drawn, masks = [], [], [], [], []
     for index, image in enumerate(task.test.images):
         prediction = detector.predict(image)
         peaks.append(float(prediction.measurement.peak[0]))
         scores.append(float(prediction.score[0]))
+        called.append(bool(prediction.is_anomaly[0]))
         mask = task.test.masks[index] if task.test.masks is not None else None
         if mask is not None:
             size = shrunk(*mask.shape)
             drawn.append(prediction.student_heatmap_at(*size)[0])
             masks.append(shrunk_mask(mask, *size))
     anomalous, peak = task.test.anomalous.numpy(), np.array(peaks)
-    found = {"student_auroc": metrics.auroc(peak, anomalous)}
+    found = {name: float(np.mean(np.array(called)[of])) for name, of in
+             (("found", anomalous), ("false_alarms", ~anomalous))}  # fmt: skip
+    found["student_auroc"] = metrics.auroc(peak, anomalous)
     found |= {f"both_auroc_{weight}": metrics.auroc(np.array(scores) + weight * peak, anomalous) for weight in WEIGHTS}
     pixels = pixel_figures(drawn, masks) if drawn else {}
     return found | {f"student_{name}": pixels[name] for name in ("pixel_auroc", "pro") if name in pixels}

@@ -179,29 +179,56 @@ def large_images(measured: dict) -> str:
 def photographs(measured: dict) -> str:
     """How defects on photographs of real things are found, one row per folder and teacher."""
     names = ("auroc", "pixel_auroc", "pro", "pixel_ap")
-    heads = ("read at", "image AUROC", "pixel AUROC", "PRO", "pixel AP", "seconds", "on")
+    heads = ("read at", "image AUROC", "pixel AUROC", "PRO", "pixel AP", "called at 5 %", "seconds", "on")
     rows = [["images", "trained on", "tested on", "students of", *heads]]
     for row in measured["rows"]:
         tested = f"{row['n_normal']} good, {row['n_anomalous']} with a defect"
         figures = [f"{100 * row[name]:.1f}" if name in row else "–" for name in names]
         source = f"{row['dataset']} ({row['source']})"
         about = [source, str(row["normals"]), tested, row["teacher"], f"{size_in_words(as_size(row['image_size']))} px"]
-        rows.append([*about, *figures, str(row["seconds"]), row["hardware"]])
-    told = "Test part, seed 0, per cent; seconds from the start of `train` to its figures."
-    return f"{_table(rows)}\n\n{told}\n\n{_students_of(measured['rows'])}"
+        called = "–"
+        if "false_alarms" in row:
+            called = f"{100 * row['found']:.0f} of defects, {100 * row['false_alarms']:.1f} of good"
+        rows.append([*about, *figures, called, str(row["seconds"]), row["hardware"]])
+    told = "Test part, seed 0, per cent; verdicts at a false-positive rate of 5 %; seconds from the start of `train`"
+    return f"{_table(rows)}\n\n{told} to its figures."
 
 
-def _students_of(measured: list[dict]) -> str:
+def earned(measured: dict) -> str:
     """What the student finds beside the score that reads the teacher alone."""
     rows = [["images", "teacher's statistics", "student alone", "and its peak, times ¼", "times 1"]]
-    for row in (row for row in measured if "student_auroc" in row):
+    for row in (row for row in measured["rows"] if "student_auroc" in row):
         cells = []
         for prefix in ("", "student_"):
             names = [f"{prefix}{name}" for name in ("auroc", "pixel_auroc", "pro")]
             cells.append(" / ".join(f"{100 * row[name]:.1f}" for name in names if name in row))
         both = [f"{100 * row[f'both_auroc_{weight}']:.1f}" for weight in ("0.25", "1")]
         rows.append([row["dataset"], *cells, *both])
-    return f"{_table(rows)}\n\nThe same students: image AUROC, and pixel AUROC and PRO where there are masks, per cent."
+    return f"{_table(rows)}\n\nImage AUROC, and pixel AUROC and PRO where there are masks, per cent."
+
+
+def peers(measured: dict, ours: dict) -> str:
+    """Image AUROC, pixel AUROC and PRO of other methods beside the default score, and their seconds."""
+    default = [row | {"method": "kdad, default score"} for row in ours["rows"] if "student_auroc" in row]
+    rows = [*default, *measured["rows"]]
+    folders = list(dict.fromkeys(row["dataset"] for row in rows))
+    cells = {(row["method"], row["dataset"]): row for row in rows}
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    table = [["method", *folders]]
+    for method in methods:
+        found = [cells.get((method, folder)) for folder in folders]
+        table.append([method, *("–" if row is None else _beside_seconds(row) for row in found)])
+    machines = "; ".join(sorted({row["hardware"] for row in rows}))
+    told = (
+        "Image AUROC, and pixel AUROC and PRO where there are masks, on the test part, per cent; in brackets, seconds "
+        f"of fitting and judging, of kdad also of training a student; {machines}."
+    )
+    return f"{_table(table)}\n\n{told}"
+
+
+def _beside_seconds(row: dict) -> str:
+    figures = " / ".join(f"{100 * row[name]:.1f}" for name in ("auroc", "pixel_auroc", "pro") if name in row)
+    return f"{figures} ({row['seconds']} s)"
 
 
 def regions(measured: dict) -> str:
@@ -372,14 +399,17 @@ def _candidate(figures: dict[str, float], name: str) -> float:
     return figures.get(name, figures.get(f"{name.split(', ')[0]}, patches", 0.0))
 
 
-# What stands between the README's markers of each name: what it is made from, in the folder of results or anywhere
-# if absolute, and how.
+DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "defects.md"]
+# What stands between the markers of each name in one of them: what it is made from, in the folder of results or
+# anywhere if absolute, and how.
 SECTIONS: dict[str, tuple[str, Callable[[Path], str]]] = {
     "headline": ("one_vs_rest.json", lambda file: headline(load_results(file))),
     "results": ("one_vs_rest.json", lambda file: render(load_results(file))),
     "localisation": ("localisation.json", lambda file: localisation(_read(file))),
     "large_images": ("large_images.json", lambda file: large_images(_read(file))),
     "photographs": ("photographs.json", lambda file: photographs(_read(file))),
+    "earned": ("photographs.json", lambda file: earned(_read(file))),
+    "peers": ("peers.json", lambda file: peers(_read(file), _read(file.with_name("photographs.json")))),
     "regions": ("regions.json", lambda file: regions(_read(file))),
     "student_designs": ("student_designs.json", lambda file: student_designs(_read(file))),
     "speed": ("speed.json", lambda file: speed(_read(file))),
@@ -405,27 +435,29 @@ def between_markers(text: str, tables: str, name: str) -> str:
     """
     begin, end = markers(name)
     if not (text.count(begin) == text.count(end) == 1 and text.index(begin) < text.index(end)):
-        raise UserError(f"the README needs one line {begin!r} and, below it, one line {end!r}")
+        raise UserError(f"the README, or another document, needs one line {begin!r} and, below it, one line {end!r}")
     before, rest = text.split(begin)
     return f"{before}{begin}\n{tables}\n{end}{rest.split(end)[1]}"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Rewrite the README's tables and print them."""
+    """Rewrite the tables of the README and of the documentation, and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--measured", type=Path, default=ROOT / "benchmarks" / "results", help="the folder of the results files"
     )
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--documents", nargs="+", type=Path, default=DOCUMENTS)
     args = parser.parse_args(argv)
     try:
-        text, printed = args.readme.read_text(encoding="utf-8"), []
+        texts, printed = {place: place.read_text(encoding="utf-8") for place in args.documents}, []
         for name, (measured, rendered) in SECTIONS.items():
             file = args.measured / measured
             if file.exists():
                 printed.append(rendered(file))
-                text = between_markers(text, printed[-1], name)
-        write_text(args.readme, text)
+                place = next((place for place in texts if markers(name)[0] in texts[place]), args.documents[0])
+                texts[place] = between_markers(texts[place], printed[-1], name)
+        for place, text in texts.items():
+            write_text(place, text)
     except (UserError, OSError, ValueError, KeyError) as error:
         parser.error(str(error))
     print("\n\n".join(printed))

@@ -159,12 +159,12 @@ def _figures(judged: _Judged, task: Task, test: Labelled, detector: Detector) ->
     figures = {
         "auroc": metrics.auroc(judged.score, anomalous),
         "auroc_mkd": metrics.auroc(judged.measurement.published_score, anomalous),
-        "auroc_peak": metrics.auroc(judged.measurement.peak, anomalous),
     }
     if judged.masks:
         alone = pixel_figures(*judged.without_good())
         figures |= pixel_figures(judged.heatmaps, judged.masks)
         figures |= {f"{name}_without_good": value for name, value in alone.items()}
+    figures["auroc_peak"] = metrics.auroc(judged.measurement.peak, anomalous)
     figures["auroc_last_layer"] = metrics.auroc(last_layer_error(judged.measurement.layer_errors), anomalous)
     return {
         **{name: round(value, 6) for name, value in figures.items()},

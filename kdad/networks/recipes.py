@@ -9,6 +9,7 @@ from kdad.errors import UserError, one_of
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "one-cycle", "step")
 MAX_SEED = 2**32 - 1
+BATCH_PIXELS = 32 * 256**2  # what a step takes grows with them, and what is learned from it hardly does
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -49,6 +50,10 @@ class Recipe:
         """Return a copy with enough epochs for `min_steps`, for training on few images."""
         steps = -(-images // self.batch_size)
         return replace(self, epochs=max(self.epochs, -(-self.min_steps // steps)))
+
+    def within(self, pixels: int) -> "Recipe":
+        """Return a copy for images of so many pixels whose batches are no larger than `BATCH_PIXELS`."""
+        return replace(self, batch_size=min(self.batch_size, max(1, BATCH_PIXELS // pixels)))
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,5 +1,6 @@
 """Architecture and recipe of the student for each teacher."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -59,7 +60,8 @@ def _of_timm(teacher: Teacher, network: TimmFeatures) -> tuple[dict[str, Any], R
     if network.transformer:
         width, layers = network.channels[-1], len(network.layers)
         return _vit_architecture(teacher, network.strides[-1], width, layers), vit_recipe(width)
-    return {"kind": "conv", "strides": list(network.strides), "channels": list(network.channels)}, COMPACT_CONV
+    architecture = {"kind": "conv", "strides": list(network.strides), "channels": list(network.channels)}
+    return architecture, COMPACT_CONV.within(math.prod(teacher.preprocessing.crop))
 
 
 def _vit_architecture(teacher: Teacher, patch: int, width: int, layers: int) -> dict[str, Any]:

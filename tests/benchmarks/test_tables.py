@@ -23,7 +23,7 @@ def files(tmp_path, entry):
     (tmp_path / "README.md").write_text(
         f"# before\n\n{first}\nold\n{then}\n\n{taught}\n\n{BEGIN}\nold 12.34\n{END}\n\nafter\n"
     )
-    return ["--measured", str(tmp_path), "--readme", str(tmp_path / "README.md")]
+    return ["--measured", str(tmp_path), "--documents", str(tmp_path / "README.md")]
 
 
 def test_the_marked_part_of_the_readme_is_rewritten_and_the_rest_kept(files, tmp_path, capsys):
@@ -78,7 +78,12 @@ def test_large_images_too(files, tmp_path):
 def test_photographs_and_designs_too(files, tmp_path):
     row = {"dataset": "tiles", "source": "A. Maker", "teacher": "lite0-imagenet", "auroc": 0.9514, "normals": 281}
     counts = {"n_normal": 96, "n_anomalous": 115, "seconds": 99, "hardware": "a CPU", "image_size": [320, 288]}
-    (tmp_path / "photographs.json").write_text(json.dumps({"rows": [row | counts]}))
+    more = {"found": 0.87, "false_alarms": 0.0104, "both_auroc_0.25": 0.95, "both_auroc_1": 0.9}
+    student = {"dataset": "screws", "student_auroc": 0.6, "student_pixel_auroc": 0.98, "student_pro": 0.8, **more}
+    rows = [row | counts, row | counts | student]
+    (tmp_path / "photographs.json").write_text(json.dumps({"rows": rows}))
+    peer = {"dataset": "screws", "method": "PaDiM", "auroc": 0.7, "pixel_auroc": 0.9, "pro": 0.8, "seconds": 9}
+    (tmp_path / "peers.json").write_text(json.dumps({"rows": [peer | {"hardware": "a CPU"}]}))
     designs = {
         "dataset": "tiles", "source": "A. Maker", "teacher": "lite0-imagenet", "steps": 2, "batch": 3, "train": 4,
         "held_out": 5, "draws": 6, "hardware": "a CPU",
@@ -86,12 +91,14 @@ def test_photographs_and_designs_too(files, tmp_path):
     }  # fmt: skip
     (tmp_path / "student_designs.json").write_text(json.dumps(designs))
     with open(tmp_path / "README.md", "a") as readme:
-        for name in ("photographs", "student_designs"):
+        for name in ("photographs", "earned", "peers", "student_designs"):
             readme.write("\n".join(markers(name)) + "\n")
     main(files)
     text = (tmp_path / "README.md").read_text()
     assert "| tiles (A. Maker) | 281 | 96 good, 115 with a defect | lite0-imagenet | 320×288 px | 95.1 | – |" in text
-    assert "| – | 99 | a CPU |" in text
+    assert "| – | – | 99 | a CPU |" in text and "| – | 87 of defects, 1.0 of good | 99 | a CPU |" in text
+    assert "| screws | 95.1 | 60.0 / 98.0 / 80.0 | 95.0 | 90.0 |" in text
+    assert "| kdad, default score | 95.1 (99 s) |" in text and "| PaDiM | 70.0 / 90.0 / 80.0 (9 s) |" in text
     assert "| reading | one | other |" in text and "| peak | 70.0 | 60.0 |" in text
 
 
@@ -195,7 +202,7 @@ def test_without_results_the_command_that_makes_them_is_named():
 
 @pytest.mark.parametrize("text", ["no marker", f"{END}\n{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}", BEGIN])
 def test_a_readme_without_its_markers_is_refused(refusal, text):
-    assert "the README needs" in refusal(between_markers, text, "tables", "results")
+    assert "the README, or another document, needs" in refusal(between_markers, text, "tables", "results")
 
 
 def test_a_mistake_leaves_the_readme_alone(files, tmp_path, capsys):

@@ -46,6 +46,8 @@ def test_figures_follow_from_the_saved_scores(folder, detector, tiny_task):
     exact = detector.predict(tiny_task.test.images)
     last_layer = roc_auc_score(table["anomalous"], exact.measurement.layer_errors[:, -1, 0])
     assert figures["auroc_last_layer"] == pytest.approx(last_layer, abs=1e-6)
+    peak = roc_auc_score(table["anomalous"], exact.measurement.peak)
+    assert figures["auroc_peak"] == pytest.approx(peak, abs=1e-6)
     half = 2**-10  # what scores are read from is kept in half precision
     product = errors["layer4_cosine"] * table["distance"].astype("float64")
     np.testing.assert_allclose(table["score"], np.log(product), atol=2 * half)
@@ -55,8 +57,8 @@ def test_figures_follow_from_the_saved_scores(folder, detector, tiny_task):
 
 def test_figures_come_first_and_say_where_they_come_from(folder, detector, tiny_task, vgg_teacher):
     figures = evaluated(folder, tiny_task, detector)
-    assert list(figures)[:3] == ["auroc", "auroc_mkd", "auroc_last_layer"]
-    stated = {name: figures[name] for name in list(figures)[3:]}
+    assert list(figures)[:4] == ["auroc", "auroc_mkd", "auroc_peak", "auroc_last_layer"]
+    stated = {name: figures[name] for name in list(figures)[4:]}
     assert stated == {
         "score": "distant-error",
         "split": "test",

@@ -90,6 +90,13 @@ def test_every_optimizer_and_schedule_of_a_recipe_exists():
     assert set(recipes.SCHEDULES) == set(distillation.SCHEDULES)
 
 
+@pytest.mark.parametrize(("pixels", "batch"), [(160**2, 32), (256**2, 32), (384**2, 14), (4096**2, 1)])
+def test_batches_of_large_images_are_smaller_and_none_is_larger(pixels, batch):
+    recipe = recipes.COMPACT_CONV.within(pixels)
+    assert recipe.batch_size == batch
+    assert recipe.with_enough_steps(60).epochs * -(-60 // batch) >= recipe.min_steps
+
+
 def test_none_of_it_needs_torch():
     script = (
         "import sys; sys.modules['torch'] = None\n"
