@@ -209,8 +209,8 @@ def _local(index: int, name: str, title: str) -> Part:
     return Part(name, title, HIGHEST_PATCH.unit, mean_of_worst, mean_of_worst, frozenset({LOCAL_DISTANCES}))
 
 
-NEAREST = _local(0, "nearest", "Distance from any normal patch")
-GAUSSIAN = _local(1, "gaussian", "Distance from normals at this place")
+NEAREST = _local(0, "nearest", "Nearest normal patch")
+GAUSSIAN = _local(1, "gaussian", "Normals at this place")
 
 
 def _layer(index: int) -> Part:

@@ -94,8 +94,8 @@ def _reason(parts: "list[Contribution]", anomalous: bool | None) -> str:
         "error": "The student fails to copy the teacher",
         "distance": "The teacher itself sees something far from every normal",
         "peak": "The student fails to copy the teacher",
-        "nearest": "The teacher sees patches that no normal shows there",
-        "gaussian": "The teacher sees what is unusual of normals there",
+        "nearest": "The teacher sees patches that no normal shows nearby",
+        "gaussian": "The teacher sees what is unusual at this place",
     }.get(top.name, f"The student fails in {top.name}")
     if top.heatmap is None:
         return f"{seen}."
