@@ -264,7 +264,9 @@ class NormalPatches:
         return torch.stack(maps, 1).unflatten(2, self.projection.grid)
 
     def to(self, device: torch.device | str) -> NormalPatches:
-        """The same on another device."""
+        """The same on another device; itself where it is there, for its memory may be large."""
+        if self.nearest.memory.device == torch.device(device):
+            return self
         return NormalPatches.unpacked({name: tensor.to(device) for name, tensor in self.packed().items()})
 
     def packed(self) -> dict[str, Tensor]:
