@@ -62,7 +62,8 @@ class Projection:
         spread = covariance.diagonal().clamp(min=0).sqrt().clamp(min=1e-6)
         weight = 1 / (spread * torch.cat([torch.full((width,), width) for width in widths]).sqrt())
         values, vectors = torch.linalg.eigh(weight[:, None] * covariance * weight)
-        axes = vectors[:, -DIMENSIONS:] / values[-DIMENSIONS:].clamp(min=MIN_VARIANCE * values[-1]) ** (POWER / 2)
+        least = max(MIN_VARIANCE * float(values[-1]), MIN_SQUARE)
+        axes = vectors[:, -DIMENSIONS:] / values[-DIMENSIONS:].clamp(min=least) ** (POWER / 2)
         return cls(grid, mean.float(), (weight[:, None] * axes).float())
 
     def __call__(self, maps: Sequence[Tensor]) -> Tensor:

@@ -94,6 +94,11 @@ def test_each_layer_counts_alike_whatever_its_width_and_units():
     assert in_parts.mean == pytest.approx(plain.mean, abs=1e-5)
 
 
+def test_features_that_never_vary_have_finite_components():
+    blank = [torch.ones(5, 6, 4, 4), torch.zeros(5, 2, 2, 2)]
+    assert Projection.fit([blank])(blank).isfinite().all()
+
+
 def test_what_each_distance_has_in_the_worst_places_adds_up():
     maps = torch.randn(3, 2, 20, 20, generator=torch.Generator().manual_seed(0))
     highest = maps.sum(1).flatten(1).topk(4, 1).values.mean(1)
