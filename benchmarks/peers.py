@@ -18,13 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.regions import LAYERS
+from benchmarks.regions import LAYERS, figures_of
 from kdad.data.datasets import FOLDER
 from kdad.data.folders import FolderTask, ImageFiles
-from kdad.data.preprocessing import resample
 from kdad.devices import hardware
-from kdad.evaluation import metrics
-from kdad.evaluation.evaluate import pixel_figures, shrunk, shrunk_mask
 from kdad.files import write_json
 from kdad.networks.teachers.loading import Teacher, load_teacher
 from kdad.networks.teachers.registry import LITE0, TEACHERS, default_image_size
@@ -113,26 +110,13 @@ def measure(folder: Path, name: str) -> dict:
     judged = [peer.judge(pixels) for pixels in _prepared(teacher, task.test.images)]
     seconds = round(time.perf_counter() - started)
     about = {"dataset": folder.name, "method": name, "image_size": list(teacher.preprocessing.resize)}
-    return {**about, **_figures(task, judged), "seconds": seconds, "hardware": hardware("cpu")}
+    found = figures_of(task, np.array([each.score for each in judged]), [each.anomaly_map.float() for each in judged])
+    figures = {name: round(figure, 4) for name, figure in found.items()}
+    return {**about, **figures, "seconds": seconds, "hardware": hardware("cpu")}
 
 
 def _prepared(teacher: Teacher, images: Iterable[Tensor]) -> Iterable[Tensor]:
     return (teacher.preprocessing(image[None]) for image in images)
-
-
-def _figures(task: FolderTask, judged: list[Judged]) -> dict[str, float]:
-    assert task.test is not None
-    figures = {"auroc": metrics.auroc(np.array([each.score for each in judged]), task.test.anomalous.numpy())}
-    maps, masks = [], []
-    for index, each in enumerate(judged):
-        mask = task.test.masks[index] if task.test.masks is not None else None
-        if mask is not None:
-            size = shrunk(*mask.shape)
-            maps.append(resample(each.anomaly_map[None, None].float(), *size, "bilinear")[0, 0].numpy())
-            masks.append(shrunk_mask(mask, *size))
-    found = pixel_figures(maps, masks) if maps else {}
-    figures |= {name: found[name] for name in ("pixel_auroc", "pro") if name in found}
-    return {name: round(value, 4) for name, value in figures.items()}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -45,7 +45,7 @@ class Features(NamedTuple):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """That of stride 16."""
+        """The grid of stride 16, (h, w)."""
         return self.train[1].shape[2], self.train[1].shape[3]
 
 
@@ -132,17 +132,18 @@ def measure(folder: Path) -> list[dict]:
         seconds[method] = time.perf_counter() - started
     rows = []
     for method, parts in {**{name: (name,) for name in METHODS}, **SUMS}.items():
-        figures = _figures(task, torch.stack([maps[part] for part in parts]).sum(0))
+        summed = torch.stack([maps[part] for part in parts]).sum(0)
+        found = figures_of(task, worst_places(summed[:, None])[:, 0].numpy(), summed)
+        figures = {name: round(100 * figure, 2) for name, figure in found.items()}
         spent = round(shared + sum(seconds[part] for part in parts))
         about = {"folder": folder.name, "method": method, "image_size": list(teacher.preprocessing.resize)}
         rows.append({**about, **figures, "seconds": spent, "hardware": hardware("cpu")})
     return rows
 
 
-def _figures(task: FolderTask, maps: Tensor) -> dict[str, float]:
-    """Figures in per cent of the maps (N, h, w) of test images."""
+def figures_of(task: FolderTask, score: np.ndarray, maps: Sequence[Tensor]) -> dict[str, float]:
+    """Figures in 0…1 of the scores (N,) and maps, (h, w) each, of the test images."""
     assert task.test is not None
-    score = worst_places(maps[:, None])[:, 0].numpy()
     figures = {"auroc": metrics.auroc(score, task.test.anomalous.numpy())}
     if task.test.masks is not None:
         kept = [index for index, mask in enumerate(task.test.masks) if mask is not None]
@@ -150,7 +151,7 @@ def _figures(task: FolderTask, maps: Tensor) -> dict[str, float]:
         masks = [shrunk_mask(task.test.masks[index], *map_.shape) for index, map_ in zip(kept, drawn, strict=True)]
         found = pixel_figures(drawn, masks)
         figures |= {name: found[name] for name in ("pixel_auroc", "pro")}
-    return {name: round(100 * figure, 2) for name, figure in figures.items()}
+    return figures
 
 
 def _drawn(map_: Tensor, mask: np.ndarray) -> np.ndarray:

@@ -195,7 +195,7 @@ def photographs(measured: dict) -> str:
 
 
 def earned(measured: dict) -> str:
-    """What the student finds beside the score that reads the teacher alone."""
+    """Render what the student finds beside the score that reads the teacher alone."""
     rows = [["images", "teacher's statistics", "student alone", "and its peak, times ¼", "times 1"]]
     for row in (row for row in measured["rows"] if "student_auroc" in row):
         cells = []

@@ -177,7 +177,7 @@ class FolderTask(Task):
 
     @property
     def score(self) -> str:
-        """Of whole images, places are compared with those of normals; tiles have no place."""
+        """The default score: of whole images by comparing places with those of normals; tiles have no place."""
         return DISTANT_PEAK if self.tile_size else LOCAL_DISTANCE
 
     @property

@@ -39,7 +39,7 @@ class OneVsRestTask(Task):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What the labels of test images mean."""
+        """Names of the classes, in the order of the labels of test images."""
         return self.source.classes
 
     @cached_property

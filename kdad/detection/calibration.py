@@ -77,7 +77,7 @@ class Calibration:
         return len(self.layer_errors if self.local_distances is None else self.local_distances)
 
     def measurement(self, mse_weight: float) -> Measurement:
-        """What scores of the held-out normals are read from, without maps."""
+        """The measurement that scores of the held-out normals are read from, without maps."""
         return Measurement.of_normals({name: tensor.numpy() for name, tensor in self.tensors().items()}, mse_weight)
 
     def tensors(self) -> dict[str, Tensor]:

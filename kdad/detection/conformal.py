@@ -72,7 +72,7 @@ def realised_fpr(normals: int, fpr: float, confidence: float = 0.95) -> tuple[fl
 
 
 def guarantee(normals: int, fpr: float, kind: str) -> str:
-    """What a threshold for `fpr` guarantees, given how many normals there are and how they were held out."""
+    """State what a threshold for `fpr` guarantees, given how many normals there are and how they were held out."""
     if kind == HELD_OUT:
         low, high = realised_fpr(normals, fpr)
         return (

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -51,7 +52,7 @@ class Projection:
 
     @classmethod
     def fit(cls, batches: Iterable[list[Tensor]]) -> Projection:
-        """Of maps (B, C, h, w) of some layers, batch by batch; the first has the grid."""
+        """Fit to maps (B, C, h, w) of some layers, batch by batch; the first has the grid."""
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for maps in batches:
             grid, widths = (maps[0].shape[2], maps[0].shape[3]), [layer.shape[1] for layer in maps]
@@ -115,7 +116,7 @@ class NearestPatches:
 
     @classmethod
     def fit(cls, normals: Tensor, grid: tuple[int, int]) -> NearestPatches:
-        """Of the patches (n, P, D) of normals."""
+        """Remember the patches (n, P, D) of normals."""
         return cls(normals.permute(1, 2, 0).contiguous(), Windows.of(grid))
 
     def distances(self, patches: Tensor, own: Tensor | None = None) -> Tensor:
@@ -126,12 +127,18 @@ class NearestPatches:
         """
         around, pairs = self.windows
         wanted = patches.transpose(0, 1)[around].flatten(1, 2)  # P, K·B, D
-        lengths = self.memory.square().sum(1, keepdim=True)
-        found = torch.baddbmm(lengths, wanted, self.memory, alpha=-2).unflatten(1, (around.shape[1], -1))  # P, K, B, n
+        found = torch.baddbmm(self._squared_lengths, wanted, self.memory, alpha=-2).unflatten(
+            1, (around.shape[1], -1)
+        )  # P, K, B, n
         if own is not None:
             found[:, :, torch.arange(len(own)), own] = torch.inf
         nearest = found.amin(3).flatten(0, 1)[pairs].amin(1).T
         return nearest + patches.square().sum(2)
+
+    @cached_property
+    def _squared_lengths(self) -> Tensor:
+        """Those of the remembered patches, (P, 1, n): reading the whole memory anew costs more than an image."""
+        return self.memory.square().sum(1, keepdim=True)
 
     def left_out(self, normals: Tensor) -> Tensor:
         """The distances (n, P) of the normals (n, P, D) from the others."""
@@ -152,7 +159,7 @@ class PositionGaussians:
 
     @classmethod
     def fit(cls, normals: Tensor) -> tuple[PositionGaussians, Tensor]:
-        """The Gaussians of patches (n, P, D) of normals, and the left-out squared distances (n, P) of the latter.
+        """Fit to patches (n, P, D) of normals; also returns the left-out squared distances (n, P) of the latter.
 
         Leaving an image out has a closed form: while the shrinkage is kept, it is a rank-one downdate of the
         covariance, and moves the mean by 1/(n − 1) of the image's offset.
@@ -201,7 +208,7 @@ class Scale:
 
     @classmethod
     def fit(cls, left_out: Tensor) -> Scale:
-        """Of left-out distances (n, P), half by position and half over all."""
+        """Fit to left-out distances (n, P), half by position and half over all."""
         values = _logarithm(left_out)
         mean = OWN_SHARE * values.mean(0) + (1 - OWN_SHARE) * values.mean()
         variance = OWN_SHARE * values.var(0, correction=0) + (1 - OWN_SHARE) * values.var(correction=0)
@@ -231,7 +238,7 @@ class NormalPatches:
 
     @classmethod
     def fit(cls, teacher: Teacher, batches: Sequence[Tensor]) -> FittedPatches:
-        """Of what a teacher sees in normals, uint8 (B, 3, H, W) in batches that are read twice.
+        """Fit to what a teacher sees in normals, uint8 (B, 3, H, W) in batches that are read twice.
 
         What follows from patches is computed on the CPU. Both maps are divided by the deviation of their sum, which
         therefore is in standard deviations of a normal patch.
