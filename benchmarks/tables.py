@@ -1,4 +1,4 @@
-"""Renders the results files as the tables of README and docs: `python benchmarks/tables.py`. No figure is copied by hand."""
+"""Renders the results files as tables of README and docs: `python benchmarks/tables.py`; no figure is copied by hand."""
 
 import argparse
 import json
@@ -399,7 +399,8 @@ def _candidate(figures: dict[str, float], name: str) -> float:
     return figures.get(name, figures.get(f"{name.split(', ')[0]}, patches", 0.0))
 
 
-DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("results", "defects", "teachers", "usage"))]
+DOCS = ("results", "defects", "teachers", "usage")
+DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in DOCS)]
 # What stands between the markers of each name in one of them: what it is made from, in the folder of results or
 # anywhere if absolute, and how.
 SECTIONS: dict[str, tuple[str, Callable[[Path], str]]] = {
