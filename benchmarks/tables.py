@@ -1,4 +1,4 @@
-"""Renders the results files as tables of README and docs: `python benchmarks/tables.py`; no figure is copied by hand."""
+"""Renders the results files as tables of README and docs: `python benchmarks/tables.py`. None is copied by hand."""
 
 import argparse
 import json
