@@ -4,13 +4,17 @@ Each method compares patches or regions of an image with those of all training n
 EfficientNet-Lite0. Scales come from these normals, each compared with the others alone: nothing is learned from test
 images. The last but one row is what the default score reads.
 
-FOLDER is in the layout of MVTec AD. The test parts have been looked at while the methods were designed.
+FOLDER is in the layout of MVTec AD. The test parts have been looked at while the methods were designed. So every sum of
+methods, read at every share of an image's patches, is a candidate, and is measured twice: on the test part, and without
+it, on pseudo-anomalies that are drawn into a fifth of the normals, which the other four fifths have not seen.
+`benchmarks/tables.py` compares what each protocol would have chosen.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +26,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from kdad.data.datasets import FOLDER
 from kdad.data.folders import FolderTask, ImageFiles
 from kdad.data.preprocessing import resample
+from kdad.data.pseudo_anomalies import KINDS, draw_pseudo_anomalies
 from kdad.detection.normal_patches import NearestPatches, PositionGaussians, Projection, Scale, worst_places
 from kdad.devices import hardware
 from kdad.evaluation import metrics
@@ -35,10 +40,12 @@ LAYERS = ("blocks.2", "blocks.4", "blocks.6")  # strides 8, 16 and 32
 FINE, COARSE = (0, 1), (1, 2)  # read on the grid of stride 16
 GRIDS = (3, 4, 6, 8)  # cells a side of the regional Gaussians
 AT_ONCE = 16  # images
+HELD_OUT = 5  # one normal in so many is held out, for pseudo-anomalies to be drawn into
+SHARES = (0.0, 0.005, 0.01, 0.02, 0.05)  # of the patches, whose mean is a score; at least one patch
 
 
 class Features(NamedTuple):
-    """Maps (N, C, h, w) of each of `LAYERS`, half precision, of training normals and of test images."""
+    """Maps (N, C, h, w) of each of `LAYERS`, half precision, of normals to compare with, and of images to judge."""
 
     train: list[Tensor]
     test: list[Tensor]
@@ -49,17 +56,27 @@ class Features(NamedTuple):
         return self.train[1].shape[2], self.train[1].shape[3]
 
 
-def features(teacher: Teacher, task: FolderTask) -> Features:
-    """The teacher's features of all normals to train on, and of the test part."""
+@torch.inference_mode()
+def layer_maps(teacher: Teacher, images: Sequence[Tensor]) -> list[Tensor]:
+    """Maps (N, C, h, w) of each of `LAYERS` of uint8 images (3, H, W), half precision."""
+    parts = [teacher(teacher.preprocessing(image[None])) for image in images]
+    layers = [torch.cat([part[index] for part in parts]).half() for index in range(len(LAYERS))]
+    return [layer.mT.unflatten(2, grid) for layer, grid in zip(layers, teacher.grids, strict=True)]
 
-    @torch.inference_mode()
-    def maps(images: ImageFiles) -> list[Tensor]:
-        parts = [teacher(teacher.preprocessing(image[None])) for image in images]
-        layers = [torch.cat([part[index] for part in parts]).half() for index in range(len(LAYERS))]
-        return [layer.mT.unflatten(2, grid) for layer, grid in zip(layers, teacher.grids, strict=True)]
 
-    assert task.test is not None
-    return Features(maps(ImageFiles(task.layout.normals, task.max_value)), maps(task.test.images))
+def with_pseudo_anomalies(teacher: Teacher, normals: Sequence[Tensor], known: list[Tensor]) -> Features:
+    """Four fifths of the normals, and of the others one and one more of each of `KINDS`, at the size that is read.
+
+    Args:
+        known: the maps of all normals.
+    """
+    held_out = torch.arange(len(normals)) % HELD_OUT == 0
+    size, interpolation = teacher.preprocessing.resize, teacher.preprocessing.interpolation
+    chosen = (normals[int(index)][None].float() for index in held_out.nonzero())
+    images = torch.cat([resample(image, *size, interpolation) for image in chosen]).round().clamp(0, 255).byte()
+    repeated = images.repeat_interleave(len(KINDS), 0).permute(0, 2, 3, 1).numpy()
+    drawn = torch.from_numpy(draw_pseudo_anomalies(repeated).images).permute(0, 3, 1, 2)
+    return Features([layer[~held_out] for layer in known], layer_maps(teacher, [*images, *drawn]))
 
 
 def patches(found: Features, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -118,27 +135,59 @@ SUMS = {
 }
 
 
-def measure(folder: Path) -> list[dict]:
-    """One row per method and sum of methods, with figures on the test part in per cent."""
+def measure(folder: Path) -> tuple[list[dict], dict]:
+    """One row per method and sum of methods, with figures on the test part in per cent, and the folder's candidates."""
     name = f"{FOLDER}{folder}"
     teacher = load_teacher(LITE0, image_size=default_image_size(LITE0, name), layers=LAYERS)
     task = FolderTask(folder, teacher.preprocessing)
+    assert task.test is not None
     started = time.perf_counter()
-    found = features(teacher, task)
-    shared, maps, seconds = time.perf_counter() - started, {}, {}
+    normals = ImageFiles(task.layout.normals, task.max_value)
+    known = layer_maps(teacher, normals)
+    found = Features(known, layer_maps(teacher, task.test.images))
+    shared = time.perf_counter() - started
+    maps, seconds = measured_maps(found)
+    rows = []
+    for method, parts in {**{name: (name,) for name in METHODS}, **SUMS}.items():
+        summed = torch.stack([maps[part] for part in parts]).sum(0)
+        of_method = figures_of(task, worst_places(summed[:, None])[:, 0].numpy(), summed)
+        figures = {name: round(100 * figure, 2) for name, figure in of_method.items()}
+        spent = round(shared + sum(seconds[part] for part in parts))
+        about = {"folder": folder.name, "method": method, "image_size": list(teacher.preprocessing.resize)}
+        rows.append({**about, **figures, "seconds": spent, "hardware": hardware("cpu")})
+    pseudo, _ = measured_maps(with_pseudo_anomalies(teacher, normals, known))
+    held_out = len(range(0, len(normals), HELD_OUT))
+    drawn = np.arange(held_out * (1 + len(KINDS))) >= held_out
+    on_test, on_pseudo = candidates(maps, task.test.anomalous.numpy()), candidates(pseudo, drawn)
+    return rows, {"folder": folder.name, "test": on_test, "pseudo": on_pseudo}
+
+
+def measured_maps(found: Features) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The map (N, h, w) by each of `METHODS`, and the seconds that it took."""
+    maps, seconds = {}, {}
     for method, distances in METHODS.items():
         started = time.perf_counter()
         maps[method] = distances(found)
         seconds[method] = time.perf_counter() - started
-    rows = []
-    for method, parts in {**{name: (name,) for name in METHODS}, **SUMS}.items():
-        summed = torch.stack([maps[part] for part in parts]).sum(0)
-        found = figures_of(task, worst_places(summed[:, None])[:, 0].numpy(), summed)
-        figures = {name: round(100 * figure, 2) for name, figure in found.items()}
-        spent = round(shared + sum(seconds[part] for part in parts))
-        about = {"folder": folder.name, "method": method, "image_size": list(teacher.preprocessing.resize)}
-        rows.append({**about, **figures, "seconds": spent, "hardware": hardware("cpu")})
-    return rows
+    return maps, seconds
+
+
+def candidates(maps: dict[str, Tensor], anomalous: np.ndarray) -> dict[str, float]:
+    """Image AUROC in per cent of every sum of methods at every one of `SHARES`."""
+    figures = {}
+    for size in range(1, len(maps) + 1):
+        for parts in combinations(maps, size):
+            flat = torch.stack([maps[part] for part in parts]).sum(0).flatten(1)
+            highest = flat.sort(1, descending=True).values
+            for share in SHARES:
+                score = highest[:, : max(1, round(share * flat.shape[1]))].mean(1).numpy()
+                figures[candidate_name(parts, share)] = round(100 * metrics.auroc(score, anomalous), 2)
+    return figures
+
+
+def candidate_name(parts: Sequence[str], share: float) -> str:
+    """What a sum of methods is called that reads this share of the patches."""
+    return f"{' + '.join(parts)}; {f'worst {share:.1%}' if share else 'worst patch'}"
 
 
 def figures_of(task: FolderTask, score: np.ndarray, maps: Sequence[Tensor]) -> dict[str, float]:
@@ -165,10 +214,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     for folder in args.folders:
-        rows = measure(folder.resolve())
-        known = json.loads(args.results.read_text())["rows"] if args.results.is_file() else []
-        kept = [row for row in known if row["folder"] != folder.resolve().name]
-        write_json(args.results, {"rows": [*kept, *rows]})
+        rows, choice = measure(folder.resolve())
+        known = json.loads(args.results.read_text()) if args.results.is_file() else {"rows": [], "candidates": []}
+        others = {key: [row for row in known[key] if row["folder"] != choice["folder"]] for key in known}
+        write_json(args.results, {"rows": others["rows"] + rows, "candidates": [*others["candidates"], choice]})
         for row in rows:
             print(row)
 

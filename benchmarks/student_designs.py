@@ -1,7 +1,7 @@
 """Student designs for a full-size CNN teacher: `python benchmarks/student_designs.py FOLDER --source "who made it"`.
 
 Students of several designs copy `lite0-imagenet` on the training normals of a folder, with the same recipe and number
-of steps. They are evaluated on held-out normals and on pseudo-anomalies blended into them; the test split is not read.
+of steps. They are evaluated on held-out normals and on pseudo-anomalies drawn into them; the test split is not read.
 Readings of their patch errors are compared too: each layer, and the sum of the two finer ones, by a map's peak, by the
 mean of its highest hundredth, and by its peak plus the teacher's own distance of the whole image, both scaled by their
 spread among held-out normals.
@@ -20,7 +20,7 @@ from torch.nn.functional import interpolate
 from kdad.data.datasets import FOLDER, dataset_slug
 from kdad.data.loading import load_task
 from kdad.data.preprocessing import resample
-from kdad.data.pseudo_anomalies import blend_in
+from kdad.data.pseudo_anomalies import draw_pseudo_anomalies
 from kdad.detection.discrepancy import all_errors, distillation_loss, layer_errors
 from kdad.detection.mahalanobis import Gaussian
 from kdad.devices import hardware
@@ -201,8 +201,8 @@ def run(folder: Path, source: str) -> dict:
     teacher = load_teacher(LITE0)
     task = load_task(dataset, "good", teacher.preprocessing)
     held_out = task.validation.images
-    drawn = [blend_in(held_out.permute(0, 2, 3, 1).contiguous().numpy(), seed) for seed in range(DRAWS)]
-    anomalous, masks = (np.concatenate(part) for part in zip(*drawn, strict=True))
+    drawn = [draw_pseudo_anomalies(held_out.permute(0, 2, 3, 1).contiguous().numpy(), seed) for seed in range(DRAWS)]
+    anomalous, masks = (np.concatenate([getattr(part, of) for part in drawn]) for of in ("images", "masks"))
     anomalous = torch.from_numpy(anomalous).permute(0, 3, 1, 2)
     shown = torch.cat([task.train, task.train.flip(-1)])
     known, known_good, known_anomalous = (features(teacher, images) for images in (shown, held_out, anomalous))

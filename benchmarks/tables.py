@@ -254,7 +254,7 @@ def student_designs(measured: dict) -> str:
     rows += [[name, *(f"{100 * row[name]:.1f}" for row in measured["rows"])] for name in readings]
     words = (
         f"AUROC in per cent on {measured['held_out']} held-out normals of {measured['dataset']} "
-        f"({measured['source']}), {measured['draws']} pseudo-anomalies blended into each; {measured['train']} normals "
+        f"({measured['source']}), {measured['draws']} pseudo-anomalies drawn into each; {measured['train']} normals "
         f"to train on, {measured['steps']} steps of {measured['batch']}, teacher {measured['teacher']}, "
         f"{measured['hardware']}. Readings are of patch errors, of single layers or summed: by the highest value of a "
         "map, by the mean of its highest hundredth, or pixel by pixel."

@@ -239,7 +239,7 @@ SCORES: dict[str, Score] = {
             lambda layers: (HIGHEST_PATCH, WEIGHTED_DISTANCE),
             "The anomaly score is the heatmap's highest value plus the weighted logarithm of "
             f"{DISTANCE_IN_WORDS}. The weight comes from pseudo-anomalies.",
-            "chosen on pseudo-anomalies blended into normal photographs",
+            "chosen on pseudo-anomalies drawn into normal photographs",
         ),
         Score(
             LOCAL_DISTANCE,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdad.data.preprocessing import Preprocessing
-from kdad.data.pseudo_anomalies import blend_in
+from kdad.data.pseudo_anomalies import draw_pseudo_anomalies
 from kdad.detection.discrepancy import Observation, observe
 from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization, sampled
 from kdad.detection.mahalanobis import Gaussian
@@ -23,7 +23,7 @@ AT_ONCE = 32  # maps over whole images are far larger than what they are made of
 
 @dataclass(frozen=True)
 class SyntheticPairs:
-    """What is measured of N training images as they are, and of the same with something blended in.
+    """What is measured of N training images as they are, and of the same with a pseudo-anomaly each.
 
     `normal` and `anomalous` hold N rows each; `masks` (N, H, W) say where the latter are anomalous.
     """
@@ -38,13 +38,14 @@ class SyntheticPairs:
         """Of training images (M, 3, H, W) that are chosen evenly."""
         device, tiler = next(student.parameters()).device, WholeImages(teacher.preprocessing)
         chosen = train[torch.linspace(0, len(train) - 1, min(len(train), PSEUDO_ANOMALIES)).round().long()]
-        blended, masks = map(torch.from_numpy, blend_in(chosen.permute(0, 2, 3, 1).contiguous().numpy()))
+        drawn = draw_pseudo_anomalies(chosen.permute(0, 2, 3, 1).contiguous().numpy())
+        defective = torch.from_numpy(drawn.images).permute(0, 3, 1, 2)
 
         def observed(images: Tensor) -> Observation:
             batches = images.split(AT_ONCE)
             return _stacked([observe(student, teacher, batch.to(device), tiler) for batch in batches])
 
-        return cls(observed(chosen), observed(blended.permute(0, 3, 1, 2)), masks, teacher.preprocessing)
+        return cls(observed(chosen), observed(defective), torch.from_numpy(drawn.masks), teacher.preprocessing)
 
     @cached_property
     def units(self) -> MapNormalization:
