@@ -27,7 +27,14 @@ from kdad.data.datasets import FOLDER
 from kdad.data.folders import FolderTask, ImageFiles
 from kdad.data.preprocessing import resample
 from kdad.data.pseudo_anomalies import KINDS, draw_pseudo_anomalies
-from kdad.detection.normal_patches import NearestPatches, PositionGaussians, Projection, Scale, worst_places
+from kdad.detection.normal_patches import (
+    WORST_SHARE,
+    NearestPatches,
+    PositionGaussians,
+    Projection,
+    Scale,
+    worst_places,
+)
 from kdad.devices import hardware
 from kdad.evaluation import metrics
 from kdad.evaluation.evaluate import pixel_figures, shrunk, shrunk_mask
@@ -39,6 +46,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "regions.json"
 LAYERS = ("blocks.2", "blocks.4", "blocks.6")  # strides 8, 16 and 32
 FINE, COARSE = (0, 1), (1, 2)  # read on the grid of stride 16
 GRIDS = (3, 4, 6, 8)  # cells a side of the regional Gaussians
+DEFAULT = "Gaussians and nearest patch, coarse"  # of `SUMS`: what the default score reads
 AT_ONCE = 16  # images
 HELD_OUT = 5  # one normal in so many is held out, for pseudo-anomalies to be drawn into
 SHARES = (0.0, 0.005, 0.01, 0.02, 0.05)  # of the patches, whose mean is a score; at least one patch
@@ -130,7 +138,7 @@ METHODS: dict[str, Callable[[Features], Tensor]] = {
     "nearest patch, coarse": lambda found: nearest(*patches(found, COARSE), found.grid).unflatten(1, found.grid),
 }
 SUMS = {
-    "Gaussians and nearest patch, coarse": ("Gaussians, coarse", "nearest patch, coarse"),
+    DEFAULT: ("Gaussians, coarse", "nearest patch, coarse"),
     "all five": tuple(METHODS),
 }
 
@@ -215,9 +223,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for folder in args.folders:
         rows, choice = measure(folder.resolve())
-        known = json.loads(args.results.read_text()) if args.results.is_file() else {"rows": [], "candidates": []}
-        others = {key: [row for row in known[key] if row["folder"] != choice["folder"]] for key in known}
-        write_json(args.results, {"rows": others["rows"] + rows, "candidates": [*others["candidates"], choice]})
+        known = json.loads(args.results.read_text()) if args.results.is_file() else {}
+        found = {"rows": rows, "candidates": [choice]}
+        for key in found:
+            found[key][:0] = [row for row in known.get(key, []) if row["folder"] != choice["folder"]]
+        write_json(args.results, {**found, "default": candidate_name(SUMS[DEFAULT], WORST_SHARE)})
         for row in rows:
             print(row)
 

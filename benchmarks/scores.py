@@ -4,13 +4,17 @@ The default score of one-vs-rest students is selected by this table: one score f
 network the summary on which the distance is computed. It uses labelled anomalies of two CIFAR-10 classes from the
 validation split; the headline excludes these two classes. The test split is not read. `distance` is the teacher's own
 Mahalanobis distance (see `kdad.detection.mahalanobis`), on its class token, the mean over its patches, or halfway
-between; for a full-size CNN also on its inner patches, and on means scaled to unit length. Rows of other teachers are
-kept.
+between; for a full-size CNN also on its inner patches, and on means scaled to unit length. What else could be read is
+measured beside: deviations, quarters of the image, a second layer, and how far the image is from pictures of any kind.
+Rows of other teachers are kept.
 """
 
 import argparse
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +24,7 @@ from torch.nn.functional import normalize
 
 from kdad.data.images import in_batches
 from kdad.data.loading import load_task
+from kdad.data.sources import load_source
 from kdad.detection.detector import Detector
 from kdad.detection.discrepancy import layer_errors
 from kdad.detection.mahalanobis import Gaussian
@@ -35,7 +40,32 @@ from kdad.storage.layout import DEFAULT_OUT, student_folder
 
 RESULTS = Path(__file__).resolve().parent / "results" / "scores.json"
 DATASET = "cifar10"
-# Candidate summaries (B, D) of a teacher's last layer (B, T, D) for the distance, without and with a class token.
+PICTURES, PICTURES_SHOWN = "tiny-imagenet-32", 10_000  # of all kinds, to compare distances from normals with
+PICTURES_WEIGHT = 0.5
+Summary = Callable[[Sequence[Tensor]], Tensor]  # from critical layers (B, T, D) to (B, D')
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A candidate for the teacher's own distance: the sum, over summaries, of the logarithms of their distances.
+
+    Args:
+        summaries: what is read of an image; each has a Gaussian of its own.
+        relative: whether half of the same from pictures of all kinds is taken off, as in the relative Mahalanobis
+            distance of Ren et al. 2021 (arXiv 2106.09022).
+    """
+
+    summaries: tuple[Summary, ...]
+    relative: bool = False
+
+
+def inner(last: Tensor) -> Tensor:
+    """Patches (B, T, D) of a square grid without its outermost rows and columns."""
+    side = int(last.shape[1] ** 0.5)
+    return last.unflatten(1, (side, side))[:, 1:-1, 1:-1].flatten(1, 2)
+
+
+# Summaries of the last layer by name, without and with a class token.
 SUMMARIES: dict[str, Callable[[Tensor], Tensor]] = {
     "patches": lambda last: last.mean(1),
     "unit length": lambda last: normalize(last.mean(1), dim=1),
@@ -49,24 +79,75 @@ WITH_TOKEN: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def inner(last: Tensor) -> Tensor:
-    """Patches (B, T, D) of a square grid without its outermost rows and columns."""
-    side = int(last.shape[1] ** 0.5)
-    return last.unflatten(1, (side, side))[:, 1:-1, 1:-1].flatten(1, 2)
+def candidates(teacher: Teacher) -> dict[str, Distance]:
+    """Candidate distances under a teacher; of the plain summaries, the mean alone for a compact VGG."""
+    plain = SUMMARIES if isinstance(teacher.network, TimmFeatures) else {"patches": SUMMARIES["patches"]}
+    named = WITH_TOKEN if teacher.prefix else plain
+    found = {name: Distance((partial(_of_last, summary),)) for name, summary in named.items()}
+    own = teacher.network.summary
+    quarters = [partial(_quarter, teacher, rows, columns) for rows in (0, 1) for columns in (0, 1)]
+    return found | {
+        "mean and deviation": Distance((partial(_mean_and_deviation, teacher),)),
+        "levels 1 and 2": Distance((own, *quarters)),
+        "last two layers": Distance((own, partial(_layer_before, teacher))),
+        f"relative to {PICTURES}": Distance((own,), relative=True),
+    }
 
 
-def candidates(teacher: Teacher) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Candidate summaries of a teacher; the mean alone for a compact VGG, for which it was selected first."""
-    if teacher.prefix:
-        return WITH_TOKEN
-    return SUMMARIES if isinstance(teacher.network, TimmFeatures) else {"patches": SUMMARIES["patches"]}
+def _of_last(summary: Callable[[Tensor], Tensor], layers: Sequence[Tensor]) -> Tensor:
+    return summary(layers[-1])
+
+
+def _mean_and_deviation(teacher: Teacher, layers: Sequence[Tensor]) -> Tensor:
+    patches = _grid(teacher, layers, -1).flatten(1, 2)
+    return torch.cat([_as_read(teacher, of) for of in (patches.mean(1), patches.std(1))], 1)
+
+
+def _quarter(teacher: Teacher, row: int, column: int, layers: Sequence[Tensor]) -> Tensor:
+    """The mean over a quarter of the grid; of an odd number of rows, the middle one belongs to both halves."""
+    grid = _grid(teacher, layers, -1)
+    height, width = ((side + 1) // 2 for side in grid.shape[1:3])
+    top, left = row * (grid.shape[1] - height), column * (grid.shape[2] - width)
+    return _as_read(teacher, grid[:, top : top + height, left : left + width].mean((1, 2)))
+
+
+def _layer_before(teacher: Teacher, layers: Sequence[Tensor]) -> Tensor:
+    return _as_read(teacher, _grid(teacher, layers, -2).mean((1, 2)))
+
+
+def _grid(teacher: Teacher, layers: Sequence[Tensor], index: int) -> Tensor:
+    """The patches (B, h, w, D) of one layer, in float32."""
+    return layers[index][:, teacher.prefix :].float().unflatten(1, teacher.grids[index])
+
+
+def _as_read(teacher: Teacher, summary: Tensor) -> Tensor:
+    """A summary (B, D) at unit length where the teacher's own is."""
+    unit = isinstance(teacher.network, TimmFeatures) and not teacher.prefix
+    return normalize(summary, dim=1) if unit else summary
 
 
 @torch.inference_mode()
-def summaries(teacher: Teacher, images: Tensor) -> dict[str, Tensor]:
-    """Candidate summaries (N, D) of uint8 images (N, 3, H, W)."""
-    last = [teacher(teacher.preprocessing(batch))[-1] for batch in in_batches(images)]
-    return {name: torch.cat([summary(layer) for layer in last]) for name, summary in candidates(teacher).items()}
+def summaries(teacher: Teacher, images: Tensor) -> dict[str, list[Tensor]]:
+    """What each candidate distance reads (N, D) of uint8 images (N, 3, H, W)."""
+    wanted, parts = candidates(teacher), []
+    for batch in in_batches(images):
+        layers = teacher(teacher.preprocessing(batch))
+        parts.append({name: [of(layers) for of in distance.summaries] for name, distance in wanted.items()})
+    return {name: [torch.cat(of) for of in zip(*(part[name] for part in parts), strict=True)] for name in wanted}
+
+
+def log_distances(known: list[Tensor], judged: list[Tensor]) -> np.ndarray:
+    """The sum of logarithms of distances (N,) of summaries from those that are known."""
+    pairs = zip(known, judged, strict=True)
+    return sum(logarithm(Gaussian.fit([of]).distance(other).numpy()) for of, other in pairs)
+
+
+@functools.cache
+def pictures() -> Tensor:
+    """Pictures of all kinds, uint8 (N, 3, 32, 32), evenly chosen."""
+    source = load_source(PICTURES)
+    count = len(source.labels("train"))
+    return source.images("train", torch.linspace(0, count - 1, min(count, PICTURES_SHOWN)).round().long())
 
 
 @torch.inference_mode()
@@ -79,8 +160,12 @@ def errors(detector: Detector, images: Tensor) -> np.ndarray:
     return torch.cat(rows).numpy()
 
 
-def measure(normal_class: str, detector: Detector) -> dict[str, float]:
-    """Validation AUROC in 0…1 of one student by each candidate score."""
+def measure(normal_class: str, detector: Detector, of_pictures: dict[str, list[Tensor]]) -> dict[str, float]:
+    """Validation AUROC in 0…1 of one student by each candidate score.
+
+    Args:
+        of_pictures: the `summaries` of pictures of all kinds.
+    """
     task = load_task(DATASET, normal_class)
     validation, teacher = task.validation, detector.teacher
     anomalous, table = validation.anomalous.numpy(), errors(detector, validation.images)
@@ -89,12 +174,11 @@ def measure(normal_class: str, detector: Detector) -> dict[str, float]:
         "published": published_score(table, detector.config.recipe.mse_weight),
     }
     train, held_out = summaries(teacher, task.train), summaries(teacher, validation.images)
-    for name in candidates(teacher):
-        distance = Gaussian.fit([train[name]]).distance(held_out[name]).numpy()
-        found |= {
-            f"distance, {name}": distance,
-            f"last layer × distance, {name}": logarithm(last_layer_error(table)) + logarithm(distance),
-        }
+    for name, distance in candidates(teacher).items():
+        far = log_distances(train[name], held_out[name])
+        if distance.relative:
+            far = far - PICTURES_WEIGHT * log_distances(of_pictures[name], held_out[name])
+        found |= {f"distance, {name}": far, f"last layer × distance, {name}": logarithm(last_layer_error(table)) + far}
     return {name: round(metrics.auroc(values, anomalous), 6) for name, values in found.items()}
 
 
@@ -109,9 +193,15 @@ def main(argv: list[str] | None = None) -> None:
     rows: list[dict] = []
     try:
         for teacher in (load_teacher(name, image_size=default_image_size(name, DATASET)) for name in args.teachers):
-            for name in SELECTION_CLASSES:
-                folder = student_folder(args.students, DATASET, teacher.name, name, 0)
-                figures = measure(name, Detector.load(folder, teacher=teacher, device="cpu"))
+            detectors = {
+                name: Detector.load(
+                    student_folder(args.students, DATASET, teacher.name, name, 0), teacher=teacher, device="cpu"
+                )
+                for name in SELECTION_CLASSES
+            }
+            of_pictures = summaries(teacher, pictures())
+            for name, detector in detectors.items():
+                figures = measure(name, detector, of_pictures)
                 rows.append({"teacher": teacher.name, "normal_class": name, "figures": figures})
                 print(rows[-1], flush=True)
     except UserError as error:

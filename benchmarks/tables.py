@@ -247,6 +247,36 @@ def regions(measured: dict) -> str:
     return f"{_table([['method', *folders], *rows])}\n\n{told}; {spent}."
 
 
+def choice(measured: dict) -> str:
+    """Which sum of the teacher's statistics each protocol would have chosen, and what it finds on a set it left out."""
+    folders, default = measured["candidates"], measured["default"]
+
+    def mean(name: str, of: str, of_folders: list[dict]) -> float:
+        return sum(folder[of][name] for folder in of_folders) / len(of_folders)
+
+    names = list(folders[0]["test"])
+    by_pseudo = max(names, key=lambda name: mean(name, "pseudo", folders))
+    rows = [
+        ["left out", "chosen on the test parts of the others", "its AUROC", "pseudo-anomalies'", "default's", "best"]
+    ]
+    totals = []
+    for left_out in folders:
+        others = [folder for folder in folders if folder is not left_out]
+        chosen = max(names, key=lambda name, others=others: mean(name, "test", others))
+        found = left_out["test"]
+        totals.append([found[chosen], found[by_pseudo], found[default], max(found.values())])
+        rows.append([left_out["folder"], chosen, *(f"{figure:.1f}" for figure in totals[-1])])
+    rows.append(["mean", "", *(f"**{sum(of) / len(of):.1f}**" for of in zip(*totals, strict=True))])
+    pseudo = {name: mean(name, "pseudo", folders) for name in (by_pseudo, default)}
+    words = (
+        f"Image AUROC on the test part of the set that was left out, per cent; {len(names)} candidates. On "
+        f"pseudo-anomalies, and without any test part, the choice falls on *{by_pseudo}* (there "
+        f"{pseudo[by_pseudo]:.1f}); the default is *{default}* (there {pseudo[default]:.1f}). *Best* "
+        "is chosen on the very test part that it is measured on."
+    )
+    return f"{_table(rows)}\n\n{words}"
+
+
 def student_designs(measured: dict) -> str:
     """How each design of student finds pseudo-anomalies, by each reading of its patch errors."""
     readings = [name for name in measured["rows"][0] if name != "design"]
@@ -412,6 +442,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Path], str]]] = {
     "earned": ("photographs.json", lambda file: earned(_read(file))),
     "peers": ("peers.json", lambda file: peers(_read(file), _read(file.with_name("photographs.json")))),
     "regions": ("regions.json", lambda file: regions(_read(file))),
+    "choice": ("regions.json", lambda file: choice(_read(file))),
     "student_designs": ("student_designs.json", lambda file: student_designs(_read(file))),
     "speed": ("speed.json", lambda file: speed(_read(file))),
     "growth": ("growth.json", lambda file: growth(_read(file))),

@@ -51,6 +51,24 @@ def shown(path: object) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
+def copies(files: Iterable[Path]) -> dict[Path, Path]:
+    """Files of the same content as an earlier one, each with the first of that content.
+
+    Only files of equal size are read.
+    """
+    by_size: dict[int, list[Path]] = {}
+    for file in files:
+        by_size.setdefault(file.stat().st_size, []).append(file)
+    found: dict[Path, Path] = {}
+    for same_size in by_size.values():
+        first: dict[str, Path] = {}
+        for file in same_size if len(same_size) > 1 else []:
+            earlier = first.setdefault(sha256_of([file]), file)
+            if earlier != file:
+                found[file] = earlier
+    return found
+
+
 def sha256_of(files: Iterable[Path], names: Iterable[str] = ()) -> str:
     """SHA-256 of the files' contents, in order, and of `names`, if given; equals `sha256sum` for one unnamed file."""
     digest = hashlib.sha256()

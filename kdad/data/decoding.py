@@ -17,7 +17,7 @@ from kdad.errors import UserError
 from kdad.files import shown
 
 # Raster formats only: for EPS, Pillow would start Ghostscript.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "HEIF", "AVIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "HEIF", "AVIF", "JPEG2000")
 pi_heif.register_heif_opener()  # common for phones and cameras, but not supported by Pillow itself
 MAX_PIXELS = 64_000_000
 # White in images of more than 8 bits: fractions, or values of 8, 10, 12, 14 or 16 bits.
@@ -27,7 +27,6 @@ SIGNATURES = (
     ("a video, or a damaged HEIC or AVIF file,", 4, b"ftyp"),
     ("a JPEG XL file", 0, b"\xff\x0a"),
     ("a JPEG XL file", 0, b"\0\0\0\x0cJXL "),
-    ("a JPEG 2000 file", 0, b"\0\0\0\x0cjP  "),
     ("a Photoshop file", 0, b"8BPS"),
     ("a PDF file", 0, b"%PDF"),
     ("an SVG file", 0, b"<svg"),
@@ -35,6 +34,8 @@ SIGNATURES = (
     ("a NumPy file", 0, b"\x93NUMPY"),
 )
 MAX_SIGNATURE_BYTES = 132
+ANIMATED = ("TIFF", "GIF", "WEBP", "PNG", "AVIF")  # other formats name the image that stands for all, such as MPO
+NEW_SUBFILE_TYPE = 254
 _opening = Lock()
 
 
@@ -47,7 +48,7 @@ def read_image(
 ) -> Tensor:
     """Decode one image file to uint8 RGB (3, H, W).
 
-    EXIF rotation is applied, transparency is composited on white, and only the first frame of an animation is read.
+    EXIF rotation is applied, and transparency is composited on white.
     Grey values of more than 8 bits are scaled to map `max_value` to 255; higher values are clipped.
 
     Args:
@@ -59,8 +60,8 @@ def read_image(
 
     Raises:
         TooManyPixels: the image exceeds the limit.
-        UserError: the file is missing, empty, damaged or not an image; or its grey values cannot be scaled, because
-            they are negative or not finite, or more than half of them are above white.
+        UserError: the file is missing, empty, damaged, not an image, or a stack or animation of several; or its grey
+            values cannot be scaled, because they are negative or not finite, or more than half of them are above white.
     """
     name = name or shown(source)
     with opened_image(source, name, max_pixels) as image:
@@ -88,6 +89,7 @@ def opened_image(source: Path | str | BinaryIO, name: str, max_pixels: int = MAX
             image = Image.open(source, formats=FORMATS)
         with image:
             _check_size(image, name, min(max_pixels, MAX_PIXELS))
+            _check_frames(image, name)
             yield image
     except UserError:
         raise
@@ -166,6 +168,23 @@ def _check_size(image: Image.Image, name: str, most: int) -> None:
     width, height = image.size
     if width * height > most:
         raise TooManyPixels(f"{name}: {width}×{height} exceeds {most / 10**6:g} million pixels; reduce its size")
+
+
+def _check_frames(image: Image.Image, name: str) -> None:
+    """Refuse a stack or an animation, of which all but one image would go unseen."""
+    frames = _pages(image) if image.format == "TIFF" else getattr(image, "n_frames", 1)
+    if frames > 1 and image.format in ANIMATED:
+        raise UserError(f"{name}: it holds {frames} images; save each of them as a file of its own")
+
+
+def _pages(image: Image.Image) -> int:
+    """Number of images in a TIFF file, without smaller versions of the others (tag NewSubfileType) and masks."""
+    pages = 0
+    for frame in range(getattr(image, "n_frames", 1)):
+        image.seek(frame)
+        pages += not (frame and image.tag_v2.get(NEW_SUBFILE_TYPE, 0))  # type: ignore[attr-defined]
+    image.seek(0)
+    return pages
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

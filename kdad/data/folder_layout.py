@@ -1,19 +1,30 @@
 """Layout of a folder of custom images: normals, test images and masks; see `kdad.data.folders`."""
 
-import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
 from kdad.data.decoding import highest_value, max_value_of, read_image
-from kdad.data.images import images_below, in_advance, is_hidden
+from kdad.data.images import (
+    MASK_NAME,
+    counted,
+    files_below,
+    images_below,
+    in_advance,
+    is_hidden,
+    masks_beside,
+    of_unknown_ending,
+    say,
+    set_aside,
+    split_by_ending,
+)
 from kdad.data.masks import image_size
 from kdad.data.protocol import MIN_NORMALS
 from kdad.data.sizes import Size
 from kdad.errors import UserError
-from kdad.files import shown
+from kdad.files import copies, shown
 
 GOOD = "good"
 MAX_SIZES = 200  # images whose sizes are looked at
@@ -47,15 +58,17 @@ class FolderLayout:
 
     @cached_property
     def normals(self) -> list[Path]:
-        """Normal images for training and calibration.
+        """Normal images for training and calibration, of identical files the first.
 
         Raises:
             UserError: there are too few.
         """
-        found = list(self._looked_at_normals)
+        again = self._repeated_normals
+        found = [file for file in self._looked_at_normals if file not in again]
         if len(found) < MIN_NORMALS:
-            place = shown(self.normal_folder)
-            raise UserError(f"{place} contains {len(found)} readable images; at least {MIN_NORMALS} are needed")
+            several = f"{len(found) + len(again)} readable images, {len(again)} of them copies of others"
+            amount = several if again else f"{len(found)} readable images"
+            raise UserError(f"{shown(self.normal_folder)} contains {amount}; at least {MIN_NORMALS} are needed")
         return found
 
     @cached_property
@@ -90,48 +103,79 @@ class FolderLayout:
                     read_image(file, max_value=self.max_value)
 
     def masks_of(self, image: Path) -> list[Path]:
-        """Masks of a test image: files named like it, with or without `_mask`, or all files in a folder of its name."""
+        """Masks of a test image.
+
+        Files in `ground_truth` or beside it that are named like it, such as `000`, `000_mask` or `000_mask_2` of 000, or
+        all files in a folder of its name.
+        """
         inside = image.relative_to(self.root / TEST)
         return self._masks.get((inside.parent, inside.stem.lower()), [])
 
     def say_what_is_unused(self) -> None:
-        """Report on standard error files that are neither normals, test images nor masks."""
+        """Report on standard error what is not used as one might expect, such as files that were not read."""
         defects = [file for kind, files in self.tests.items() if kind != GOOD for file in files]
         masked = [file for file in defects if self.masks_of(file)]
         if masked and len(masked) < len(defects):
-            _say(f"{len(defects) - len(masked)} of {len(defects)} defective images have no mask")
+            say(f"{len(defects) - len(masked)} of {len(defects)} defective images have no mask")
         used = {mask for file in masked for mask in self.masks_of(file)}
         if lost := [mask for masks in self._masks.values() for mask in masks if mask not in used]:
-            _say(f"{_counted(lost, 'mask')} without a defective test image, such as {shown(lost[0])}")
+            say(f"{counted(lost, 'mask')} without a defective test image, such as {shown(lost[0])}")
+        say(*set_aside(list(masks_beside(self._normal_files)), "trained on"))
+        _, others = split_by_ending(files_below(self.root))
+        say(*of_unknown_ending(others))
         if self.normal_folder != self.root:
             known = [self.normal_folder, self.root / GROUND_TRUTH, *_folders(self.root / TEST)]
-            others = [file for file in images_below(self.root) if not any(map(file.is_relative_to, known))]
-            if others:
-                _say(f"{_counted(others, 'image')} in folders that are not read, such as {shown(others[0])}")
+            elsewhere = [file for file in images_below(self.root) if not any(map(file.is_relative_to, known))]
+            if elsewhere:
+                say(f"{counted(elsewhere, 'image')} in folders that are not read, such as {shown(elsewhere[0])}")
+        self._say_what_is_there_twice()
+
+    def _say_what_is_there_twice(self) -> None:
+        if again := self._repeated_normals:
+            of_all = f"{len(again)} of {len(self._looked_at_normals)} normals are"
+            say(f"{of_all} copies of others, {_such_as(again)}: each image is used once")
+        normals, tests = self._looked_at_normals, [file for files in self.tests.values() for file in files]
+        seen = {file: first for file, first in copies([*normals, *tests]).items() if first in normals}
+        if known := {file: seen[file] for file in tests if file in seen}:
+            say(f"{counted(list(known), 'test image')} also among normals, {_such_as(known)}: figures will flatter")
+
+    @cached_property
+    def _normal_files(self) -> list[Path]:
+        """Images and masks where normals are looked for."""
+        aside = (self.root / TEST, self.root / GROUND_TRUTH)
+        return [file for file in images_below(self.normal_folder) if not any(map(file.is_relative_to, aside))]
+
+    @cached_property
+    def _repeated_normals(self) -> dict[Path, Path]:
+        """Normals that are copies of others, each with the first of its kind."""
+        return copies(self._looked_at_normals)
 
     @cached_property
     def _looked_at_normals(self) -> dict[Path, float]:
         """Readable normals, each with its `highest_value`."""
-        aside = (self.root / TEST, self.root / GROUND_TRUTH)
-        files = images_below(self.normal_folder)
-        return _readable([file for file in files if not any(map(file.is_relative_to, aside))])
+        return _readable(_without_masks(self._normal_files))
+
+    @cached_property
+    def _test_files(self) -> dict[str, list[Path]]:
+        """Images and masks of the test part, by kind."""
+        return {place.name: images_below(place) for place in _folders(self.root / TEST)}
 
     @cached_property
     def _looked_at_tests(self) -> dict[str, dict[Path, float]]:
-        return {place.name: _readable(images_below(place)) for place in _folders(self.root / TEST)}
+        return {kind: _readable(_without_masks(files)) for kind, files in self._test_files.items()}
 
     @cached_property
     def _masks(self) -> dict[tuple[Path, str], list[Path]]:
-        """All masks, by the folder inside `ground_truth` and the lower-case name of their image."""
+        """All masks, by the folder inside `ground_truth` or `test`, and the lower-case name of their image."""
         root, masks = self.root / GROUND_TRUTH, defaultdict(list)
         images = {
             (file.relative_to(self.root / TEST).parent, file.stem.lower()) for of in self.tests.values() for file in of
         }
         for file in images_below(root) if root.is_dir() else []:
-            inside = file.relative_to(root)
-            of_folder = (inside.parent.parent, inside.parent.name.lower())
-            own = (inside.parent, file.stem.lower().removesuffix("_mask"))
-            masks[of_folder if own not in images and of_folder in images else own].append(file)
+            masks[_place_of_image(file.relative_to(root), images)].append(file)
+        for files in self._test_files.values():
+            for mask, image in masks_beside(files).items():
+                masks[image.relative_to(self.root / TEST).parent, image.stem.lower()].append(mask)
         return dict(masks)
 
     def _refuse_what_is_meant_otherwise(self) -> None:
@@ -186,20 +230,31 @@ def _called(names: set[str], folders: Sequence[Path]) -> list[Path]:
     return [folder for folder in folders if folder.name.lower() in names and images_below(folder)]
 
 
+def _such_as(copied: dict[Path, Path]) -> str:
+    """The first of some copies, and what it is a copy of."""
+    copy, original = next(iter(copied.items()))
+    return f"such as {shown(copy)} of {shown(original)}"
+
+
+def _place_of_image(mask: Path, images: Collection[tuple[Path, str]]) -> tuple[Path, str]:
+    """Where the image of a mask is, (folder, lower-case name), of those that there are; else, where it would be."""
+    own, of_folder = (mask.parent, mask.stem.lower()), (mask.parent.parent, mask.parent.name.lower())
+    named = MASK_NAME.fullmatch(own[1])
+    of_name = (mask.parent, named[1]) if named else own
+    return next((place for place in (own, of_name, of_folder) if place in images), of_name)
+
+
+def _without_masks(files: Sequence[Path]) -> list[Path]:
+    masks = masks_beside(files)
+    return [file for file in files if file not in masks]
+
+
 def _readable(files: Sequence[Path]) -> dict[Path, float]:
     """Readable image files, each with its `highest_value`; others are reported on standard error."""
     found = {}
     for file, highest in zip(files, in_advance(highest_value, files), strict=True):
         if isinstance(highest, UserError):
-            _say(f"skipped {highest}")
+            say(f"skipped {highest}")
         else:
             found[file] = highest
     return found
-
-
-def _counted(files: Sequence[Path], what: str) -> str:
-    return f"{len(files)} {what}{'s' if len(files) > 1 else ''}"
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)

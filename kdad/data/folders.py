@@ -4,11 +4,12 @@
     PATH/test/good/…               optional: normal test images
     PATH/test/<kind>/…             and anomalous ones
     PATH/ground_truth/<kind>/…     optional masks, see `kdad.data.masks`: files named <image>_mask or <image> of any
-                                   format, or several in a folder <image>
+                                   format, or several in a folder <image>; or <image>_mask beside the image
 
-Images may be nested, and of any size and mode. As in every data set, a tenth of the normals is held out. Where tiles
-are read, at least 100 are, if that leaves two thirds for training; with fewer normals, calibration uses five folds of
-all of them, each left out in turn. Whole images are calibrated on all normals, each compared with the others.
+Images may be nested, and of any size and mode. Masks beside normals, and copies of normals, are left out, and said. As
+in every data set, a tenth of the normals is held out. Where tiles are read, at least 100 are, if that leaves two thirds
+for training; with fewer normals, calibration uses five folds of all of them, each left out in turn. Whole images are
+calibrated on all normals, each compared with the others.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ from torch import Tensor
 from kdad.data.datasets import FOLDER
 from kdad.data.decoding import read_image
 from kdad.data.folder_layout import GOOD, FolderLayout
-from kdad.data.images import in_advance
+from kdad.data.images import in_advance, say
 from kdad.data.masks import MaskFiles, image_size
 from kdad.data.memmap import memmap_stack
 from kdad.data.preprocessing import Preprocessing, resample
@@ -162,17 +163,18 @@ class FolderTask(Task):
         return self.layout.max_value
 
     def check(self) -> None:
-        """Check masks and test images before any work is done, and report unused files.
+        """Check masks and test images before any work is done, and report what is not used as one might expect.
 
         Raises:
-            UserError: a mask is damaged, empty or differs in size from its image, or a test image cannot be scaled.
+            UserError: masks are damaged or differ in size from their images, most of them are empty, or a test image
+                cannot be scaled.
         """
         if self._checked:
             return
         self.layout.say_what_is_unused()
         self.layout.check_tests()
         if self.test is not None and isinstance(self.test.masks, MaskFiles):
-            self.test.masks.check()
+            say(*self.test.masks.check())
         self._checked = True  # a sweep checks all tasks at its start, and training checks again
 
     @property

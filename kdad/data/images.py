@@ -1,10 +1,12 @@
 """Image files: search, read-ahead, and batches of equal size."""
 
 import os
+import re
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TypeVar
 
 import torch
@@ -15,13 +17,20 @@ from kdad.files import shown
 
 SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".jfif", ".heic", ".heif", ".hif", ".avif", ".webp", ".bmp", ".tif", ".tiff", ".gif",
-    ".pgm", ".ppm", ".pnm",
+    ".pgm", ".ppm", ".pnm", ".jp2", ".j2k",
+}  # fmt: skip
+# Endings of what lies beside images and is none, so that nobody misses it.
+COMPANIONS = {
+    ".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".log", ".db", ".ini", ".py",
+    ".sh", ".parquet", ".sha256", ".md5",
 }  # fmt: skip
 HIDDEN = (".", "__")  # prefixes of system files: .ipynb_checkpoints, ._0001.png, __MACOSX
 BATCH_IMAGES, BATCH_PIXELS = 64, 2**20
 DECODERS = min(4, os.cpu_count() or 1)  # threads; each holds one image, which may be large
 Value = TypeVar("Value")
 Place = TypeVar("Place")
+File = TypeVar("File", bound=PurePath)
+MASK_NAME = re.compile(r"(.+?)[ ._-]?(?:mask|gt|ground_?truth|label|seg|segmentation)s?(?:[ ._-]?\d+)?")
 
 
 def in_advance(read: Callable[[Place], Value], files: Iterable[Place]) -> Iterator[Value | UserError]:
@@ -61,7 +70,10 @@ def readable(
 
 
 def find_images(paths: Iterable[Path | str]) -> list[Path]:
-    """List the files among `paths`, with directories replaced by the `images_below` them.
+    """List the files among `paths`, with directories replaced by the images below them.
+
+    Masks beside an image of a directory are left out; they, and files of unknown endings, are reported on standard
+    error.
 
     Raises:
         UserError: a path does not exist or cannot be accessed, or nothing was found.
@@ -69,7 +81,10 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found += images_below(path)
+            images, others = split_by_ending(files_below(path))
+            masks = masks_beside(images)
+            say(*of_unknown_ending(others), *set_aside(list(masks), "scored"))
+            found += [file for file in images if file not in masks]
         elif path.exists():
             found.append(path)
         else:
@@ -80,7 +95,16 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """All image files below a folder, sorted; follows links to folders and skips hidden files.
+    """All image files below a folder, as `files_below` lists them.
+
+    Raises:
+        UserError: a folder cannot be accessed.
+    """
+    return split_by_ending(files_below(folder))[0]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files below a folder, sorted; follows links to folders and skips hidden files.
 
     Raises:
         UserError: a folder cannot be accessed.
@@ -96,8 +120,57 @@ def images_below(folder: Path) -> list[Path]:
             name for name in folders if not is_hidden(name) and os.path.realpath(Path(place) / name) not in seen
         ]
         files = (Path(place) / name for name in names if not is_hidden(name))
-        found += [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
+        found += [file for file in files if file.is_file()]
     return sorted(found)
+
+
+def split_by_ending(files: Iterable[File]) -> tuple[list[File], list[File]]:
+    """Image files, and files of which nobody knows: neither images nor `COMPANIONS` of images, by their endings."""
+    files = list(files)
+    images = [file for file in files if file.suffix.lower() in SUFFIXES]
+    return images, [file for file in files if file.suffix.lower() not in SUFFIXES | COMPANIONS]
+
+
+def masks_beside(files: Iterable[File]) -> dict[File, File]:
+    """Masks among images, each with the image beside which it lies: `000_mask`, `000-gt` or `000_label_2` of `000`.
+
+    Endings and upper and lower case make no difference.
+    """
+    files = list(files)
+    images = {(file.parent, file.stem.lower()): file for file in reversed(files)}
+    named = {file: MASK_NAME.fullmatch(file.stem.lower()) for file in files}
+    places = {file: (file.parent, match[1]) for file, match in named.items() if match}
+    return {file: images[place] for file, place in places.items() if place in images}
+
+
+def of_unknown_ending(files: Sequence[PurePath]) -> list[str]:
+    """A sentence on files that were not read; none where there are none."""
+    if not files:
+        return []
+    ones = "file of another ending" if len(files) == 1 else "files of other endings"
+    return [f"{len(files)} {ones} than images have, such as {shown(files[0])}, {_was(files)} not read"]
+
+
+def set_aside(masks: Sequence[PurePath], used: str) -> list[str]:
+    """A sentence on masks beside images, which are not `used`; none where there are none."""
+    if not masks:
+        return []
+    return [f"{counted(masks, 'mask')} beside images, such as {shown(masks[0])}, {_was(masks)} not {used}"]
+
+
+def counted(files: Sequence[PurePath], what: str) -> str:
+    """`1 mask`, `2 masks`."""
+    return f"{len(files)} {what}{'s' if len(files) > 1 else ''}"
+
+
+def _was(files: Sequence[PurePath]) -> str:
+    return "was" if len(files) == 1 else "were"
+
+
+def say(*sentences: str) -> None:
+    """Report on standard error, a line each."""
+    for sentence in sentences:
+        print(sentence, file=sys.stderr)
 
 
 def is_hidden(name: str) -> bool:

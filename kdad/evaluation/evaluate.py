@@ -160,10 +160,12 @@ def _figures(judged: _Judged, task: Task, test: Labelled, detector: Detector) ->
         "auroc": metrics.auroc(judged.score, anomalous),
         "auroc_mkd": metrics.auroc(judged.measurement.published_score, anomalous),
     }
-    if judged.masks:
-        alone = pixel_figures(*judged.without_good())
+    if any(mask.any() for mask in judged.masks):
         figures |= pixel_figures(judged.heatmaps, judged.masks)
-        figures |= {f"{name}_without_good": value for name, value in alone.items()}
+        heatmaps, masks = judged.without_good()
+        if not all(mask.all() for mask in masks):  # of images that are defects all over, no pixel is normal
+            alone = pixel_figures(heatmaps, masks)
+            figures |= {f"{name}_without_good": value for name, value in alone.items()}
     figures["auroc_peak"] = metrics.auroc(judged.measurement.peak, anomalous)
     figures["auroc_last_layer"] = metrics.auroc(last_layer_error(judged.measurement.layer_errors), anomalous)
     return {

@@ -102,7 +102,7 @@ def test_photographs_and_designs_too(files, tmp_path):
     assert "| reading | one | other |" in text and "| peak | 70.0 | 60.0 |" in text
 
 
-def test_what_regions_tell_with_and_without_masks(files, tmp_path):
+def test_what_regions_tell_and_what_each_protocol_would_have_chosen(files, tmp_path):
     about = {"method": "position Gaussians", "image_size": [320, 288], "seconds": 58, "hardware": "a CPU"}
     rows = [
         about | {"folder": "tiles", "auroc": 95.14},
@@ -110,15 +110,24 @@ def test_what_regions_tell_with_and_without_masks(files, tmp_path):
         about
         | {"folder": "cells", "method": "neighbours", "auroc": 70.0, "pixel_auroc": 71.0, "pro": 72.0, "seconds": 61},
     ]
-    (tmp_path / "regions.json").write_text(json.dumps({"rows": rows}))
+    folders = [
+        {"folder": "tiles", "test": {"a": 90, "b": 80, "c": 85}, "pseudo": {"a": 60, "b": 60, "c": 90}},
+        {"folder": "cells", "test": {"a": 70, "b": 95, "c": 75}, "pseudo": {"a": 70, "b": 60, "c": 65}},
+    ]
+    measured = {"rows": rows, "candidates": folders, "default": "a"}
+    (tmp_path / "regions.json").write_text(json.dumps(measured))
     with open(tmp_path / "README.md", "a") as readme:
-        readme.write("\n".join(markers("regions")) + "\n")
+        for name in ("regions", "choice"):
+            readme.write("\n".join(markers(name)) + "\n")
     main(files)
     text = (tmp_path / "README.md").read_text()
     assert "| method | tiles, 320×288 px | cells, 320×288 px |" in text
     assert "| position Gaussians | 95.1 | 88.0 / 91.0 / 72.2 |" in text
     assert "| neighbours | – | 70.0 / 71.0 / 72.0 |" in text
     assert "58 to 61 seconds in all, a CPU" in text
+    assert "| tiles | b | 80.0 | 85.0 | 90.0 | 90.0 |" in text
+    assert "| cells | a | 70.0 | 75.0 | 70.0 | 95.0 |" in text
+    assert "| mean |  | **75.0** | **80.0** | **80.0** | **92.5** |" in text
 
 
 def test_how_well_each_shipped_teacher_classifies_comes_from_its_card(files, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.miniatures import Crash, crash
-from PIL import Image
+from PIL import Image, ImageOps
 
 from kdad.cli import main
 from kdad.data import folders
@@ -129,16 +129,103 @@ def test_a_mask_of_another_size_is_named(mvtec):
         FolderTask(mvtec, SMALL).test.masks[5]
 
 
-def test_what_is_wrong_with_a_mask_is_told_before_any_work(mvtec, vgg_teacher, tmp_path, refusal):
-    task, mask = FolderTask(mvtec, SMALL), mvtec / "ground_truth" / "crack" / "001_mask.png"
-    for image, said in ((Image.new("L", (20, 40), 255), "001_mask.png: a mask of (20, 40) for an image of (40, 40)"),
-                        (Image.new("L", (40, 40)), "001_mask.png: it marks nothing")):  # fmt: skip
-        image.save(mask)
-        message = refusal(train_student, task, vgg_teacher, tmp_path / "out", recipe=QUICK, device="cpu")
-        assert said in message
-    mask.write_bytes(b"no image")
-    assert "not an image" in refusal(train_student, task, vgg_teacher, tmp_path / "out", recipe=QUICK, device="cpu")
+def test_what_is_wrong_with_masks_is_told_before_any_work(mvtec, vgg_teacher, tmp_path, refusal):
+    task, masks = FolderTask(mvtec, SMALL), mvtec / "ground_truth" / "crack"
+
+    def refused() -> str:
+        return refusal(train_student, task, vgg_teacher, tmp_path / "out", recipe=QUICK, device="cpu")
+
+    Image.new("L", (20, 40), 255).save(masks / "001_mask.png")
+    assert refused().endswith("001_mask.png: a mask of (20, 40) for an image of (40, 40)")
+    (masks / "002_mask.png").write_bytes(b"no image")
+    said = refused()
+    assert said.startswith("2 of 3 masks cannot be used: ")
+    assert "(20, 40)" in said and "002_mask.png: not an image" in said
+    for index in (0, 1, 2):
+        Image.new("L", (40, 40), 255 * (index == 0)).save(masks / f"{index:03d}_mask.png")
+    assert "2 of 3 masks mark nothing, such as" in refused() and "remove the masks" in refused()
     assert not (tmp_path / "out").exists()
+
+
+def test_a_few_empty_masks_are_no_masks(mvtec, capsys):
+    Image.new("L", (40, 40)).save(mvtec / "ground_truth" / "crack" / "001_mask.png")
+    task = FolderTask(mvtec, SMALL)
+    task.check()
+    assert "1 of 3 masks mark nothing, such as" in capsys.readouterr().err
+    assert [mask is None for mask in task.test.masks] == [False] * 4 + [False, True, False, True, True]
+    assert task.test.anomalous.sum() == 5
+
+
+def test_inverted_masks_are_asked_about(mvtec, capsys):
+    for file in (mvtec / "ground_truth" / "crack").iterdir():
+        ImageOps.invert(Image.open(file)).save(file)
+    FolderTask(mvtec, SMALL).check()
+    assert "masks mark 94% of the pixels" in capsys.readouterr().err
+
+
+def test_masks_beside_images_are_no_images(mvtec, capsys):
+    """Some tools save `000_mask.png` beside `000.png`, and no folder of masks."""
+    expected = FolderTask(mvtec, SMALL).test.masks[5]
+    for index, name in enumerate(("000_mask.png", "001-GT.bmp", "002_label_1.png")):
+        mask = Image.open(mvtec / "ground_truth" / "crack" / f"{index:03d}_mask.png")
+        mask.save(mvtec / "test" / "crack" / name)
+    Image.open(mvtec / "ground_truth" / "crack" / "000_mask.png").save(mvtec / "train" / "good" / "003_seg.png")
+    shutil.rmtree(mvtec / "ground_truth")
+    task = FolderTask(mvtec, SMALL)
+    task.check()
+    assert len(task.layout.normals) == 12
+    assert len(task.test.images) == 9
+    for index in (4, 5, 6):
+        assert np.array_equal(task.test.masks[index], expected)
+    assert "1 mask beside images, such as" in capsys.readouterr().err
+
+
+def test_several_masks_of_one_image_add_up(mvtec):
+    masks = mvtec / "ground_truth" / "crack"
+    other = np.zeros((40, 40), np.uint8)
+    other[30:, 30:] = 255
+    Image.fromarray(other).save(masks / "001_mask_1.png")
+    task = FolderTask(mvtec, SMALL)
+    assert np.array_equal(task.test.masks[5], task.test.masks[4] | (other > 0))
+
+
+def test_an_image_whose_name_ends_like_a_mask_is_one_if_there_is_no_other(tmp_path):
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        picture(rng).save(tmp_path / f"{index}_label.png")
+    assert len(FolderTask(tmp_path, SMALL).layout.normals) == 12
+
+
+def test_copies_of_an_image_are_used_once_and_counted(mvtec, capsys):
+    shutil.copy(mvtec / "train" / "good" / "000.png", mvtec / "train" / "good" / "copy.png")
+    shutil.copy(mvtec / "train" / "good" / "001.png", mvtec / "test" / "good" / "000.png")
+    task = FolderTask(mvtec, SMALL)
+    task.check()
+    assert len(task.layout.normals) == 12
+    again, flattering = capsys.readouterr().err.splitlines()[1:]
+    assert again.startswith("1 of 13 normals are copies of others, such as") and again.endswith(
+        "each image is used once"
+    )
+    assert flattering.startswith("1 test image also among normals, such as")
+
+
+def test_copies_are_not_enough_images(tmp_path, refusal):
+    rng = np.random.default_rng(0)
+    picture(rng).save(tmp_path / "0.png")
+    for index in range(1, 12):
+        shutil.copy(tmp_path / "0.png", tmp_path / f"{index}.png")
+    said = refusal(lambda: FolderTask(tmp_path, SMALL).train)
+    assert "contains 12 readable images, 11 of them copies of others; at least 10 are needed" in said
+
+
+def test_files_that_nobody_reads_are_counted(mvtec, capsys):
+    for name in ("x.npy", "y.dcm", "z.mp4", "noending"):
+        (mvtec / "train" / "good" / name).write_bytes(b"content")
+    for name in ("license.txt", "000.json"):
+        (mvtec / name).write_bytes(b"companion")
+    FolderTask(mvtec, SMALL).check()
+    said = capsys.readouterr().err.splitlines()[1]
+    assert said.startswith("4 files of other endings than images have, such as") and said.endswith("were not read")
 
 
 def test_masks_go_by_many_names(mvtec, capsys):
@@ -277,7 +364,7 @@ def test_folds_leave_every_normal_out_once_and_never_train_on_it(plain):
 def test_cross_fitting_is_what_too_few_held_out_normals_ask_for(normals, held_out, tmp_path):
     """Folds make many calibration scores of few normals: how many there are says nothing of their kind."""
     for index in range(normals):
-        Image.new("L", (4, 4), index % 256).save(tmp_path / f"{index:04d}.png")
+        Image.new("RGB", (4, 4), (index % 256, index // 256, 0)).save(tmp_path / f"{index:04d}.png")
     task, whole = FolderTask(tmp_path, SMALL, tile_size=4), FolderTask(tmp_path, SMALL)
     assert len(task.calibration) == held_out
     assert len(whole.calibration) == round(normals * 0.1) and not whole.cross_fitted

@@ -10,7 +10,7 @@ import numpy as np
 import pillow_heif
 import pytest
 import torch
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from kdad.data.decoding import MAX_PIXELS, read_image
 from kdad.data.images import DECODERS, SUFFIXES, batches_of_one_size, find_images, in_advance
@@ -126,11 +126,29 @@ def test_rgb_with_a_transparent_colour_lies_over_white(tmp_path):
     assert halves(read_image(tmp_path / "image.png")) == (RED, WHITE)
 
 
-def test_first_frame_of_an_animation(tmp_path):
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif", "avif"])
+def test_stacks_and_animations_are_refused_and_not_judged_by_their_first_image(tmp_path, suffix):
     first, second = two_colours("red", "lime"), two_colours("blue", "blue")
-    first.save(tmp_path / "image.gif", save_all=True, append_images=[second, second])
-    assert Image.open(tmp_path / "image.gif").n_frames > 1
-    assert halves(read_image(tmp_path / "image.gif")) == (RED, GREEN)
+    first.save(tmp_path / f"image.{suffix}", save_all=True, append_images=[second, first])
+    with pytest.raises(UserError, match=rf"image\.{suffix}: it holds 3 images; save each of them as a file of its own"):
+        read_image(tmp_path / f"image.{suffix}")
+    first.save(tmp_path / f"image.{suffix}", save_all=True)
+    assert read_image(tmp_path / f"image.{suffix}").shape[0] == 3
+
+
+def test_a_preview_in_a_tiff_is_no_second_image(tmp_path):
+    image, preview = two_colours("red", "lime"), two_colours("red", "lime").resize((4, 4))
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    directory[254] = 1  # NewSubfileType: a smaller version of another
+    preview.encoderinfo = {"tiffinfo": directory}
+    image.save(tmp_path / "image.tif", save_all=True, append_images=[preview])
+    assert Image.open(tmp_path / "image.tif").n_frames == 2
+    assert halves(read_image(tmp_path / "image.tif")) == (RED, GREEN)
+
+
+def test_jpeg_2000_is_read(tmp_path):
+    two_colours("red", "lime").save(tmp_path / "image.jp2")
+    assert halves(read_image(tmp_path / "image.jp2")) == (RED, GREEN)
 
 
 def test_first_picture_of_a_photograph_that_holds_several(tmp_path):

@@ -46,6 +46,46 @@ def test_what_is_marked_is_read_whatever_the_depth(tmp_path, image):
     assert np.array_equal(read_mask(file), MARKED)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_what_compression_leaves_around_marks_does_not_count(tmp_path, suffix):
+    marked = np.zeros((64, 96), bool)
+    marked[13:45, 21:70] = True
+    Image.fromarray(marked.astype(np.uint8) * 255).save(tmp_path / f"mask.{suffix}", quality=60)
+    stored = np.asarray(Image.open(tmp_path / f"mask.{suffix}").convert("L"))
+    assert (stored > 0).sum() > marked.sum()
+    off = read_mask(tmp_path / f"mask.{suffix}") != marked
+    assert off.mean() < 0.01
+    Image.fromarray(stored).save(tmp_path / "saved_again.png")
+    if len(np.unique(stored)) > 32:
+        assert (read_mask(tmp_path / "saved_again.png") != marked).mean() < 0.01
+
+
+@pytest.mark.parametrize("value", [1, 2])
+def test_lossy_masks_of_small_values_mark_as_before(tmp_path, value):
+    Image.fromarray(MARKED.astype(np.uint8) * value).save(tmp_path / "mask.webp", lossless=True)
+    assert np.array_equal(read_mask(tmp_path / "mask.webp"), MARKED)
+
+
+def test_labels_of_many_regions_all_count(tmp_path):
+    labels = np.arange(48).reshape(6, 8).astype(np.uint8)
+    Image.fromarray(labels).save(tmp_path / "mask.png")
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), labels > 0)
+
+
+def test_the_first_colour_of_a_palette_without_black_is_the_background(tmp_path):
+    image = palette()
+    image.putpalette([255, 255, 255, 128, 0, 0])
+    image.save(tmp_path / "mask.png")
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), MARKED)
+
+
+def test_a_mask_is_turned_as_its_image_is(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees clockwise to be shown
+    Image.fromarray(MARKED.astype(np.uint8) * 255).save(tmp_path / "mask.png", exif=exif)
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), np.rot90(MARKED, -1))
+
+
 def test_an_empty_mask_marks_nothing(tmp_path):
     for name, image in (("grey", Image.new("L", (8, 6))), ("clear", Image.new("RGBA", (8, 6))),
                         ("black", Image.new("RGBA", (8, 6), "black"))):  # fmt: skip
