@@ -26,6 +26,7 @@ POWER = 0.5  # to which the deviation of a component is taken out: 0 leaves it, 
 WINDOW = 1  # patches around a position among which the nearest is sought
 MAX_NORMALS = 1000  # images; memory and time grow with each
 OWN_SHARE = 0.5  # of a position's own mean and variance in its scale, for few normals tell them badly
+MIN_SHRINKAGE = 1e-3  # of covariances: where normals are of two kinds, the estimate is none, and cannot be inverted
 MIN_STD = 0.01  # of logarithms of distances, where all normals are one
 MIN_SQUARE = 1e-6  # of distances, so that a patch that was seen before has a logarithm
 WORST_SHARE = 0.01  # of an image's patches: their mean is what a score reads
@@ -183,7 +184,7 @@ def _fitted(normals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     off = (normals - mean).transpose(0, 1)  # P, n, D
     covariance = off.mT @ off / count
     shrinkage = torch.tensor([ledoit_wolf_shrinkage(position.numpy(), assume_centered=True) for position in off])
-    shrinkage = shrinkage.float()[:, None, None]
+    shrinkage = shrinkage.float().clamp(min=MIN_SHRINKAGE)[:, None, None]
     scale = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     ridge = (shrinkage * scale).clamp(min=1e-8) * torch.eye(size)
     rest = count - 1

@@ -16,8 +16,10 @@ from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization, sampled
 from kdad.detection.mahalanobis import Gaussian
 from kdad.detection.tiles import WholeImages
 from kdad.networks.teachers.loading import Teacher
+from kdad.scores import logarithm
 
 PSEUDO_ANOMALIES = 300
+MIN_SPREAD = 1e-3  # of peaks and of logarithms of distances, where all normals are alike
 AT_ONCE = 32  # maps over whole images are far larger than what they are made of
 
 
@@ -73,10 +75,10 @@ class SyntheticPairs:
         It never spreads the scores of normals more than the peak does: where neither tells much, neither should rule.
         """
         read = [
-            torch.stack([self._peaks(observation, layer_weights), distances.log()], 1)
+            torch.stack([self._peaks(observation, layer_weights), logarithm(distances)], 1)
             for observation, distances in zip((self.normal, self.anomalous), self._distances(), strict=True)
         ]
-        spread = read[0].std(0).clamp(min=1e-12)
+        spread = read[0].std(0).clamp(min=MIN_SPREAD)
         peak, distance = logistic_weights((torch.cat(read) / spread).numpy(), np.repeat([False, True], len(read[0])))
         return (distance.clamp(min=0) / peak.clamp(min=1e-12)).clamp(max=1) * spread[0] / spread[1]
 
