@@ -3,9 +3,9 @@
 import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from kdad.data.images import SUFFIXES, is_hidden
+from kdad.data.images import SUFFIXES, is_hidden, of_unknown_ending, split_by_ending
 from kdad.errors import UserError, one_line
 
 MAX_FILES = 20_000
@@ -13,8 +13,15 @@ MAX_BYTES = 2 * 2**30
 BLOCK = 1 << 20
 
 
-def unpack_images(archive: BinaryIO | Path, folder: Path) -> int:
-    """Unpack the images of a zip file below `folder`, all or none; returns their number.
+class Unpacked(NamedTuple):
+    """How many images were unpacked, and a sentence, if any, on files that are no images by their endings."""
+
+    images: int
+    said: list[str]
+
+
+def unpack_images(archive: BinaryIO | Path, folder: Path) -> Unpacked:
+    """Unpack the images of a zip file below `folder`, all or none.
 
     Names keep their folders, except for a single top-level one. Hidden files and files other than images are left out.
 
@@ -29,7 +36,7 @@ def unpack_images(archive: BinaryIO | Path, folder: Path) -> int:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with zipfile.ZipFile(archive) as opened:
-            members = _images(opened)
+            members, others = _images(opened)
             _write(opened, members, temporary)
         temporary.replace(folder)
     except UserError:
@@ -40,29 +47,28 @@ def unpack_images(archive: BinaryIO | Path, folder: Path) -> int:
         raise UserError(f"this is not a readable zip file ({one_line(error)})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return len(members)
+    return Unpacked(len(members), of_unknown_ending(others))
 
 
-def _images(opened: zipfile.ZipFile) -> dict[str, PurePosixPath]:
-    """Images in an archive by name, with their destinations."""
+def _images(opened: zipfile.ZipFile) -> tuple[dict[str, PurePosixPath], list[PurePosixPath]]:
+    """Images in an archive by name, with their destinations; and files of unknown endings."""
     names = [info.filename for info in opened.infolist() if not info.is_dir()]
     places = {name: PurePosixPath(name.replace("\\", "/")) for name in names}
     for name, place in places.items():
         if place.is_absolute() or ".." in place.parts or ":" in name:
             raise UserError(f"the zip file contains a path outside its folder: {name[:80]!r}")
-    shown = {
-        name: place
-        for name, place in places.items()
-        if place.suffix.lower() in SUFFIXES and not any(map(is_hidden, place.parts))
-    }
+    visible = {name: place for name, place in places.items() if not any(map(is_hidden, place.parts))}
+    images, others = split_by_ending(visible.values())
+    kept = set(images)
+    shown = {name: place for name, place in visible.items() if place in kept}
     if not shown:
         raise UserError(f"the zip file contains no image; known suffixes are {', '.join(sorted(SUFFIXES))}")
     if len(shown) > MAX_FILES:
         raise UserError(f"the zip file contains {len(shown)} images; the limit is {MAX_FILES}")
     tops = {place.parts[0] for place in shown.values()}
     if len(tops) == 1 and all(len(place.parts) > 1 for place in shown.values()) and tops != {"train"}:
-        return {name: PurePosixPath(*place.parts[1:]) for name, place in shown.items()}
-    return shown
+        return {name: PurePosixPath(*place.parts[1:]) for name, place in shown.items()}, others
+    return shown, others
 
 
 def _write(opened: zipfile.ZipFile, members: dict[str, PurePosixPath], folder: Path) -> None:

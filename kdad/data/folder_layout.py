@@ -105,8 +105,8 @@ class FolderLayout:
     def masks_of(self, image: Path) -> list[Path]:
         """Masks of a test image.
 
-        Files in `ground_truth` or beside it that are named like it, such as `000`, `000_mask` or `000_mask_2` of 000, or
-        all files in a folder of its name.
+        Files in `ground_truth` or beside it that are named like it, such as `000`, `000_mask` or `000_mask_2` of 000,
+        or all files in a folder of its name.
         """
         inside = image.relative_to(self.root / TEST)
         return self._masks.get((inside.parent, inside.stem.lower()), [])

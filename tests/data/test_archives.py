@@ -29,7 +29,7 @@ def below(folder) -> set[str]:
 
 def test_images_are_unpacked_and_nothing_else(tmp_path):
     names = ["a.png", "deep/er/b.JPG", "notes.txt", "run.sh", "__MACOSX/a.png", "deep/.hidden.png"]
-    assert unpack_images(zipped(dict.fromkeys(names, png())), tmp_path / "own") == 2
+    assert unpack_images(zipped(dict.fromkeys(names, png())), tmp_path / "own").images == 2
     assert below(tmp_path / "own") == {"a.png", "deep/er/b.JPG"}
 
 
@@ -83,3 +83,9 @@ def test_an_archive_without_images_and_a_taken_name_are_refused(tmp_path, refusa
     assert "contains no image" in refusal(unpack_images, zipped({"a.txt": b"words"}), tmp_path / "own")
     (tmp_path / "own").mkdir()
     assert "exists already" in refusal(unpack_images, zipped({"a.png": png()}), tmp_path / "own")
+
+
+def test_files_of_unknown_endings_are_counted(tmp_path):
+    found = unpack_images(zipped({"0.png": png(), "1.npy": b"", "2.dcm": b"", "notes.txt": b""}), tmp_path / "own")
+    assert found.images == 1
+    assert found.said == ["2 files of other endings than images have, such as 1.npy, were not read"]

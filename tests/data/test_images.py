@@ -433,3 +433,15 @@ def test_a_file_of_another_format_is_told_which(tmp_path, content, said):
     for source in (tmp_path / "photo.jpg", io.BytesIO(content)):
         with pytest.raises(UserError, match=f"photo.jpg: {said}"):
             read_image(source, name="photo.jpg")
+
+
+def test_masks_beside_images_and_unknown_endings_of_a_folder_are_told_and_not_scored(tmp_path, capsys):
+    for name in ("a (0).png", "a (0)_mask.png", "b.png", "c_mask.png"):
+        two_colours("red", "lime").save(tmp_path / name)
+    for name in ("x.npy", "notes.txt", ".hidden"):
+        (tmp_path / name).write_bytes(b"content")
+    assert [file.name for file in find_images([tmp_path])] == ["a (0).png", "b.png", "c_mask.png"]
+    unknown, masks = capsys.readouterr().err.splitlines()
+    assert unknown.startswith("1 file of another ending than images have, such as") and "x.npy" in unknown
+    assert masks.startswith("1 mask beside images, such as") and masks.endswith("was not scored")
+    assert find_images([tmp_path / "a (0)_mask.png"]) == [tmp_path / "a (0)_mask.png"]

@@ -5,6 +5,7 @@ import hashlib
 import io
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import PurePosixPath
 
 import numpy as np
 import streamlit as st
@@ -16,7 +17,7 @@ from kdad.errors import UserError
 SAMPLE_SEED = 100  # data sets of `kdad.data.sources` use lower seeds only
 DISPLAY_SIDE = 448
 MAX_UPLOAD_MB = 20  # MB; the server's limit in .streamlit/config.toml is higher so the page can explain the refusal
-TYPES = ["png", "jpg", "jpeg", "jfif", "heic", "heif", "hif", "avif", "webp", "bmp", "tif", "tiff", "pgm"]
+TYPES = ["png", "jpg", "jpeg", "jfif", "heic", "heif", "hif", "avif", "webp", "bmp", "tif", "tiff", "gif", "pgm", "jp2"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +62,14 @@ def samples(texture: str, draw: int) -> list[Picture]:
 
 
 def read_uploads(files: list, max_value: int) -> tuple[list[Picture], list[str]]:
-    """Read uploaded files, with the student's `max_value`; returns pictures, and one message per failure."""
-    pictures, problems = [], []
+    """Read uploaded files, with the student's `max_value`; returns pictures, and a message per failure and on masks."""
+    from kdad.data.images import masks_beside, set_aside
+
+    masks = list(masks_beside(PurePosixPath(file.name) for file in files))
+    pictures, problems = [], set_aside(masks, "scored")
     for file in files:
+        if PurePosixPath(file.name) in masks:
+            continue
         if file.size > MAX_UPLOAD_MB * 2**20:
             problems.append(f"{file.name}: larger than {MAX_UPLOAD_MB} MB; reduce its size")
             continue

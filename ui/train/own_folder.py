@@ -57,11 +57,14 @@ def _dropped() -> Path | None:
 
         try:
             with st.spinner("Unpacking…"):
-                count = unpack_images(file, folder)
+                unpacked = unpack_images(file, folder)
         except UserError as error:
             st.error(plain(error), icon=":material/folder_zip:")
             return None
-        st.toast(f"Unpacked {count} images.")
+        st.toast(f"Unpacked {unpacked.images} images.")
+        st.session_state["own-zip-said"] = unpacked.said
+    for sentence in st.session_state.get("own-zip-said", []):
+        st.caption(f":material/info: {plain(sentence)}.")
     return folder.resolve()
 
 

@@ -1,12 +1,15 @@
 """Pictures: where they come from and how large they are shown."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from kdad.data import patterns
 from kdad.data.images import SUFFIXES
 from ui.shared import pictures
-from ui.shared.pictures import DISPLAY_SIDE, TYPES, Picture, card, display_size, samples, to_display
+from ui.shared.pictures import DISPLAY_SIDE, TYPES, Picture, card, display_size, read_uploads, samples, to_display
 
 
 def test_samples_hold_normals_every_defect_and_other_textures():
@@ -72,3 +75,19 @@ def test_the_gallery_shows_exactly_the_test_part():
     holes = pictures.gallery_page("patterns-defects", "bricks", "hole", 1, 100)
     assert len(holes) == 50
     assert all(picture.truth == "anomaly" for picture in holes)
+
+
+class Upload(io.BytesIO):
+    """As Streamlit hands an uploaded file over."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        Image.new("RGB", (8, 8)).save(self, "PNG")
+        self.seek(0)
+        self.name, self.size, self.file_id = name, len(self.getvalue()), name
+
+
+def test_uploaded_masks_are_told_and_not_scored():
+    found, problems = read_uploads([Upload("a.png"), Upload("a_mask.png"), Upload("b_mask.png")], 0)
+    assert [picture.name for picture in found] == ["a.png", "b_mask.png"]
+    assert problems == ["1 mask beside images, such as a_mask.png, was not scored"]
