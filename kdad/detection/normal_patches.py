@@ -9,7 +9,7 @@ images, never on tiles. Their scale comes from the normals themselves, each comp
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -239,17 +239,23 @@ class NormalPatches:
 
     @classmethod
     def fit(cls, teacher: Teacher, batches: Sequence[Tensor]) -> FittedPatches:
-        """Fit to what a teacher sees in normals, uint8 (B, 3, H, W) in batches that are read twice.
+        """Fit to what a teacher sees in normals, uint8 (B, 3, H, W) in batches that are read twice."""
 
-        What follows from patches is computed on the CPU. Both maps are divided by the deviation of their sum, which
-        therefore is in standard deviations of a normal patch.
+        def seen() -> Iterator[list[Tensor]]:
+            for images in batches:
+                yield [layer.cpu() for layer in layer_maps(teacher(teacher.preprocessing(images)), teacher)]
+
+        return cls.fit_maps(seen)
+
+    @classmethod
+    def fit_maps(cls, seen: Callable[[], Iterable[list[Tensor]]]) -> FittedPatches:
+        """Fit to maps (B, C, h, w) of some layers on the CPU, batch by batch; they are asked for twice.
+
+        Both distances are divided by the deviation of their sum, which therefore is in standard deviations of a normal
+        patch.
         """
-
-        def seen(images: Tensor) -> list[Tensor]:
-            return [layer.cpu() for layer in layer_maps(teacher(teacher.preprocessing(images)), teacher)]
-
-        projection = Projection.fit(map(seen, batches))
-        parts = [projection(seen(batch)).half() for batch in batches]
+        projection = Projection.fit(seen())
+        parts = [projection(maps).half() for maps in seen()]
         patches = torch.cat(parts).float()  # rounded as they will be saved
         nearest = NearestPatches.fit(patches, projection.grid)
         gaussians, from_gaussians = PositionGaussians.fit(patches)
