@@ -169,23 +169,25 @@ def _score_into_parts(args: argparse.Namespace) -> None:
         device=args.device,
     )
     with lock_folder(job.out):
-        images = find(args.images)
-        parts = remaining(images, job)
-        left = sum(len(part.images) for part in parts)
+        listing = find(args.images)
+        remainder = remaining(listing, job)
+        if said := str(remainder):
+            print(said, file=sys.stderr)
+        total, left = len(listing.images), sum(len(part.images) for part in remainder.parts)
         if args.engine == RAY:
             from kdad.cluster.scoring import judge_with_ray
 
-            outcomes = judge_with_ray(job, parts)
+            outcomes = judge_with_ray(job, remainder.parts)
         else:
-            outcomes = judge_here(job, parts, detector)
+            outcomes = judge_here(job, remainder.parts, detector)
         unreadable = 0
-        with tqdm(total=len(images), initial=len(images) - left, unit="image", dynamic_ncols=True) as bar:
+        with tqdm(total=total, initial=total - left, unit="image", dynamic_ncols=True) as bar:
             for outcome in outcomes:
                 for reason in outcome.unreadable:
                     tqdm.write(f"unreadable: {reason}", file=sys.stderr)
                 unreadable += len(outcome.unreadable)
                 bar.update(outcome.judged + len(outcome.unreadable))
-    print(f"{left - unreadable} judged now, {unreadable} unreadable, {len(images) - left} known before: {job.out}")
+    print(f"{left - unreadable} judged now, {unreadable} unreadable, {total - left} known before: {job.out}")
 
 
 def _from_anywhere(student: str) -> str:
