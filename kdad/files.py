@@ -23,14 +23,20 @@ def check_output(file: Path, endings: Collection[str]) -> None:
     if file.is_dir():
         raise UserError(f"{shown(file)} is a folder; name a file in it to write to")
     if file.suffix.lower() not in endings:
-        wanted = " or ".join(ending or "no ending" for ending in endings)
-        raise UserError(f"{shown(file)}: nothing is written to it, for the output's name must have {wanted}")
+        known = ", ".join(filter(None, endings))
+        raise UserError(f"{shown(file)} is left alone: the name of this output must end with {known}")
     if file.exists() and not file.is_file():
         raise UserError(f"{shown(file)} is no regular file; name one to write to")
     if not file.parent.is_dir():
         raise UserError(f"{shown(file.parent)}: no such folder; create it first, or write {file.name} elsewhere")
     if not os.access(file.parent, os.W_OK):
         raise UserError(f"{shown(file.parent)} is read-only; write {shown(file.name)} elsewhere")
+
+
+def check_output_folder(folder: Path) -> None:
+    """Raise a `UserError` if a file is where a folder is to be written to."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{shown(folder)} is a file; name a folder to write to")
 
 
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
