@@ -1,10 +1,42 @@
-"""Atomic file writes, and digests of file contents."""
+"""Atomic file writes, checks of where to write to, and digests of file contents."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
+
+from kdad.errors import UserError
+
+
+def check_output(file: Path, endings: Collection[str]) -> None:
+    """Check, before any work, that `file` may be written and that nothing else than an older output would be lost.
+
+    Args:
+        endings: of the names of such files, in lower case: `.csv`; an output that replaces an image or a network's
+            weights is thereby refused.
+
+    Raises:
+        UserError: the name ends otherwise, there is something other than a file, or the folder is missing or read-only.
+    """
+    if file.is_dir():
+        raise UserError(f"{shown(file)} is a folder; name a file in it to write to")
+    if file.suffix.lower() not in endings:
+        known = ", ".join(filter(None, endings))
+        raise UserError(f"{shown(file)} is left alone: the name of this output must end with {known}")
+    if file.exists() and not file.is_file():
+        raise UserError(f"{shown(file)} is no regular file; name one to write to")
+    if not file.parent.is_dir():
+        raise UserError(f"{shown(file.parent)}: no such folder; create it first, or write {file.name} elsewhere")
+    if not os.access(file.parent, os.W_OK):
+        raise UserError(f"{shown(file.parent)} is read-only; write {shown(file.name)} elsewhere")
+
+
+def check_output_folder(folder: Path) -> None:
+    """Raise a `UserError` if a file is where a folder is to be written to."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{shown(folder)} is a file; name a folder to write to")
 
 
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:

@@ -1,10 +1,11 @@
 """Files are written whole or not at all."""
 
 import json
+import os
 
 import pytest
 
-from kdad.files import write_atomically, write_json, write_text
+from kdad.files import check_output, check_output_folder, write_atomically, write_json, write_text
 
 
 def half_written(path):
@@ -53,3 +54,31 @@ def test_text_and_json_are_utf8_and_readable_back(tmp_path):
     assert (tmp_path / "a.txt").read_bytes() == "λ = 0.01\n".encode()
     write_json(tmp_path / "a.json", {"auroc": 0.5})
     assert json.loads((tmp_path / "a.json").read_text()) == {"auroc": 0.5}
+
+
+def test_an_output_may_be_new_or_replace_one_of_its_kind(tmp_path):
+    check_output(tmp_path / "new.csv", [".csv"])
+    (tmp_path / "old.CSV").touch()
+    check_output(tmp_path / "old.CSV", [".csv"])
+    check_output_folder(tmp_path / "new")
+    check_output_folder(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["old.CSV"]
+
+
+def test_an_output_replaces_nothing_else(tmp_path, refusal):
+    (tmp_path / "image.png").touch()
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert "image.png is left alone" in refusal(check_output, tmp_path / "image.png", [".csv", ""])
+    assert "must end with .csv, .txt" in refusal(check_output, tmp_path / "image", [".csv", ".txt"])
+    assert "is a folder" in refusal(check_output, tmp_path, [".csv", ""])
+    assert "no regular file" in refusal(check_output, tmp_path / "pipe.csv", [".csv"])
+    assert "no such folder" in refusal(check_output, tmp_path / "nowhere" / "a.csv", [".csv"])
+    assert "is a file" in refusal(check_output_folder, tmp_path / "image.png")
+
+
+@pytest.mark.skipif(not os.geteuid(), reason="root may write anywhere")
+def test_a_read_only_folder_is_named_before_any_work(tmp_path, refusal):
+    tmp_path.chmod(0o500)
+    said = refusal(check_output, tmp_path / "a.csv", [".csv"])
+    tmp_path.chmod(0o700)
+    assert "is read-only" in said

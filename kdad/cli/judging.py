@@ -2,16 +2,22 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdad.cli.options import HERE, RAY, Parser, add_device, add_engine, positive
 from kdad.errors import UserError
+from kdad.files import check_output, check_output_folder, shown, write_text
 
 if TYPE_CHECKING:
     from kdad.cli import Command
     from kdad.detection.detector import Detector
+
+
+CSV_ENDINGS = (".csv", ".tsv", ".txt", "")
+CSV_HEADER = re.compile(r"\W*image\W+score\b")  # also after a spreadsheet has saved it in its own dialect
 
 
 def add_commands(command: "Command") -> None:
@@ -133,6 +139,8 @@ def score(args: argparse.Namespace) -> None:
         return
     if args.engine != HERE:
         raise UserError("--engine is about very many images: give --parquet DIR as well")
+    if args.csv:
+        _check_csv(Path(args.csv))
     detector = _load(args, args.folder)
     rows: list[dict[str, Any]] = []
     try:
@@ -157,6 +165,7 @@ def _score_into_parts(args: argparse.Namespace) -> None:
 
     if args.heatmaps:
         raise UserError("--parquet is for scores alone; leave --heatmaps out")
+    check_output_folder(Path(args.parquet))
     detector = _load(args, args.folder)
     config = detector.config
     job = ScoringJob(
@@ -169,23 +178,25 @@ def _score_into_parts(args: argparse.Namespace) -> None:
         device=args.device,
     )
     with lock_folder(job.out):
-        images = find(args.images)
-        parts = remaining(images, job)
-        left = sum(len(part.images) for part in parts)
+        listing = find(args.images)
+        remainder = remaining(listing, job)
+        if said := str(remainder):
+            print(said, file=sys.stderr)
+        total, left = len(listing.images), sum(len(part.images) for part in remainder.parts)
         if args.engine == RAY:
             from kdad.cluster.scoring import judge_with_ray
 
-            outcomes = judge_with_ray(job, parts)
+            outcomes = judge_with_ray(job, remainder.parts)
         else:
-            outcomes = judge_here(job, parts, detector)
+            outcomes = judge_here(job, remainder.parts, detector)
         unreadable = 0
-        with tqdm(total=len(images), initial=len(images) - left, unit="image", dynamic_ncols=True) as bar:
+        with tqdm(total=total, initial=total - left, unit="image", dynamic_ncols=True) as bar:
             for outcome in outcomes:
                 for reason in outcome.unreadable:
                     tqdm.write(f"unreadable: {reason}", file=sys.stderr)
                 unreadable += len(outcome.unreadable)
                 bar.update(outcome.judged + len(outcome.unreadable))
-    print(f"{left - unreadable} judged now, {unreadable} unreadable, {len(images) - left} known before: {job.out}")
+    print(f"{left - unreadable} judged now, {unreadable} unreadable, {total - left} known before: {job.out}")
 
 
 def _from_anywhere(student: str) -> str:
@@ -198,12 +209,23 @@ def _line(row: dict[str, Any]) -> str:
     return f"{row['score']:9.6f}  {p}  {'anomaly' if row['is_anomaly'] else 'normal '}  {row['image']}"
 
 
+def _check_csv(file: Path) -> None:
+    """Raise a `UserError` if scores must not be written to a file: of others' tables and images, none is replaced."""
+    check_output(file, CSV_ENDINGS)
+    if not file.exists():
+        return
+    with open(file, encoding="utf-8", errors="replace") as lines:
+        header = lines.readline(200)
+    if header and not CSV_HEADER.match(header):
+        raise UserError(f"{shown(file)} holds something other than scores, and is kept; choose another name for --csv")
+
+
 def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
     import pandas
 
-    from kdad.files import write_text
+    from kdad.spreadsheets import as_csv
 
-    write_text(file, pandas.DataFrame(rows).to_csv(index=False))
+    write_text(file, as_csv(pandas.DataFrame(rows), "\t" if file.suffix.lower() == ".tsv" else ","))
 
 
 def export(args: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from kdad.cli.options import (
     whole_number,
 )
 from kdad.errors import UserError
+from kdad.files import check_output
 from kdad.networks.recipes import MAX_SEED
 
 if TYPE_CHECKING:
@@ -126,14 +127,14 @@ def _normal_class(args: argparse.Namespace) -> str:
 
 def sweep(args: argparse.Namespace) -> None:
     """Train and evaluate every class, and print the table."""
-    from kdad.evaluation.results_file import load_results, merge_entry
+    from kdad.evaluation.results_file import merge_entry
     from kdad.training.sweep import Plan, render, run_sweep
 
     args.normal_class = args.normal_class or "all"
     if args.results:
         if args.normal_class != "all":
             raise UserError("--results keeps whole data sets: use it with --normal-class all")
-        load_results(Path(args.results))  # a damaged file is refused before the work, not after it
+        _check_results(Path(args.results))
     plan = Plan(
         teacher_name(args), args.dataset, Path(args.out), args.device, recipe_overrides(args), tile_size=args.tile_size,
         image_size=image_size(args), layers=layers(args),
@@ -142,6 +143,15 @@ def sweep(args: argparse.Namespace) -> None:
     if args.results:
         merge_entry(Path(args.results), results)
     print(json.dumps(results, indent=2) if args.json else render(results))
+
+
+def _check_results(file: Path) -> None:
+    """Raise a `UserError`, before the work and not after it, if figures cannot be merged into a file."""
+    from kdad.evaluation.results_file import load_results
+
+    file.parent.mkdir(parents=True, exist_ok=True)  # the app shows a command whose folder only a checkout has
+    check_output(file, (".json",))
+    load_results(file)
 
 
 def _completing(engine: str) -> "Complete":

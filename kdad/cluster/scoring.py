@@ -1,11 +1,12 @@
 """Scoring of images on many workers, with Ray Data."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from kdad.cluster.joining import check_shared, ray_cluster, workers
-from kdad.detection.bulk import Outcome, Part, ScoringJob, judge_part
+from kdad.detection.bulk import ImageFile, Outcome, Part, ScoringJob, judge_part
 from kdad.detection.detector import Detector
 
 
@@ -17,7 +18,9 @@ class Worker:
         self.detector = Detector.load(job.student, teacher=job.teacher, device=job.device)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        outcome = judge_part(self.detector, self.job, Part(tuple(row["images"])))
+        outcome = judge_part(
+            self.detector, self.job, Part(tuple(ImageFile(*image) for image in json.loads(row["images"])))
+        )
         return {"judged": outcome.judged, "unreadable": list(outcome.unreadable)}
 
 
@@ -37,7 +40,9 @@ def judge_with_ray(job: ScoringJob, parts: Sequence[Part]) -> Iterator[Outcome]:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         job = replace(job, out=job.out.resolve())
-        work = ray.data.from_items([{"images": list(part.images)} for part in parts], override_num_blocks=len(parts))
+        work = ray.data.from_items(
+            [{"images": json.dumps(part.images)} for part in parts], override_num_blocks=len(parts)
+        )
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=min(count, len(parts)))
         done = work.map(Worker, fn_constructor_args=(job,), compute=pool, **each)
         for row in done.iter_rows():

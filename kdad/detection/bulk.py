@@ -1,18 +1,22 @@
 """Resumable scoring of very large collections into Parquet files, each image exactly once.
 
 A part is a file with a row for each of up to `PART` images. It is whole or absent, so that a run that was interrupted
-goes on with the images that have no row yet. Images may be anywhere that fsspec reaches (`s3://…`, `gs://…`).
+goes on with the images that have no row yet. A row says in which state its image was: what has changed since is judged
+again, and what is gone loses its row. Images may be anywhere that fsspec reaches (`s3://…`, `gs://…`).
 """
 
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -26,6 +30,59 @@ from kdad.locks import exclusive_lock
 PART = 1_000  # images
 PREFIX, ENDING, STAMP = "part-", ".parquet", b"kdad"  # of names of files, and where a file says what it is of
 URL = "://"
+CHANGED = ("mtime", "LastModified", "last_modified", "updated", "created")  # what fsspec's file systems call it
+COLUMNS = ("image", "size", "modified_ns")  # of rows: an image and its state
+NANOSECONDS = 10**9  # per second
+
+
+class ImageFile(NamedTuple):
+    """An image, and the state in which it was listed.
+
+    Args:
+        name: its path or URL.
+        size: in bytes; None if unknown, or for a row that an earlier version wrote.
+        modified_ns: the time of its last change in nanoseconds since 1970; None likewise.
+    """
+
+    name: str
+    size: int | None
+    modified_ns: int | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Images, sorted by name and each once, and the places below which they were looked for."""
+
+    images: tuple[ImageFile, ...]
+    roots: tuple[str, ...]
+
+
+class Row(Enum):
+    """What becomes of a row that an earlier run wrote."""
+
+    KEPT = 0
+    CHANGED = 1  # its image did
+    UNDATED = 2  # by an earlier version, which kept no state
+    GONE = 3  # its image is
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """The parts that are still to be judged, and how many rows of earlier runs were dropped, and why."""
+
+    parts: tuple["Part", ...]
+    dropped: Mapping[Row, int]
+
+    def __str__(self) -> str:
+        """One line on the rows that were dropped; empty if none were."""
+        changed, undated, gone = (self.dropped.get(row, 0) for row in (Row.CHANGED, Row.UNDATED, Row.GONE))
+        earlier = "from an earlier version, which kept no time of change,"
+        said = {
+            f"{_files(changed)} changed since and {_are(changed)} judged again": changed,
+            f"{_files(undated)} {earlier} {_are(undated)} judged again": undated,
+            f"{gone} {_are(gone)} gone": gone,
+        }
+        return ", ".join(words for words, count in said.items() if count)
 
 
 @dataclass(frozen=True)
@@ -60,12 +117,13 @@ class ScoringJob:
 class Part:
     """Images whose rows will be one file."""
 
-    images: tuple[str, ...]
+    images: tuple[ImageFile, ...]
 
     @property
     def file_name(self) -> str:
-        """A name that depends on the images alone, so that a part scored twice is written once."""
-        return PREFIX + hashlib.sha256("\n".join(self.images).encode()).hexdigest()[:24] + ENDING
+        """A name that depends on the images' names alone, so that a part scored twice is written once."""
+        names = "\n".join(image.name for image in self.images)
+        return PREFIX + hashlib.sha256(names.encode()).hexdigest()[:24] + ENDING
 
 
 @dataclass(frozen=True)
@@ -76,35 +134,50 @@ class Outcome:
     unreadable: tuple[str, ...]
 
 
-def find(places: Iterable[str]) -> list[str]:
-    """List the images at paths and URLs, sorted, each once; a directory contributes all below it.
+def find(places: Iterable[str]) -> Listing:
+    """List the images at paths and URLs with their states; a directory contributes all below it.
 
     Raises:
         UserError: a place is not there or cannot be reached, or no image was found.
     """
-    found: set[str] = set()
+    found: dict[str, ImageFile] = {}
+    roots = []
     for place in places:
-        found.update(_found_at(place) if URL in place else map(str, find_images([place])))
-    return sorted(found)
+        root, images = _found_at(place) if URL in place else _found_here(Path(place))
+        roots.append(root)
+        found |= {image.name: image for image in images}
+    return Listing(tuple(found[name] for name in sorted(found)), tuple(roots))
 
 
-def remaining(images: Sequence[str], job: ScoringJob, part: int = PART) -> list[Part]:
-    """List the parts that `job.out` does not hold yet.
+def remaining(listing: Listing, job: ScoringJob, part: int = PART) -> Remainder:
+    """Divide the images without a valid row in `job.out` into parts, and drop rows that are no longer valid.
+
+    A row is dropped if its image has changed since, or was below one of the listing's roots and is gone.
 
     Raises:
-        UserError: it holds something else: rows of another student or false-positive rate, or a damaged file.
+        UserError: the folder holds something else: rows of another student or false-positive rate, or a damaged file.
     """
+    listed = {image.name: image for image in listing.images}
     done: set[str] = set()
+    dropped: Counter[Row] = Counter()
     for file in sorted(job.out.glob(f"{PREFIX}*{ENDING}")):
-        done.update(_images_of(file, job.stamp))
-    left = [image for image in images if image not in done]
-    return [Part(tuple(left[first : first + part])) for first in range(0, len(left), part)]
+        written = _images_of(file, job.stamp)
+        rows = [_row(image, listed, listing.roots) for image in written]
+        done.update(image.name for image, row in zip(written, rows, strict=True) if row is Row.KEPT)
+        if invalid := [row for row in rows if row is not Row.KEPT]:
+            dropped.update(invalid)
+            _keep(file, [row is Row.KEPT for row in rows])
+    left = [image for image in listing.images if image.name not in done]
+    parts = (Part(tuple(left[first : first + part])) for first in range(0, len(left), part))
+    return Remainder(tuple(parts), dropped)
 
 
 def judge_part(detector: Detector, job: ScoringJob, part: Part) -> Outcome:
     """Score a part and write its rows.
 
-    Columns: image, score, p_value, is_anomaly, and error, which is null unless the image could not be read.
+    Columns: image, score, p_value, is_anomaly, error, which is null unless the image could not be read, and the state
+    in which the image was listed: size in bytes, and modified_ns, the time of its last change in ns since 1970. The
+    next run therefore sees a change between listing and reading.
     """
     rows: dict[str, dict[str, Any]] = {}
 
@@ -112,14 +185,16 @@ def judge_part(detector: Detector, job: ScoringJob, part: Part) -> Outcome:
         rows[name] = {"image": name, "error": str(error)}
 
     read = partial(_read, max_value=detector.config.max_value)
-    for names, images in batches_of_one_size(readable(read, part.images, refuse)):
-        rows |= {row["image"]: row for row in detector.predict(images, fpr=job.fpr).to_records(names)}
-    _write(job.out / part.file_name, [rows[image] for image in part.images], job.stamp)
+    names = [image.name for image in part.images]
+    for batch, images in batches_of_one_size(readable(read, names, refuse)):
+        rows |= {row["image"]: row for row in detector.predict(images, fpr=job.fpr).to_records(batch)}
+    states = ({"size": image.size, "modified_ns": image.modified_ns} for image in part.images)
+    _write(job.out / part.file_name, [rows[name] | state for name, state in zip(names, states, strict=True)], job.stamp)
     unreadable = tuple(row["error"] for row in rows.values() if "error" in row)
     return Outcome(len(rows) - len(unreadable), unreadable)
 
 
-def judge_here(job: ScoringJob, parts: Sequence[Part], detector: Detector) -> Iterator[Outcome]:
+def judge_here(job: ScoringJob, parts: Iterable[Part], detector: Detector) -> Iterator[Outcome]:
     """Score the parts one after another, in this process."""
     for part in parts:
         yield judge_part(detector, job, part)
@@ -134,20 +209,66 @@ def lock_folder(folder: Path) -> AbstractContextManager[None]:
     return exclusive_lock(folder / ".lock", f"another run writes to {folder}; wait for it, or use another folder")
 
 
-def _found_at(url: str) -> list[str]:
+def _found_here(place: Path) -> tuple[str, list[ImageFile]]:
+    """The folder that was looked into, and the images at a path."""
+    images = []
+    for file in find_images([place]):
+        with suppress(FileNotFoundError):  # removed since it was found
+            about = file.stat()
+            images.append(ImageFile(str(file), about.st_size, about.st_mtime_ns))
+    return str(place if place.is_dir() else place.parent), images
+
+
+def _found_at(url: str) -> tuple[str, list[ImageFile]]:
+    """The place that was looked into, and the images at a URL, of which there may be millions: one listing has all."""
     import fsspec
 
     try:
         system, root = fsspec.core.url_to_fs(url)
         if system.isfile(root):
-            return [url]
-        names = system.find(root)
+            return url, [_image_at(url, system.info(root))]
+        found = system.find(root, detail=True)
     except (ImportError, OSError, ValueError) as error:  # a package that is missing, credentials, an unknown protocol
         raise UserError(f"{url}: cannot be accessed ({one_line(error)})") from None
-    below = [name for name in names if Path(name).suffix.lower() in SUFFIXES and not _is_litter(name, root)]
+    below = [name for name in found if Path(name).suffix.lower() in SUFFIXES and not _is_litter(name, root)]
     if not below:
         raise UserError(f"{url}: no image found; the known suffixes are {', '.join(sorted(SUFFIXES))}")
-    return [system.unstrip_protocol(name) for name in below]
+    images = [_image_at(system.unstrip_protocol(name), found[name]) for name in below]
+    return system.unstrip_protocol(root), images
+
+
+def _image_at(url: str, about: Mapping[str, Any]) -> ImageFile:
+    """An image and its state from what fsspec says about it, which is not the same of all file systems."""
+    changed = next((about[key] for key in CHANGED if about.get(key) is not None), None)
+    with suppress(ValueError):  # not of ISO 8601: what cannot be compared is left to the size
+        changed = datetime.fromisoformat(changed) if isinstance(changed, str) else changed
+    seconds = changed.timestamp() if isinstance(changed, datetime) else changed
+    modified_ns = round(seconds * NANOSECONDS) if isinstance(seconds, int | float) else None
+    return ImageFile(url, about.get("size"), modified_ns)
+
+
+def _row(written: ImageFile, listed: Mapping[str, ImageFile], roots: Iterable[str]) -> Row:
+    """What becomes of the row of an image."""
+    now = listed.get(written.name)
+    if now is None:
+        return Row.GONE if _is_gone(written.name, roots) else Row.KEPT
+    if now == written:
+        return Row.KEPT
+    return Row.UNDATED if written.size is None else Row.CHANGED
+
+
+def _is_gone(name: str, roots: Iterable[str]) -> bool:
+    """Whether an image that is not listed is no more; places that were not looked into may just be offline."""
+    below = any(Path(name).is_relative_to(root) for root in roots)
+    return below and (URL in name or not Path(name).exists())
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _is_litter(name: str, root: str) -> bool:
@@ -172,20 +293,34 @@ def _write(file: Path, rows: list[dict[str, Any]], stamp: dict[str, Any]) -> Non
     from pyarrow import parquet
 
     kinds = {"score": pyarrow.float64(), "p_value": pyarrow.float64(), "is_anomaly": pyarrow.bool_()}
-    columns = {"image": pyarrow.string(), **kinds, "error": pyarrow.string()}
+    state = {"size": pyarrow.int64(), "modified_ns": pyarrow.int64()}
+    columns = {"image": pyarrow.string(), **kinds, "error": pyarrow.string(), **state}
     schema = pyarrow.schema(list(columns.items()), {STAMP: json.dumps(stamp).encode()})
     table = pyarrow.Table.from_pylist(rows, schema)
     write_atomically(file, lambda path: parquet.write_table(table, path))
 
 
-def _images_of(file: Path, stamp: dict[str, Any]) -> list[str]:
-    """The images that have rows in a part."""
+def _keep(file: Path, kept: list[bool]) -> None:
+    """Keep only these rows of a part, and no file without rows."""
+    from pyarrow import parquet
+
+    if not any(kept):
+        file.unlink()
+        return
+    table = parquet.ParquetFile(file).read().filter(kept)
+    write_atomically(file, lambda path: parquet.write_table(table, path))
+
+
+def _images_of(file: Path, stamp: dict[str, Any]) -> list[ImageFile]:
+    """The images that have rows in a part, in the states that the rows are of."""
     from pyarrow import ArrowException, parquet
 
     try:
         with parquet.ParquetFile(file) as part:
             written = json.loads((part.schema_arrow.metadata or {}).get(STAMP, b"null"))
-            images: list[str] = part.read(["image"]).column("image").to_pylist()
+            names = part.schema_arrow.names
+            rows = part.read([name for name in COLUMNS if name in names]).to_pylist()
+            images = [ImageFile(row["image"], row.get("size"), row.get("modified_ns")) for row in rows]
     except (ArrowException, OSError, KeyError, ValueError) as error:
         raise UserError(
             f"{shown(file)} is damaged ({one_line(error)}); remove it, and its images are judged again"

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from kdad.detection.detector import Detector
 from kdad.errors import UserError, WorkFailed, one_line
-from kdad.files import write_bytes
+from kdad.files import check_output, write_bytes
 
 INPUT, OUTPUTS = "images", ("score", "p_value", "heatmap")
 OPSETS = range(18, 24)
+ENDING = ".onnx"
 # How far onnxruntime's answers may be from torch's: of scores and heatmaps, whose unit is one standard deviation.
 TOLERANCE = 5e-3
 CHECKED_BATCHES = (1, 3)
@@ -62,10 +63,12 @@ def export(detector: Detector, file: Path, *, size: tuple[int, int] | None = Non
         The largest difference between onnxruntime's and torch's scores and heatmaps, at most `TOLERANCE`.
 
     Raises:
-        UserError: ONNX is not installed, the opset is not supported, or the network cannot be exported with it.
+        UserError: ONNX is not installed, the opset is not supported, the network cannot be exported with it, or the
+            file's name does not end with .onnx or it cannot be written.
         WorkFailed: onnxruntime and torch disagree.
     """
     _check_installed()
+    check_output(file, (ENDING,))
     if opset not in OPSETS:
         raise UserError(f"ONNX opset {opset} is not supported; choose one of {OPSETS[0]} to {OPSETS[-1]}")
     height, width = size or detector.teacher.preprocessing.resize

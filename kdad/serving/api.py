@@ -9,11 +9,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import python_multipart  # noqa: F401 - what forms are read with, missed at the start and not at the first form
 from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel
+from starlette.datastructures import UploadFile
 from torch import Tensor
 
 from kdad.data.decoding import TooManyPixels, read_image
@@ -23,17 +26,26 @@ from kdad.detection.rendering import overlay
 from kdad.errors import UserError, WorkFailed
 from kdad.serving.batching import Batcher
 
+BINARY = {"type": "string", "format": "binary"}
+FORM = "multipart/form-data"
 IMAGE_BODY = {
     "requestBody": {
         "required": True,
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {
+            "application/octet-stream": {"schema": BINARY},
+            FORM: {"schema": {"type": "object", "properties": {"file": BINARY}}},
+        },
     }
 }
+FORM_BYTES = 10_000  # that a form may add to its file: boundaries, headers, short fields
+JSON_STARTS = (b"{", b"[", b'"')  # as no image does
+SEND_A_FILE = f"send the image file itself as the body, or as a file of {FORM}"
 REFUSALS = {
-    400: "the body is not a readable image, or the false-positive rate is too low for the calibration",
+    400: "the body is not one readable image, or the false-positive rate is too low for the calibration",
     404: "no such student",
     408: "the body did not arrive in time",
     413: "too many bytes or pixels",
+    422: "a query parameter has no valid value",
     503: "too many concurrent requests; try again",
 }
 RESPONSES: dict[int | str, dict[str, Any]] = {status: {"description": text} for status, text in REFUSALS.items()}
@@ -84,6 +96,7 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None) 
 
     app = FastAPI(title="kdad", summary="Knowledge-distillation anomaly detection", lifespan=closing)
     app.middleware("http")(service.counted)
+    app.exception_handler(RequestValidationError)(_refused)
 
     @app.get("/", include_in_schema=False)
     def home() -> RedirectResponse:
@@ -172,7 +185,7 @@ class Service:
         self._taken += 1  # race-free, as the event loop has one thread
         self.busy.set(self._taken)
         try:
-            body = await self._body(request)
+            body = await self._image_file(request)
             image = await self.threads(_decoded, body, detector.config.max_value, self.limits.max_pixels)
             return image, await asyncio.wrap_future(self._batcher.ask(detector, image, fpr))
         except TooManyPixels as error:
@@ -189,9 +202,21 @@ class Service:
         """Run `work` on a decoding thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
-    async def _body(self, request: Request) -> bytes:
-        """Read the body of a request, up to the limit."""
+    async def _image_file(self, request: Request) -> bytes:
+        """Read the image file in a request: its body, or the one file of a form, whatever its field is called."""
         most = self.limits.max_bytes
+        if not request.headers.get("content-type", "").lower().startswith(FORM):
+            file = await self._body(request, most)
+        else:
+            file = await _file_in_form(request, await self._body(request, most + FORM_BYTES))
+        if len(file) > most:
+            raise _too_large(most)
+        if file.lstrip().startswith(JSON_STARTS):
+            raise HTTPException(400, SEND_A_FILE)
+        return file
+
+    async def _body(self, request: Request, most: int) -> bytes:
+        """Read the body of a request, of at most so many bytes."""
         declared = request.headers.get("content-length", "")
         body = bytearray()
         try:
@@ -200,11 +225,35 @@ class Service:
                 async for chunk in request.stream():
                     too_many = too_many or len(body) + len(chunk) > most
                     if too_many:
-                        raise HTTPException(413, f"more than {most} bytes; reduce the size of the image")
+                        raise _too_large(self.limits.max_bytes)
                     body += chunk
         except TimeoutError:
             raise HTTPException(408, f"the image did not arrive within {self.limits.seconds_to_send:g} s") from None
         return bytes(body)
+
+
+def _too_large(most: int) -> HTTPException:
+    return HTTPException(413, f"more than {most} bytes; reduce the size of the image")
+
+
+async def _file_in_form(request: Request, body: bytes) -> bytes:
+    """The content of the one file in a form, which has arrived as `body`; its other fields are ignored."""
+
+    async def arrived() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async with Request(request.scope, arrived).form() as form:
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        if len(files) != 1:
+            raise HTTPException(400, f"the form holds {len(files)} files; {SEND_A_FILE}, one image per request")
+        return await files[0].read()
+
+
+async def _refused(_: Request, error: RequestValidationError) -> JSONResponse:
+    """Answer a bad query parameter with one sentence, as all refusals."""
+    first = error.errors()[0]
+    message = f"{first['loc'][-1]}={str(first.get('input'))[:40]}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+    return JSONResponse({"detail": message}, 422)
 
 
 def _decoded(body: bytes, max_value: int, max_pixels: int) -> Tensor:

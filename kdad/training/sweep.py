@@ -20,7 +20,7 @@ from kdad.evaluation.evaluate import evaluate
 from kdad.evaluation.results_file import AUROCS, Figure
 from kdad.networks.students import recipe_for
 from kdad.networks.teachers.loading import Teacher, load_teacher
-from kdad.storage import layout, student_folder
+from kdad.storage import student_folder
 from kdad.storage.history import read_history
 from kdad.storage.student_config import StudentConfig, public_teacher
 from kdad.training.distillation import planned, train_student, views
@@ -78,7 +78,8 @@ def run_sweep(plan: Plan, normal_class: str, *, seeds: int, complete: Complete) 
     """Train and evaluate what is missing, and return per-class and mean figures over seeds.
 
     Students of just these runs that are evaluated are kept with their figures and unfinished ones resumed, so an
-    interrupted sweep continues. Of a folder that holds folders in the layout of MVTec AD, each is a class.
+    interrupted sweep continues; where test images have changed since, they are evaluated again. Of a folder that holds
+    folders in the layout of MVTec AD, each is a class.
 
     Args:
         normal_class: one class, or `all`.
@@ -95,7 +96,9 @@ def run_sweep(plan: Plan, normal_class: str, *, seeds: int, complete: Complete) 
         configs = [planned(task, teacher, recipe, seed, plan.device) for seed in range(seeds)]
         folders[name] = [student_folder.folder_of(plan.out, config) for config in configs]
         places = zip(configs, folders[name], strict=True)
-        lacking = [PendingRun(source, config, folder) for config, folder in places if not _is_done(folder, config)]
+        lacking = [
+            PendingRun(source, config, folder) for config, folder in places if not _is_done(folder, config, task)
+        ]
         if lacking:
             task.check()  # before the first of them is trained
         pending += lacking
@@ -194,8 +197,8 @@ def _figures(folder: Path) -> dict[str, Any]:
     }
 
 
-def _is_done(folder: Path, plan: StudentConfig) -> bool:
-    """Whether the run of `plan` has its figures: the test part is read once.
+def _is_done(folder: Path, plan: StudentConfig, task: Task) -> bool:
+    """Whether the run of `plan` has its figures: the test part is read once, unless it has changed since.
 
     Raises:
         UserError: there is a complete student of another run, or figures of another student.
@@ -206,7 +209,11 @@ def _is_done(folder: Path, plan: StudentConfig) -> bool:
     if different := config.differences(plan):
         raise UserError(f"{folder} holds a student of another run ({different}); remove it, or use another --out")
     student_folder.check_evaluation(folder, config)
-    return (folder / layout.EVALUATION).is_file()
+    evaluation = student_folder.load_evaluation(folder)
+    if evaluation is None:
+        return False
+    test = task.fingerprint("test")
+    return evaluation.get("test_images_sha256", test) == test
 
 
 def _cost(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -155,15 +155,49 @@ def test_score_of_an_uncalibrated_student_says_so(capsys, folder, image):
 
 
 def test_score_writes_csv_and_heatmaps_of_the_images_size(tmp_path, capsys, folder, image):
-    arguments = ["--csv", str(tmp_path / "new" / "scores.csv"), "--heatmaps", str(tmp_path / "maps"), "--device", "cpu"]
+    arguments = ["--csv", str(tmp_path / "scores.csv"), "--heatmaps", str(tmp_path / "maps"), "--device", "cpu"]
     assert main(["score", str(folder), image, *arguments]) == 0
     assert capsys.readouterr().out == ""
-    with open(tmp_path / "new" / "scores.csv", newline="") as lines:
+    with open(tmp_path / "scores.csv", newline="") as lines:
         (row,) = csv.DictReader(lines)
-    assert list(row) == ["image", "score", "p_value", "is_anomaly"]
+    assert list(row) == ["image", "score", "p_value", "is_anomaly", "heatmap"]
     assert float(row["score"]) == pytest.approx(float(Detector.load(folder).predict([Image.open(image)]).score[0]))
     (heatmap,) = (tmp_path / "maps").iterdir()
+    assert row["heatmap"] == str(heatmap)
     assert Image.open(heatmap).size == (36, 24)
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "scores.CSV", "scores.tsv", "scores.txt", "scores"])
+def test_scores_replace_older_scores_and_nothing_else(tmp_path, monkeypatch, folder, image, name):
+    """Also those that a spreadsheet has saved since; a photograph without an ending is no table."""
+    monkeypatch.chdir(tmp_path)
+    request = ["score", str(folder), image, "--csv", name, "--device", "cpu"]
+    assert main(request) == 0
+    written = (tmp_path / name).read_bytes()
+    assert written.startswith(b"image\tscore" if name.endswith(".tsv") else b"image,score")
+    for older in (written, b"", b'\xef\xbb\xbf"image";"score"\n'):
+        (tmp_path / name).write_bytes(older)
+        assert main(request) == 0
+        assert (tmp_path / name).read_bytes() == written
+    for other in (b"image,label\n", Path(image).read_bytes()):
+        (tmp_path / name).write_bytes(other)
+        assert main(request) == 2
+        assert (tmp_path / name).read_bytes() == other
+
+
+def test_a_name_is_no_formula_in_the_csv(tmp_path, monkeypatch, folder, image):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(image, "=1+1.png")
+    assert main(["score", str(folder), "=1+1.png", "--csv", "scores.csv", "--device", "cpu"]) == 0
+    assert Path("scores.csv").read_text().splitlines()[1].startswith("'=1+1.png,")
+
+
+def test_heatmaps_that_a_link_would_make_images_are_refused(tmp_path, rejected, folder, image):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "maps").mkdir()
+    shutil.copy(image, tmp_path / "maps")
+    (tmp_path / "photos" / "link").symlink_to(tmp_path / "maps")
+    assert "would lie among the images" in rejected("score", folder, "photos", "--heatmaps", "maps")
 
 
 def test_a_lower_rate_makes_fewer_anomalies(capsys, folder, tmp_path, tiny_task):
@@ -355,7 +389,12 @@ def test_list_shows_figures_and_provenance(capsys, tiny_patterns, folder):
         ("train --dataset cifar10 --teacher TEACHER --normal-class cat", "put it at $KDAD_DATA/cifar10/"),
         ("sweep --dataset patterns --teacher TEACHER --normal-class all --seeds 0", "not '0'"),
         ("sweep --dataset patterns --teacher TEACHER --normal-class dots --results r.json", "--normal-class all"),
-        ("sweep --dataset patterns --teacher TEACHER --normal-class all --results IMAGE", "is no results file"),
+        ("sweep --dataset patterns --teacher TEACHER --normal-class all --results IMAGE", "image.png is left alone"),
+        ("sweep --dataset patterns --teacher TEACHER --normal-class all --results EMPTY", "is a folder"),
+        (
+            "sweep --dataset patterns --teacher TEACHER --normal-class all --results STUDENT/config.json",
+            "no results file",
+        ),
         ("sweep --dataset patterns --teacher TEACHER --normal-class tartan", "unknown class of patterns 'tartan'"),
         ("evaluate STUDENT --dataset imagenet", "unknown data set 'imagenet'"),
         ("evaluate STUDENT --dataset mnist", "unknown class of mnist 'dots'"),
@@ -378,8 +417,20 @@ def test_list_shows_figures_and_provenance(capsys, tiny_patterns, folder):
         ("pull nobody/nothing", "no student of that name could be fetched"),
         ("push EMPTY nobody/nothing", "is no student folder"),
         ("train --dataset patterns-defects --teacher TEACHER --normal-class dots --out IMAGE", "Not a directory"),
-        ("score STUDENT IMAGE --csv EMPTY", "Is a directory"),
-        ("score STUDENT IMAGE --heatmaps IMAGE", "File exists"),
+        ("score STUDENT IMAGE --csv EMPTY", "is a folder; name a file in it"),
+        ("score STUDENT --csv IMAGE IMAGE", "image.png is left alone: the name of this output must end with .csv"),
+        ("score STUDENT IMAGE --csv TEACHER/model.safetensors", "must end with .csv"),
+        ("score STUDENT IMAGE --csv STUDENT/history.csv", "holds something other than scores, and is kept"),
+        ("score STUDENT IMAGE --csv nowhere/scores.csv", "nowhere: no such folder; create it first"),
+        ("score STUDENT IMAGE --csv /dev/null", "/dev/null is no regular file"),
+        ("score STUDENT IMAGE --heatmaps IMAGE", "image.png is a file; name a folder"),
+        ("score STUDENT IMAGE --heatmaps .", "would lie among the images of"),
+        ("score STUDENT . --heatmaps .", "would lie among the images of ."),
+        ("score STUDENT . --heatmaps new/maps", "would lie among the images of ."),
+        ("score STUDENT IMAGE --parquet IMAGE", "image.png is a file; name a folder"),
+        ("export STUDENT IMAGE", "image.png is left alone: the name of this output must end with .onnx"),
+        ("export STUDENT TEACHER/model.safetensors", "must end with .onnx"),
+        ("export STUDENT nowhere/student.onnx", "nowhere: no such folder"),
         ("score STUDENT IMAGE --method lime --heatmaps maps", "unknown localisation method 'lime'"),
         ("score STUDENT IMAGE --method attention-rollout --heatmaps maps", "attention-rollout is for ViT"),
         ("score STUDENT IMAGE --method gradients", "give --heatmaps DIR as well"),
@@ -388,7 +439,8 @@ def test_list_shows_figures_and_provenance(capsys, tiny_patterns, folder):
 def test_a_mistake_is_one_line(tmp_path, rejected, folder, vgg_folder, image, arguments, said):
     (tmp_path / "empty").mkdir()
     places = {"TEACHER": vgg_folder, "STUDENT": folder, "IMAGE": image, "EMPTY": tmp_path / "empty"}
-    assert said in rejected(*(places.get(part, part) for part in arguments.split()))
+    parts = (part.partition("/") for part in arguments.split())
+    assert said in rejected(*(f"{places.get(first, first)}{slash}{rest}" for first, slash, rest in parts))
 
 
 def empty(file):

@@ -18,7 +18,7 @@ from kdad.cluster import joining
 from kdad.cluster.joining import check_shared, ray_cluster
 from kdad.cluster.scoring import judge_with_ray
 from kdad.cluster.sweeping import complete_with_ray
-from kdad.detection.bulk import ScoringJob, remaining
+from kdad.detection.bulk import ScoringJob, find, remaining
 from kdad.detection.detector import Detector
 from kdad.errors import WorkFailed
 from kdad.storage import student_folder as store
@@ -103,9 +103,9 @@ def test_each_image_is_judged_once_though_a_worker_is_lost(cluster, order, tmp_p
         pixels = np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index:02}.png")
     (folder / "59.png").write_text("x")
-    images = sorted(map(str, folder.iterdir()))
+    images, listing = sorted(map(str, folder.iterdir())), find([str(folder)])
     killer = killed_once("ray::Map", lambda: any(order.out.glob("*.parquet")))
-    outcomes = list(judge_with_ray(order, remaining(images, order, part=2)))
+    outcomes = list(judge_with_ray(order, remaining(listing, order, part=2).parts))
     killer.join(1)
     assert not killer.is_alive()
     assert sum(outcome.judged for outcome in outcomes) == 59
@@ -115,7 +115,15 @@ def test_each_image_is_judged_once_though_a_worker_is_lost(cluster, order, tmp_p
     detector = Detector.load(student_folder, teacher=vgg_teacher, device="cpu")
     scores = {row["image"]: row["score"] for row in rows}
     assert scores[images[7]] == pytest.approx(float(detector.predict(images[7]).score[0]), abs=1e-4)
-    assert remaining(images, order) == []
+    assert remaining(find([str(folder)]), order).parts == ()
+    Image.new("RGB", (32, 32)).save(folder / "59.png")
+    (folder / "58.png").unlink()
+    again = remaining(find([str(folder)]), order)
+    assert str(again) == "1 file changed since and is judged again, 1 is gone"
+    assert [outcome.judged for outcome in judge_with_ray(order, again.parts)] == [1]
+    rows = [row for file in order.out.glob("*.parquet") for row in pyarrow.parquet.read_table(file).to_pylist()]
+    assert sorted(row["image"] for row in rows) == [image for image in images if "58" not in image]
+    assert {row["error"] for row in rows} == {None}
 
 
 def test_a_folder_that_not_every_machine_sees_is_refused(cluster, tmp_path, refusal, monkeypatch):

@@ -1,5 +1,10 @@
 """Scoring into parts: each image once, whatever ends a run, and where it went on."""
 
+import os
+import shutil
+from pathlib import Path
+
+import fsspec
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -57,6 +62,8 @@ def test_every_image_has_one_row_with_what_predict_says(score, images, tmp_path,
     found = rows(tmp_path / "parts")
     assert set(found) == {str(file) for file in images.rglob("*.png")}
     for image, row in found.items():
+        about = Path(image).stat()
+        assert (row.pop("size"), row.pop("modified_ns")) == (about.st_size, about.st_mtime_ns)
         if "broken" in image:
             assert row == {"score": None, "p_value": None, "is_anomaly": None, "error": f"{image}: not an image"}
         else:
@@ -90,6 +97,90 @@ def test_an_interrupted_run_goes_on_with_what_has_no_row(score, images, tmp_path
     assert {image: after[image] for image in before} == before
     status, said = score()
     assert said.out.startswith("0 judged now, 0 unreadable, 9 known before")
+
+
+def test_what_changed_is_judged_again_and_what_is_gone_has_no_row(score, images, tmp_path, detector):
+    """A picture that was half copied, one that was replaced by another of its size, and one that was deleted."""
+    score()
+    before = rows(tmp_path / "parts")
+    shutil.copy(images / "0.png", images / "broken.png")
+    replaced, content = images / "1.png", (images / "2.png").read_bytes()
+    replaced.write_bytes(content[:1000])
+    (images / "3.png").unlink()
+    status, said = score()
+    assert (status, said.out.split(":")[0]) == (0, "1 judged now, 1 unreadable, 5 known before")
+    assert said.err.startswith("2 files changed since and are judged again, 1 is gone\n")
+    replaced.write_bytes(content)
+    _, said = score()
+    assert said.err.startswith("1 file changed since and is judged again\n")
+    after = rows(tmp_path / "parts")
+    assert set(after) == {str(file) for file in images.rglob("*.png")} == set(before) - {str(images / "3.png")}
+    assert {row["error"] for row in after.values()} == {None}
+    assert after[str(replaced)]["score"] == pytest.approx(float(detector.predict(images / "2.png").score[0]), abs=1e-4)
+    untouched = [image for image in after if Path(image).name not in ("broken.png", "1.png")]
+    assert len(untouched) == 5 and all(after[image] == before[image] for image in untouched)
+    _, said = score()
+    assert said.out.startswith("0 judged now, 0 unreadable, 7 known before")
+    assert "changed" not in said.err and "gone" not in said.err
+
+
+def test_a_file_that_only_became_newer_is_judged_again(score, images):
+    score()
+    os.utime(images / "0.png", ns=(0, 0))
+    _, said = score()
+    assert said.out.startswith("1 judged now, 0 unreadable, 7 known before")
+
+
+def test_rows_of_places_that_were_not_looked_into_are_kept(score, images, tmp_path):
+    """They may be on a disk that is not there today; of named files, those beside them that are gone are dropped."""
+    score()
+    shutil.move(images / "below", tmp_path / "elsewhere")
+    (images / "1.png").unlink()
+    _, said = score(images / "0.png", images / "2.png")
+    assert said.err.startswith("2 are gone\n")
+    assert set(rows(tmp_path / "parts")) == {str(file) for file in images.rglob("*.png")}
+    _, said = score(tmp_path / "elsewhere")
+    assert "gone" not in said.err
+    assert len(rows(tmp_path / "parts")) == 7
+
+
+def test_a_part_without_rows_is_removed(score, images, tmp_path):
+    score()
+    for file in images.rglob("*.png"):
+        if file.name != "0.png":
+            file.unlink()
+    Image.new("RGB", (32, 32)).save(images / "0.png")
+    _, said = score()
+    assert said.err.startswith("1 file changed since and is judged again, 7 are gone\n")
+    (part,) = (tmp_path / "parts").glob("*.parquet")
+    assert pyarrow.parquet.read_table(part).num_rows == 1
+
+
+def test_rows_of_an_earlier_version_are_judged_again(score, tmp_path):
+    score()
+    (part,) = (tmp_path / "parts").glob("*.parquet")
+    table = pyarrow.parquet.read_table(part)
+    pyarrow.parquet.write_table(table.drop_columns(["size", "modified_ns"]), part)
+    status, said = score()
+    assert (status, said.out.split(":")[0]) == (0, "7 judged now, 1 unreadable, 0 known before")
+    why = "8 files from an earlier version, which kept no time of change, are judged again\n"
+    assert said.err.startswith(why)
+    assert pyarrow.parquet.read_table(part).equals(table)
+
+
+def test_objects_of_a_store_are_judged_again_once_they_are_replaced(score, images, tmp_path):
+    store = fsspec.filesystem("memory")
+    store.put(str(images), "/bucket", recursive=True)
+    assert score("memory://bucket")[0] == 0
+    assert score("memory://bucket")[1].out.startswith("0 judged now, 0 unreadable, 8 known before")
+    store.pipe("/bucket/broken.png", (images / "0.png").read_bytes())
+    store.rm("/bucket/1.png")
+    _, said = score("memory://bucket")
+    assert said.out.startswith("1 judged now, 0 unreadable, 6 known before")
+    assert said.err.startswith("1 file changed since and is judged again, 1 is gone\n")
+    store.rm("/bucket", recursive=True)
+    found = rows(tmp_path / "parts")
+    assert len(found) == 7 and {row["error"] for row in found.values()} == {None}
 
 
 def test_images_are_read_through_fsspec(score, images, tmp_path):

@@ -96,7 +96,67 @@ def test_what_is_not_there_or_not_possible_is_said(client):
     answer = client.post(f"/students/{NAME}/predict", params={"fpr": 1e-9}, content=body)
     assert answer.status_code == 400
     assert "false-positive" in answer.json()["detail"]
-    assert client.post(f"/students/{NAME}/predict", params={"fpr": "x"}, content=body).status_code == 422
+    answer = client.post(f"/students/{NAME}/predict", params={"fpr": "abc"}, content=body)
+    assert answer.status_code == 422
+    assert answer.json() == {"detail": "fpr=abc: input should be a valid number, unable to parse string as a number"}
+
+
+@pytest.mark.parametrize("field", ["file", "image", "whatever[]"])
+def test_a_file_of_a_form_is_judged_as_the_body_is(client, field):
+    alone = client.post(f"/students/{NAME}/predict", params={"fpr": 0.2}, content=png(picture()))
+    files, data = {field: ("photo.png", png(picture()), "image/png")}, {"comment": "from the line"}
+    answer = client.post(f"/students/{NAME}/predict", params={"fpr": 0.2}, files=files, data=data)
+    assert answer.status_code == 200
+    assert answer.json() == pytest.approx(alone.json())
+    heatmap = client.post(f"/students/{NAME}/heatmap", files=files)
+    assert heatmap.content == client.post(f"/students/{NAME}/heatmap", content=png(picture())).content
+
+
+def padded(size: int) -> bytes:
+    """An image file of so many bytes."""
+    content = png(picture())
+    return content + bytes(size - len(content))
+
+
+@pytest.mark.parametrize(("size", "status"), [(20_000, 200), (20_001, 413), (50_000, 413)])
+def test_a_file_of_a_form_has_the_limits_of_a_body(narrow, size, status):
+    for sent in ({"content": padded(size)}, {"files": {"file": ("x.png", padded(size))}}):
+        answer = narrow.post(f"/students/{NAME}/predict", **sent)
+        assert answer.status_code == status
+        assert status == 200 or answer.json() == {"detail": "more than 20000 bytes; reduce the size of the image"}
+    pixels = {"file": ("x.png", png(Image.new("L", (100, 60))))}
+    assert narrow.post(f"/students/{NAME}/predict", files=pixels).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        ({"files": [("a", ("a.png", b"a")), ("b", ("b.png", b"b"))]}, "the form holds 2 files; send the image file"),
+        ({"files": {"name": (None, "no file")}}, "the form holds 0 files; send the image file itself as the body"),
+        ({"files": {"file": ("x.png", b"")}}, "an empty file"),
+        ({"files": {"file": ("x.png", b"no image")}}, "not an image"),
+        ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, "boundary"),
+        ({"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=y"}}, "multipart"),
+    ],
+)
+def test_a_form_without_one_image_is_refused_with_the_reason(client, sent, words):
+    answer = client.post(f"/students/{NAME}/predict", **sent)
+    assert answer.status_code == 400
+    assert words in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("sent", [{"json": {"image": "aGVsbG8="}}, {"json": ["a"]}, {"content": b' "aGVsbG8="'}])
+def test_json_is_told_what_to_send(client, sent):
+    answer = client.post(f"/students/{NAME}/predict", **sent)
+    assert (answer.status_code, answer.json()) == (
+        400, {"detail": "send the image file itself as the body, or as a file of multipart/form-data"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", "text/plain", ""])
+def test_an_image_is_judged_whatever_it_is_said_to_be(client, kind):
+    answer = client.post(f"/students/{NAME}/predict", content=png(picture()), headers={"content-type": kind})
+    assert answer.status_code == 200
 
 
 def test_more_than_are_taken_at_once_are_told_to_come_again(detector):
@@ -120,6 +180,7 @@ def test_health_students_and_description(client, detector):
     paths = client.get("/openapi.json").json()["paths"]
     body = paths["/students/{name}/predict"]["post"]["requestBody"]["content"]
     assert body["application/octet-stream"]["schema"]["format"] == "binary"
+    assert body["multipart/form-data"]["schema"]["properties"]["file"]["format"] == "binary"
     assert client.get("/", follow_redirects=False).headers["location"] == "/docs"
 
 

@@ -135,6 +135,22 @@ def test_figures_of_other_images_are_not_taken_over(sweep_of, monkeypatch, refus
     assert "another run (other images)" in refusal(sweep_of)
 
 
+def test_figures_of_other_test_images_are_measured_again(sweep_of, tmp_path, monkeypatch):
+    """One whose test images changed since is evaluated on those that are there, and not trained."""
+    before = sweep_of()
+    reseal(tmp_path / "patterns" / "tiny-vgg" / "rings" / layout.EVALUATION, test_images_sha256="0" * 64, auroc=0.123)
+    evaluate, judged = sweep.evaluate, []
+
+    def watched(task, detector):
+        judged.append(task.normal_class)
+        return evaluate(task, detector)
+
+    monkeypatch.setattr(sweep, "train_student", None)
+    monkeypatch.setattr(sweep, "evaluate", watched)
+    assert sweep_of() == before
+    assert judged == ["rings"]
+
+
 def test_figures_of_other_weights_are_not_taken_over(sweep_of, tmp_path, refusal):
     sweep_of()
     file = tmp_path / "patterns" / "tiny-vgg" / "rings" / layout.EVALUATION

@@ -7,6 +7,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
+from kdad.spreadsheets import as_csv
 from ui.inspect.detectors import CachedDetector, verdict
 from ui.inspect.drawing import drawn, overlaid
 from ui.inspect.figure import figure
@@ -46,7 +47,7 @@ def _csv(pictures: list[Picture], detectors: list[CachedDetector], view: View) -
             layers = {f"layer{i + 1}": float(part) for i, part in enumerate(prediction.measurement.layer_scores[0])}
             asked = {"student": cached.student.key, "is_anomaly": called, "false_positive_rate": view.fpr}
             rows.append({"image": None, "student": None} | record | asked | layers)
-    return pd.DataFrame(rows).to_csv(index=False)
+    return as_csv(pd.DataFrame(rows))
 
 
 def _archive(pictures: list[Picture], detectors: list[CachedDetector], view: View) -> bytes:

@@ -12,6 +12,7 @@ from kdad.evaluation import results_file as results
 from kdad.evaluation.results_file import DATASET, FAMILIES, SQUARE, Line
 from kdad.networks.teachers.registry import available
 from kdad.scores import SELECTION_CLASSES
+from kdad.spreadsheets import as_csv
 from ui.results import charts
 from ui.shared import figures
 from ui.shared.page import ROOT
@@ -165,7 +166,7 @@ def _downloads(lines: list[Line], dataset: str) -> None:
         if lines:
             frame = _long(lines).drop(columns=["low", "high"])
             st.download_button(
-                "Figures (CSV)", lambda: frame.to_csv(index=False), f"{dataset}-results.csv", "text/csv",
+                "Figures (CSV)", lambda: as_csv(frame), f"{dataset}-results.csv", "text/csv",
                 icon=":material/table:", on_click="ignore",
             )  # fmt: skip
         if results_path().is_file():

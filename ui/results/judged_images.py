@@ -7,6 +7,7 @@ import streamlit as st
 from kdad.data.datasets import at_hand
 from kdad.detection import conformal
 from kdad.errors import UserError
+from kdad.spreadsheets import as_csv
 from ui.results.evaluated import Evidence, disagreement, misjudged
 from ui.results.scores import choose_evidence, evidence_or_stop
 from ui.shared.pictures import gallery, to_display
@@ -93,7 +94,7 @@ def _disagreement(evidence: Evidence, here: bool) -> None:
         f"students have no common unit, so ranks are compared. {plain(evidence.student.dataset)}, test split."
     )
     st.download_button(
-        "Ranks of both (CSV)", lambda: table.to_csv(index=False), "disagreement.csv", "text/csv",
+        "Ranks of both (CSV)", lambda: as_csv(table), "disagreement.csv", "text/csv",
         icon=":material/table:", on_click="ignore",
     )  # fmt: skip
 

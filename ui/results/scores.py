@@ -7,6 +7,7 @@ import streamlit as st
 from kdad.detection import conformal
 from kdad.errors import UserError
 from kdad.scores import score_named
+from kdad.spreadsheets import as_csv
 from ui.results import charts
 from ui.results.evaluated import (
     DEFAULT,
@@ -251,10 +252,10 @@ def _downloads(evidence: Evidence, kinds: pd.DataFrame) -> None:
     name = evidence.student.key.replace("/", "-")
     with st.container(horizontal=True):
         st.download_button(
-            "Scores (CSV)", lambda: evidence.table.to_csv(index=False), f"{name}-scores.csv", "text/csv",
+            "Scores (CSV)", lambda: as_csv(evidence.table), f"{name}-scores.csv", "text/csv",
             icon=":material/table:", on_click="ignore",
         )  # fmt: skip
         st.download_button(
-            "AUROC per class (CSV)", lambda: kinds.to_csv(index=False), f"{name}-classes.csv", "text/csv",
+            "AUROC per class (CSV)", lambda: as_csv(kinds), f"{name}-classes.csv", "text/csv",
             icon=":material/table:", on_click="ignore",
         )  # fmt: skip

@@ -5,6 +5,7 @@ from collections import defaultdict
 import pandas as pd
 import streamlit as st
 
+from kdad.spreadsheets import as_csv
 from ui.results import charts
 from ui.results.evaluated import runs
 from ui.shared import figures
@@ -33,7 +34,7 @@ def section() -> None:
     with right:
         _auroc(history, ring)
     st.download_button(
-        "Curves (CSV)", lambda: history.to_csv(index=False), "history.csv", "text/csv", icon=":material/table:",
+        "Curves (CSV)", lambda: as_csv(history), "history.csv", "text/csv", icon=":material/table:",
         on_click="ignore",
     )  # fmt: skip
 

@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdad.data.images import is_hidden
 from kdad.data.preprocessing import Preprocessing
 from kdad.data.sources import Source, load_source
 from kdad.devices import accelerator, hardware
 from kdad.errors import UserError, one_of
-from kdad.files import write_json, write_text
+from kdad.files import check_output_folder, write_json, write_text
 from kdad.networks.compact_vit import CompactViT
 from kdad.networks.features import CompactClassifier
 from kdad.networks.recipes import with_overrides
 from kdad.networks.teachers.cards import teacher_card
 from kdad.networks.teachers.loading import load_teacher, teacher_folder
-from kdad.networks.teachers.registry import CARD_FILE, WEIGHTS_FILE
+from kdad.networks.teachers.registry import CARD_FILE, TEACHERS, WEIGHTS_FILE, WEIGHTS_FOLDER
 from kdad.networks.vgg import CompactVGG
 from kdad.storage.history import read_history
 from kdad.storage.student_folder import round_to_half
@@ -124,10 +125,11 @@ def train_teacher(
         image_sizes: of the square training images, in pixels, each for an equal share of the epochs.
 
     Raises:
-        UserError: `out` holds a teacher already, or an unfinished run with different settings, the backbone cannot
-            be trained at `image_sizes`, or the teachers named do not fit.
+        UserError: `out` holds a teacher already, an unfinished run with different settings or other files, or is that
+            of a teacher named; the backbone cannot be trained at `image_sizes`, or the teachers named do not fit.
         WorkFailed: the loss became NaN, or memory ran out.
     """
+    _check_out(out, start_from, distil_from)
     chosen = BACKBONES[one_of("backbone", backbone, BACKBONES)]
     source = load_source(one_of("data set", dataset, PREPROCESSING))
     preset = chosen.guided if distil_from else chosen.tuned if start_from else chosen.recipe
@@ -191,6 +193,21 @@ def _image_sizes(image_sizes: Sequence[int] | None, backbone: str) -> tuple[int,
     ):
         raise UserError(f"--image-sizes must lie in {MIN_IMAGE_SIZE} to {IMAGE_SIZE} pixels and end with {IMAGE_SIZE}")
     return tuple(image_sizes)
+
+
+def _check_out(out: Path, *older: str | None) -> None:
+    """Check that a teacher in `out` replaces neither one that it learns from nor anything but a teacher.
+
+    Raises:
+        UserError: it would.
+    """
+    check_output_folder(out)
+    for name in filter(None, older):
+        if out.resolve() == (WEIGHTS_FOLDER / name if name in TEACHERS else Path(name)).resolve():
+            raise UserError(f"--out is the folder of {name}, which the new teacher learns from; choose another")
+    found = {file.name for file in out.iterdir() if not is_hidden(file.name)} if out.is_dir() else set()
+    if found and not found & {CARD_FILE, SETTINGS}:
+        raise UserError(f"{out} holds files that are no teacher's, and is left alone; choose a new or empty folder")
 
 
 def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:

@@ -297,6 +297,28 @@ def test_a_mistake_leaves_the_finished_teacher_alone_even_when_overwriting(tmp_p
     assert contents(tmp_path) == before
 
 
+def test_what_is_no_teachers_is_left_alone(tmp_path, student_folder):
+    """The README of a project, and a student, which `--overwrite` is not about."""
+    (tmp_path / "README.md").write_text("mine")
+    shutil.copytree(student_folder, tmp_path / "student")
+    before = contents(tmp_path)
+    for out in (tmp_path, tmp_path / "student"):
+        with pytest.raises(UserError, match="holds files that are no teacher's"):
+            taught("vgg", out, overwrite=True)
+    with pytest.raises(UserError, match="is a file; name a folder"):
+        taught("vgg", tmp_path / "README.md", overwrite=True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("option", ["start_from", "distil_from"])
+def test_a_teacher_does_not_replace_the_one_it_learns_from(tmp_path, taught_vgg, option):
+    folder = shutil.copytree(taught_vgg, tmp_path / "older")
+    before = contents(folder)
+    with pytest.raises(UserError, match="which the new teacher learns from"):
+        taught("vgg", folder, overwrite=True, **{option: str(folder)})
+    assert contents(folder) == before
+
+
 @pytest.mark.parametrize(("backbone", "other"), [("vgg", "vit_folder"), ("vit", "taught_vgg")])
 def test_starting_from_another_architecture_is_refused(tmp_path, request, backbone, other):
     with pytest.raises(UserError):
