@@ -1,8 +1,9 @@
 """Verdicts of folders with few normals: `python -m benchmarks.small_folders FOLDER…`.
 
-The default score of whole images is fitted to n of a folder's normals, drawn several times, and judges the whole test part
-at a false-positive rate of 5 %, or at the lowest that n normals can hold. Reported are the AUROC of the ranking, and how
-many good images and how many defects are called anomalous: where the ranking is right, the verdicts should be, too.
+The default score of whole images is fitted to n of a folder's normals, drawn several times, and judges the whole test
+part at a false-positive rate of 5 %, or at the lowest that n normals can hold. Reported are the AUROC of the ranking,
+and how many good images and how many defects are called anomalous: where the ranking is right, the verdicts should be,
+too.
 
 FOLDER is in the layout of MVTec AD.
 """

@@ -81,10 +81,7 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            images, others = split_by_ending(files_below(path))
-            masks = masks_beside(images)
-            say(*of_unknown_ending(others), *set_aside(list(masks), "scored"))
-            found += [file for file in images if file not in masks]
+            found += images_among(files_below(path))
         elif path.exists():
             found.append(path)
         else:
@@ -92,6 +89,14 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
     if not found:
         raise UserError(f"no image found; known suffixes are {', '.join(sorted(SUFFIXES))}")
     return found
+
+
+def images_among(files: Iterable[File]) -> list[File]:
+    """The images to score among the files of a folder; what is left out is reported on standard error."""
+    images, others = split_by_ending(files)
+    masks = masks_beside(images)
+    say(*of_unknown_ending(others), *set_aside(list(masks), "scored"))
+    return [file for file in images if file not in masks]
 
 
 def images_below(folder: Path) -> list[Path]:

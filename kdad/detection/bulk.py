@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import Enum
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from kdad.data.decoding import read_image
-from kdad.data.images import SUFFIXES, batches_of_one_size, find_images, is_hidden, readable
+from kdad.data.images import SUFFIXES, batches_of_one_size, find_images, images_among, is_hidden, readable
 from kdad.detection.detector import Detector
 from kdad.errors import UserError, one_line
 from kdad.files import shown, write_atomically
@@ -230,7 +230,8 @@ def _found_at(url: str) -> tuple[str, list[ImageFile]]:
         found = system.find(root, detail=True)
     except (ImportError, OSError, ValueError) as error:  # a package that is missing, credentials, an unknown protocol
         raise UserError(f"{url}: cannot be accessed ({one_line(error)})") from None
-    below = [name for name in found if Path(name).suffix.lower() in SUFFIXES and not _is_litter(name, root)]
+    names = {PurePosixPath(name): name for name in sorted(found) if not _is_litter(name, root)}
+    below = [names[place] for place in images_among(names)]
     if not below:
         raise UserError(f"{url}: no image found; the known suffixes are {', '.join(sorted(SUFFIXES))}")
     images = [_image_at(system.unstrip_protocol(name), found[name]) for name in below]
