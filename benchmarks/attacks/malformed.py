@@ -21,11 +21,12 @@ from benchmarks.attacks.tally import Tally
 from kdad.data.archives import unpack_images
 from kdad.data.decoding import MAX_PIXELS, read_image
 from kdad.data.images import images_below
+from kdad.data.masks import read_mask
 from kdad.data.sources import ParquetSource
 from kdad.detection.detector import Detector
 
 SIDE = 48  # of an image, in pixels
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "HEIF", "AVIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "HEIF", "AVIF", "JPEG2000")
 LITTER = ("__MACOSX/._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", "._b.png", ".ipynb_checkpoints/a.png")
 LEADING_OUT = ("../a.png", "/a.png", "a/../../b.png", "C:\\a.png", "..\\a.png", "//host/share/a.png")
 ODD_NAMES = (
@@ -127,8 +128,9 @@ def images(detector: Detector, work: Path, tries: int, seed: int = 0) -> dict[st
 
 
 def _judged(detector: Detector, file: Path) -> bool:
-    """Whether a file is an image with finite scores."""
+    """Whether a file is an image with finite scores, and a mask of the same size."""
     image = read_image(file)
+    assert read_mask(file).shape == image.shape[1:]
     height, width = image.shape[1:]
     assert image.dtype == torch.uint8 and image.shape[0] == 3 and 0 < height * width <= MAX_PIXELS
     prediction = detector.predict(image[None, :, :256, :256])
@@ -177,7 +179,7 @@ def _odd_zip(rng: np.random.Generator, good: dict[str, bytes], attempt: int) -> 
 def _unpacked(content: bytes, place: Path) -> bool:
     """Whether the unpacked images can be listed, contain no junk files, and are in the right place."""
     folder = place / "images"
-    count = unpack_images(io.BytesIO(content), folder)
+    count = unpack_images(io.BytesIO(content), folder).images
     found = [path for path in folder.rglob("*") if path.is_file()]
     return len(found) == count and not any(path.name.startswith(".") for path in found) and bool(images_below(folder))
 
