@@ -52,7 +52,7 @@ class FolderLayout:
         if not root.is_dir():
             raise UserError(f"{shown(root)}: no such folder")
         self.root = root
-        self.normal_folder = root / TRAIN / GOOD if (root / TRAIN / GOOD).is_dir() else root
+        self.normal_folder = _normals_of(root) or root
         if self.normal_folder == root:
             self._refuse_what_is_meant_otherwise()
 
@@ -158,7 +158,11 @@ class FolderLayout:
     @cached_property
     def _test_files(self) -> dict[str, list[Path]]:
         """Images and masks of the test part, by kind."""
-        return {place.name: images_below(place) for place in _folders(self.root / TEST)}
+        found: dict[str, list[Path]] = {}
+        for place in _folders(self.root / TEST):
+            kind = GOOD if place.name.lower() in NORMAL_NAMES else place.name
+            found[kind] = sorted([*found.get(kind, []), *images_below(place)])
+        return found
 
     @cached_property
     def _looked_at_tests(self) -> dict[str, dict[Path, float]]:
@@ -203,8 +207,8 @@ def normal_sizes(root: Path) -> list[Size]:
     """Sizes (height, width) of some normals of a folder, or of all its categories; empty if none can be read."""
     if not root.is_dir():
         return []
-    places = [root / TRAIN / GOOD, *(folder / TRAIN / GOOD for folder in categories(root))]
-    files = [file for place in places if place.is_dir() for file in images_below(place)] or images_below(root)
+    places = [_normals_of(folder) for folder in (root, *categories(root))]
+    files = [file for place in places if place for file in images_below(place)] or images_below(root)
     sizes = []
     for file in files[:: max(1, len(files) // MAX_SIZES)]:
         with suppress(UserError):  # unreadable files are reported where images are read
@@ -214,8 +218,16 @@ def normal_sizes(root: Path) -> list[Size]:
 
 
 def categories(root: Path) -> list[Path]:
-    """Folders below `root` in the layout of MVTec AD, that is, with a `train/good`."""
-    return [folder for folder in _folders(root) if (folder / TRAIN / GOOD).is_dir()]
+    """Folders below `root` in the layout of MVTec AD, that is, with normals in `train`."""
+    return [folder for folder in _folders(root) if _normals_of(folder)]
+
+
+def _normals_of(root: Path) -> Path | None:
+    """The folder of normals in `train`: `good`, or the only one there, if its name says that it holds normals."""
+    if (root / TRAIN / GOOD).is_dir():
+        return root / TRAIN / GOOD
+    places = _folders(root / TRAIN)
+    return places[0] if len(places) == 1 and places[0].name.lower() in NORMAL_NAMES else None
 
 
 def _folders(root: Path) -> list[Path]:

@@ -180,6 +180,18 @@ def test_masks_beside_images_are_no_images(mvtec, capsys):
     assert "1 mask beside images, such as" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["ok", "Normal"])
+def test_normals_go_by_the_same_names_in_both_parts(mvtec, name):
+    """As in BTAD: train/ok, test/ok, test/ko."""
+    usual = FolderTask(mvtec, SMALL)
+    expected, kinds = usual.test.anomalous.tolist(), usual.kinds
+    for part in ("train", "test"):
+        (mvtec / part / "good").rename(mvtec / part / name)
+    task = FolderTask(mvtec, SMALL)
+    assert (len(task.layout.normals), task.test.anomalous.tolist(), task.kinds) == (12, expected, kinds)
+    assert categories(mvtec.parent) == [mvtec]
+
+
 def test_several_masks_of_one_image_add_up(mvtec):
     masks = mvtec / "ground_truth" / "crack"
     other = np.zeros((40, 40), np.uint8)
