@@ -1,6 +1,7 @@
 """The device to compute on, its precision and its free memory."""
 
 import platform
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -118,3 +119,9 @@ def hardware(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     return f"{device}, {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def threads_of(hardware: str) -> int | None:
+    """The number of threads in a description by `hardware`; None for a GPU's."""
+    found = re.fullmatch(r"\w+, .*, (\d+) threads", hardware)
+    return int(found[1]) if found else None

@@ -106,6 +106,12 @@ def recipe_overrides(args: argparse.Namespace) -> dict[str, Any]:
     return {"epochs": args.epochs, "batch_size": args.batch_size, "learning_rate": args.learning_rate}
 
 
+def add_threads(parser: Parser) -> None:
+    """Add the choice of the number of threads."""
+    chosen = "processors to compute on (default: as many as other programs leave free, or those of an unfinished run)"
+    parser.add_argument("--threads", type=positive, help=chosen)
+
+
 def add_device(parser: Parser) -> None:
     """Add the choice of a device."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")

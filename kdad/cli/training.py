@@ -13,6 +13,7 @@ from kdad.cli.options import (
     add_engine,
     add_recipe,
     add_task,
+    add_threads,
     image_size,
     layers,
     positive,
@@ -23,6 +24,7 @@ from kdad.cli.options import (
 from kdad.errors import UserError
 from kdad.files import check_output
 from kdad.networks.recipes import MAX_SEED
+from kdad.processors import Load, choose_threads
 
 if TYPE_CHECKING:
     from kdad.cli import Command
@@ -34,6 +36,7 @@ def add_commands(command: "Command") -> None:
     sub = command("train", train, "train, calibrate and evaluate a student")
     add_task(sub)
     add_recipe(sub)
+    add_threads(sub)
     sub.add_argument("--seed", type=whole_number(0, MAX_SEED), default=0)
     sub.add_argument("--overwrite", action="store_true", help="replace the student that is there")
     sub.add_argument("--logger", choices=["tensorboard", "wandb"], help="also log there (history.csv is always kept)")
@@ -46,6 +49,7 @@ def add_commands(command: "Command") -> None:
     sub = command("sweep", sweep, "train and evaluate all classes of a data set, over seeds")
     add_task(sub)
     add_recipe(sub)
+    add_threads(sub)
     sub.add_argument("--seeds", type=positive, default=1, help="how many seeds, counted from 0")
     add_engine(sub)
     sub.add_argument(
@@ -70,6 +74,7 @@ def add_commands(command: "Command") -> None:
     sub.add_argument("--seed", type=whole_number(0, MAX_SEED), default=0)
     sub.add_argument("--overwrite", action="store_true")
     add_device(sub)
+    add_threads(sub)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -85,6 +90,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None] | None = None) -> None:
+    load = Load()
     from kdad.cli.judging import print_figures
     from kdad.data.datasets import is_folder
     from kdad.data.loading import load_task
@@ -100,11 +106,13 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
     teacher = load_teacher(teacher_name(args), image_size=image_size(args), layers=layers(args))
     task = load_task(args.dataset, _normal_class(args), teacher.preprocessing, args.tile_size)
     recipe = recipe_for(teacher, task.train_size, **recipe_overrides(args))
+    choose_threads(args.threads, load)
     if is_folder(args.dataset) and task.test is None:
         print("no test images of both kinds in test/good and test/<kind>: to be calibrated, and not evaluated")
     folder = train_student(
         task, teacher, Path(args.out), recipe=recipe, seed=args.seed, device=args.device, processes=processes,
-        overwrite=args.overwrite, logger=args.logger, callbacks=[Progress(report)] if report else [],
+        threads=args.threads, overwrite=args.overwrite, logger=args.logger,
+        callbacks=[Progress(report)] if report else [],
     )  # fmt: skip
     if rank():
         return
@@ -127,9 +135,11 @@ def _normal_class(args: argparse.Namespace) -> str:
 
 def sweep(args: argparse.Namespace) -> None:
     """Train and evaluate every class, and print the table."""
+    load = Load()
     from kdad.evaluation.results_file import merge_entry
     from kdad.training.sweep import Plan, render, run_sweep
 
+    choose_threads(args.threads, load)
     args.normal_class = args.normal_class or "all"
     if args.results:
         if args.normal_class != "all":
@@ -167,8 +177,10 @@ def _completing(engine: str) -> "Complete":
 
 def pretrain(args: argparse.Namespace) -> None:
     """Train a compact teacher."""
+    load = Load()
     from kdad.training.pretraining.pretrain import train_teacher
 
+    choose_threads(args.threads, load)
     card = train_teacher(
         args.backbone, args.dataset, Path(args.out), start_from=args.start_from, distil_from=args.distil_from,
         epochs=args.epochs, batch_size=args.batch_size, image_sizes=args.image_sizes, seed=args.seed,

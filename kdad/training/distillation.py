@@ -3,7 +3,7 @@
 import gc
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 from kdad.data.task import Fold, Task
 from kdad.detection.calibration import FittedStudent, HeldOut, calibrate, fit_statistics, save_calibration
 from kdad.detection.discrepancy import distillation_loss, layer_errors
-from kdad.devices import accelerator, hardware, move_if_it_fits
+from kdad.devices import accelerator, hardware, move_if_it_fits, threads_of
 from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.locks import exclusive_lock
@@ -106,6 +106,7 @@ def train_student(
     seed: int = 0,
     device: str = "auto",
     processes: DistributedConfig = SINGLE_PROCESS,
+    threads: int | None = None,
     overwrite: bool = False,
     logger: str | None = None,
     callbacks: Sequence[pl.Callback] = (),
@@ -118,6 +119,8 @@ def train_student(
     Args:
         processes: those that train together. Each of them calls this with the same arguments; they share `out`, where
             only the first of them writes. It alone calibrates; the others return earlier.
+        threads: how many torch computes with; None for those of the unfinished run that is continued, on which its
+            last digits depend, or else as many as now.
 
     Raises:
         UserError: a complete student, or an unfinished one of other settings, is already there, or another run trains
@@ -134,6 +137,9 @@ def train_student(
     task.check()
     config = planned(task, teacher, recipe, seed, device)
     folder = student_folder.folder_of(out, config)
+    if wanted := threads or _threads_of_unfinished(folder):
+        torch.set_num_threads(wanted)
+        config = replace(config, hardware=hardware(device))
     with _lock_run(folder) if rank() == 0 else nullcontext():
         if not from_first(lambda: _claimed(folder, config, task, teacher, overwrite)):
             return folder
@@ -147,6 +153,13 @@ def train_student(
             held_out = folds or [(fitted, task.calibration)]
             finish(folder, config, fitted, teacher, held_out, task.train)
     return folder
+
+
+def _threads_of_unfinished(folder: Path) -> int | None:
+    """The number of threads of the run that was begun in `folder`, if there is one on processors."""
+    with suppress(UserError):
+        return None if student_folder.is_complete(folder) else threads_of(student_folder.load_config(folder).hardware)
+    return None
 
 
 def _check_shares(processes: DistributedConfig, batch: int) -> None:

@@ -206,7 +206,7 @@ class ContentionWarning(Callback):
             if processors < CONTENDED * threads:
                 tqdm.write(
                     f"other programs are busy: {threads} threads wait for each other on {processors:.1f} processors; "
-                    f"OMP_NUM_THREADS={max(1, int(processors))} would be faster",
+                    f"--threads {max(1, int(processors))} would be faster",
                     file=sys.stderr,
                 )
 

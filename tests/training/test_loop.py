@@ -332,4 +332,4 @@ def test_who_trains_beside_other_programs_is_told_so_once(threads, processors, s
     crowd.on_train_start(None, module)
     for step in range(20):
         crowd.on_train_batch_end(None, module, {}, None, step)
-    assert capsys.readouterr().err.count("OMP_NUM_THREADS=1 would be faster") == says
+    assert capsys.readouterr().err.count("--threads 1 would be faster") == says
