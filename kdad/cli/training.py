@@ -3,8 +3,11 @@
 import argparse
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from kdad.cli.options import (
@@ -98,14 +101,16 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
     from kdad.evaluation.evaluate import evaluate
     from kdad.networks.students import recipe_for
     from kdad.networks.teachers.loading import load_teacher
-    from kdad.training.distillation import train_student
     from kdad.training.distributed import DistributedConfig, rank
-    from kdad.training.loop import Progress
 
     processes = DistributedConfig.detect(args.devices, args.num_nodes, args.timeout)
     teacher = load_teacher(teacher_name(args), image_size=image_size(args), layers=layers(args))
-    task = load_task(args.dataset, _normal_class(args), teacher.preprocessing, args.tile_size)
-    recipe = recipe_for(teacher, task.train_size, **recipe_overrides(args))
+    with imported_meanwhile("kdad.training.distillation"):
+        task = load_task(args.dataset, _normal_class(args), teacher.preprocessing, args.tile_size)
+        recipe = recipe_for(teacher, task.train_size, **recipe_overrides(args))
+    from kdad.training.distillation import train_student
+    from kdad.training.loop import Progress
+
     choose_threads(args.threads, load)
     if is_folder(args.dataset) and task.test is None:
         print("no test images of both kinds in test/good and test/<kind>: to be calibrated, and not evaluated")
@@ -121,6 +126,20 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
         evaluation.save(folder)
         print_figures(evaluation.figures)
     print(f"student folder: {folder}")
+
+
+@contextmanager
+def imported_meanwhile(module: str) -> Iterator[None]:
+    """Import a module in a thread while the block, which must import nothing of the same, reads images.
+
+    Lightning takes as long to import as a folder's images take to be looked at.
+    """
+    thread = Thread(target=import_module, args=(module,))
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _normal_class(args: argparse.Namespace) -> str:

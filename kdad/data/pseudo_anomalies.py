@@ -64,10 +64,11 @@ def _drawn(kind: str, image: np.ndarray, other: np.ndarray, rng: np.random.Gener
     nearby = max(3, round(NEARBY * min(image.shape[:2])))
     for _ in range(TRIES):
         cover = place(image.shape[:2], rng)
-        changed = change(image.astype(np.float64), other.astype(np.float64), rng).clip(0, 255)
-        new = (image + (changed - image) * cover[..., None]).round().astype(np.uint8)
+        old = image.astype(np.float32)
+        changed = change(old, other.astype(np.float32), rng).astype(np.float32).clip(0, 255)
+        new = (old + (changed - old) * cover[..., None].astype(np.float32)).round().astype(np.uint8)
         covered = cover >= cover.max() / 2
-        difference = abs(new.astype(np.float64) - image).max(2)
+        difference = (np.maximum(new, image) - np.minimum(new, image)).max(2)
         mask = covered & (maximum_filter(difference * covered, nearby) >= LEAST_CHANGE)
         if mask.any():
             return new, mask
@@ -129,10 +130,10 @@ def _region(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 def _noise(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Smooth noise of mean 0 and deviation 1, (H, W)."""
-    from scipy.ndimage import zoom
+    from PIL import Image
 
-    coarse = rng.normal(size=(6, 6))
-    smooth = zoom(coarse, (shape[0] / 6, shape[1] / 6), order=3, grid_mode=True, mode="nearest")
+    coarse = Image.fromarray(rng.normal(size=(6, 6)).astype(np.float32))
+    smooth = np.asarray(coarse.resize(shape[::-1], Image.Resampling.BICUBIC))
     return (smooth - smooth.mean()) / max(smooth.std(), 1e-9)
 
 

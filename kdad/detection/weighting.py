@@ -18,7 +18,8 @@ from kdad.detection.tiles import WholeImages
 from kdad.networks.teachers.loading import Teacher
 from kdad.scores import logarithm
 
-PSEUDO_ANOMALIES = 300
+PSEUDO_ANOMALIES = 300  # where a score depends on them
+PSEUDO_ANOMALIES_OF_MAPS = 100  # where only a map of the student does
 MIN_SPREAD = 1e-3  # of peaks and of logarithms of distances, where all normals are alike
 AT_ONCE = 32  # maps over whole images are far larger than what they are made of
 
@@ -36,10 +37,10 @@ class SyntheticPairs:
     preprocessing: Preprocessing
 
     @classmethod
-    def of(cls, student: nn.Module, teacher: Teacher, train: Tensor) -> "SyntheticPairs":
-        """Of training images (M, 3, H, W) that are chosen evenly."""
+    def of(cls, student: nn.Module, teacher: Teacher, train: Tensor, most: int) -> "SyntheticPairs":
+        """Of at most so many training images (M, 3, H, W), chosen evenly."""
         device, tiler = next(student.parameters()).device, WholeImages(teacher.preprocessing)
-        chosen = train[torch.linspace(0, len(train) - 1, min(len(train), PSEUDO_ANOMALIES)).round().long()]
+        chosen = train[torch.linspace(0, len(train) - 1, min(len(train), most)).round().long()]
         drawn = draw_pseudo_anomalies(chosen.permute(0, 2, 3, 1).contiguous().numpy())
         defective = torch.from_numpy(drawn.images).permute(0, 3, 1, 2)
 

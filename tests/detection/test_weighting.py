@@ -73,10 +73,9 @@ def test_a_distance_never_counts_more_than_the_peak():
 
 def test_images_from_all_over_the_training_set_are_taken(vgg_teacher, tiny_task, monkeypatch):
     """Of tiled images, the first few hundred training images are tiles of three of them."""
-    monkeypatch.setattr(weighting, "PSEUDO_ANOMALIES", 4)
     chosen, draw = [], weighting.draw_pseudo_anomalies
     monkeypatch.setattr(weighting, "draw_pseudo_anomalies", lambda images: (chosen.append(images), draw(images))[1])
-    SyntheticPairs.of(build_student({"kind": "compact-vgg", "inner": 4}).eval(), vgg_teacher, tiny_task.train)
+    SyntheticPairs.of(build_student({"kind": "compact-vgg", "inner": 4}).eval(), vgg_teacher, tiny_task.train, most=4)
     rows = [
         next(i for i, image in enumerate(tiny_task.train) if np.array_equal(image.permute(1, 2, 0).numpy(), picked))
         for picked in chosen[0]
@@ -87,7 +86,7 @@ def test_images_from_all_over_the_training_set_are_taken(vgg_teacher, tiny_task,
 @pytest.mark.parametrize("images", [5, 8])
 def test_few_images_give_finite_weights(vgg_teacher, images):
     found = SyntheticPairs.of(
-        build_student({"kind": "compact-vgg", "inner": 4}).eval(), vgg_teacher, TinyTask().train[:images]
+        build_student({"kind": "compact-vgg", "inner": 4}).eval(), vgg_teacher, TinyTask().train[:images], 300
     )
     weights = found.layer_weights()
     assert weights.isfinite().all()
