@@ -98,7 +98,7 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
     from kdad.data.datasets import is_folder
     from kdad.data.loading import load_task
     from kdad.detection.detector import Detector
-    from kdad.evaluation.evaluate import evaluate
+    from kdad.evaluation.evaluate import evaluate, testing
     from kdad.networks.students import recipe_for
     from kdad.networks.teachers.loading import load_teacher
     from kdad.training.distributed import DistributedConfig, rank
@@ -108,23 +108,28 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
     with imported_meanwhile("kdad.training.distillation"):
         task = load_task(args.dataset, _normal_class(args), teacher.preprocessing, args.tile_size)
         recipe = recipe_for(teacher, task.train_size, **recipe_overrides(args))
-    from kdad.training.distillation import train_student
+    from kdad.progress import running
+    from kdad.training.distillation import stages, train_student
     from kdad.training.loop import Progress
 
     choose_threads(args.threads, load)
     if is_folder(args.dataset) and task.test is None:
         print("no test images of both kinds in test/good and test/<kind>: to be calibrated, and not evaluated")
-    folder = train_student(
-        task, teacher, Path(args.out), recipe=recipe, seed=args.seed, device=args.device, processes=processes,
-        threads=args.threads, overwrite=args.overwrite, logger=args.logger,
-        callbacks=[Progress(report)] if report else [],
-    )  # fmt: skip
-    if rank():
-        return
-    if task.test is not None:
-        evaluation = evaluate(task, Detector.load(folder, teacher=teacher, device=args.device))
-        evaluation.save(folder)
-        print_figures(evaluation.figures)
+    figures = None
+    with running(lambda: [*stages(task, recipe), *testing(task)], report):
+        folder = train_student(
+            task, teacher, Path(args.out), recipe=recipe, seed=args.seed, device=args.device, processes=processes,
+            threads=args.threads, overwrite=args.overwrite, logger=args.logger,
+            callbacks=[Progress(report)] if report else [],
+        )  # fmt: skip
+        if rank():
+            return
+        if task.test is not None:
+            evaluation = evaluate(task, Detector.load(folder, teacher=teacher, device=args.device))
+            evaluation.save(folder)
+            figures = evaluation.figures
+    if figures is not None:
+        print_figures(figures)
     print(f"student folder: {folder}")
 
 

@@ -33,6 +33,7 @@ from kdad.data.sizes import need_tiles, size_in_words
 from kdad.data.task import Labelled, Task, all_normal, holdout_split
 from kdad.errors import UserError
 from kdad.files import sha256_of
+from kdad.progress import READING, track
 from kdad.scores import DISTANT_PEAK, LOCAL_DISTANCE
 
 TRAINING_TILES = 3000
@@ -232,7 +233,7 @@ class FolderTask(Task):
     def _made(self, indices: Tensor) -> Iterator[Tensor]:
         """Normals at the teacher's image size, or tiles of them, which depend on the normal alone."""
         images = ImageFiles((self.layout.normals[i] for i in indices), self.max_value)
-        for index, image in zip(indices.tolist(), images, strict=True):
+        for index, image in track(READING, zip(indices.tolist(), images, strict=True)):
             for piece in _random_tiles(image, self.tile_size, self._each, index) if self.tile_size else [image]:
                 yield _resized(piece, *self.image_size, self.pixels.interpolation)
 

@@ -22,6 +22,7 @@ from kdad.detection.weighting import PSEUDO_ANOMALIES, PSEUDO_ANOMALIES_OF_MAPS,
 from kdad.errors import UserError, one_line
 from kdad.files import write_bytes
 from kdad.networks.teachers.loading import Teacher
+from kdad.progress import CALIBRATING, track
 from kdad.scores import DISTANCE, DISTANCE_WEIGHT, LOCAL_DISTANCES, Measurement, score_named
 from kdad.storage.layout import CALIBRATION, CROSS_FITTED, HELD_OUT, LEFT_OUT
 from kdad.storage.sealing import read_verified
@@ -250,7 +251,7 @@ class Observations:
     def _observed(self) -> Iterator[tuple[Gaussian | None, Observation]]:
         for fitted, images in self.held_out:
             device = next(fitted.student.parameters()).device
-            for batch in in_batches(images):
+            for batch in track(CALIBRATING, in_batches(images), len):
                 yield fitted.gaussian, observe(fitted.student, self.teacher, batch.to(device), self.tiler)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from kdad.networks.teachers.loading import Teacher
+from kdad.progress import CALIBRATING, track
 
 DIMENSIONS = 128  # of patches, after a principal component analysis
 MIN_VARIANCE = 1e-5  # of a component, as a share of the largest
@@ -242,7 +243,7 @@ class NormalPatches:
         """Fit to what a teacher sees in normals, uint8 (B, 3, H, W) in batches that are read twice."""
 
         def seen() -> Iterator[list[Tensor]]:
-            for images in batches:
+            for images in track(CALIBRATING, batches, len):
                 yield [layer.cpu() for layer in layer_maps(teacher(teacher.preprocessing(images)), teacher)]
 
         return cls.fit_maps(seen)

@@ -16,6 +16,7 @@ from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization, sampled
 from kdad.detection.mahalanobis import Gaussian
 from kdad.detection.tiles import WholeImages
 from kdad.networks.teachers.loading import Teacher
+from kdad.progress import CALIBRATING, track
 from kdad.scores import logarithm
 
 PSEUDO_ANOMALIES = 300  # where a score depends on them
@@ -45,7 +46,7 @@ class SyntheticPairs:
         defective = torch.from_numpy(drawn.images).permute(0, 3, 1, 2)
 
         def observed(images: Tensor) -> Observation:
-            batches = images.split(AT_ONCE)
+            batches = track(CALIBRATING, images.split(AT_ONCE), len)
             return _stacked([observe(student, teacher, batch.to(device), tiler) for batch in batches])
 
         return cls(observed(chosen), observed(defective), torch.from_numpy(drawn.masks), teacher.preprocessing)

@@ -15,11 +15,13 @@ from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.files import sha256_of, write_atomically, write_json, write_text
 from kdad.networks.teachers.provenance import label_overlap
+from kdad.progress import TESTING, Stage, advance
 from kdad.scores import GAUSSIAN, NEAREST, Measurement, last_layer_error
 from kdad.storage import layout, student_folder
 from kdad.storage.sealing import sealed
 from kdad.storage.student_config import StudentConfig
 
+IMAGE, IMAGE_WITH_MASK = 2.0, 2.5  # costs of one image, in looks of a teacher at one
 MAX_MAP_SIZE = 256  # pixels a side on which heatmaps are compared with masks
 
 
@@ -81,6 +83,14 @@ def evaluate(task: Task, detector: Detector) -> Evaluation:
     return Evaluation(_figures(judged, task, test, detector), detector, own, judged, test)
 
 
+def testing(task: Task) -> list[Stage]:
+    """The stage of an evaluation on the test part of `task`; none without one."""
+    if task.test is None:
+        return []
+    images, cost = len(task.test.images), IMAGE if task.test.masks is None else IMAGE_WITH_MASK
+    return [Stage(TESTING, images, cost)]
+
+
 def is_own(task: Task, config: StudentConfig) -> bool:
     """Whether a student was trained for this very task, on the same images."""
     if (public_name(task.dataset), task.normal_class) != (public_name(config.dataset), config.normal_class):
@@ -111,6 +121,7 @@ class _Judged:
                 masks = [test.masks[first + index] for index in range(len(prediction))]
                 self._keep(prediction, masks, test.anomalous[first : first + len(prediction)].tolist())
             first += len(prediction)
+            advance(TESTING, len(prediction))
         self.score, self.measurement = np.concatenate(scores), Measurement.concatenated(measurements)
 
     def _keep(self, prediction: Prediction, masks: Sequence[np.ndarray | None], anomalous: list[bool]) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import psutil
@@ -21,7 +21,9 @@ class Status:
     """Last report of a job's process.
 
     `started` is the process's start in seconds after boot, which is independent of clock changes: together with `pid`,
-    which the system reuses, it identifies the process. `position` counts epochs, with fractions.
+    which the system reuses, it identifies the process. `phase` is the present stage of the run, `done` the share of the
+    whole, 0…1, `seconds_left` an estimate for the whole, and `stages` the seconds of those that are over; see
+    `kdad.progress`. `position` counts epochs, with fractions.
     """
 
     state: str = QUEUED
@@ -29,6 +31,8 @@ class Status:
     started: float = 0.0
     heartbeat: float = 0.0
     phase: str = ""
+    done: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
     epoch: int = 0
     epochs: int = 0
     position: float = 0.0
@@ -42,7 +46,7 @@ def read_status(folder: Path) -> Status:
     """Last report of a job's process; the default `Status` if the file is damaged."""
     try:
         values = json.loads((folder / STATUS).read_text())
-        return Status(**{field.name: values[field.name] for field in fields(Status) if field.name in values})
+        return Status(**{known.name: values[known.name] for known in fields(Status) if known.name in values})
     except (OSError, ValueError, TypeError):
         return Status()
 

@@ -12,6 +12,7 @@ from kdad.data.images import in_batches
 from kdad.data.task import Images
 from kdad.devices import SHARE_OF_FREE_MEMORY, free_bytes
 from kdad.networks.teachers.loading import Teacher
+from kdad.progress import FEATURES, advance
 
 
 def fingerprint(pixels: Tensor) -> Tensor:
@@ -69,6 +70,7 @@ class FeatureCache:
             for memory, layer in zip(layers, teacher(pixels), strict=True):
                 memory[start : start + len(batch)] = layer
             start += len(batch)
+            advance(FEATURES, len(batch))
         ordered, rows = torch.cat(keys).sort()
         return cls(ordered, rows, layers)
 

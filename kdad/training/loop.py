@@ -21,15 +21,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 from tqdm import tqdm
 
+from kdad import progress
 from kdad.errors import UserError, WorkFailed, one_of
 from kdad.files import write_atomically
+from kdad.progress import SECONDS_BETWEEN_REPORTS, TRAINING, Stage, running
 from kdad.storage.history import read_history, write_history
 from kdad.training import distributed
 from kdad.training.distributed import SINGLE_PROCESS, DistributedConfig
 
 CHECKPOINT = "resume.ckpt"
 STEPS_BETWEEN_NAN_CHECKS = 16
-SECONDS_BETWEEN_REPORTS = 1.0
 SECONDS_TO_MEASURE_CONTENTION, CONTENDED = 5.0, 0.7  # and the share of its threads that a program has in one
 BETWEEN_PROCESSES = 2**53  # seeds; far more than `epoch_seed` ever gives
 Loader = DataLoader[tuple[Tensor, ...]]
@@ -149,39 +150,29 @@ def _rounded(value: Tensor | None) -> float | str:
 
 
 class ProgressBar(Callback):
-    """One bar for the whole run: loss, validation AUROC (or accuracy) and time left."""
+    """Count epochs, and say loss and validation AUROC (or accuracy), on the bar of the run that this is a stage of."""
+
+    def __init__(self, stage: str):
+        self.stage = stage
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        steps = trainer.num_training_batches
-        self.bar = tqdm(
-            total=trainer.max_epochs * steps, initial=trainer.current_epoch * steps, unit="step", dynamic_ncols=True,
-            disable=not trainer.is_global_zero,
-        )  # fmt: skip
+        if run := progress.current():
+            run.visible = trainer.is_global_zero
+            run.skip(self.stage, trainer.current_epoch)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.bar.update()
-        if batch_idx % STEPS_BETWEEN_NAN_CHECKS == 0:
-            self._describe(trainer, loss=float(outputs["loss"]))
+        if run := progress.current():
+            shown = self._described(trainer, outputs["loss"]) if batch_idx % STEPS_BETWEEN_NAN_CHECKS == 0 else {}
+            run.advance(self.stage, 1 / trainer.num_training_batches, **shown)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._describe(trainer, loss=float(trainer.callback_metrics["train_loss"]))
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.bar.close()
-
-    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        if hasattr(self, "bar"):
-            self.bar.close()
-
-    def _describe(self, trainer: pl.Trainer, loss: float) -> None:
-        shown = {"loss": f"{loss:.4f}"}
+    def _described(self, trainer: pl.Trainer, loss: Tensor) -> dict[str, str]:
+        shown = {"epoch": f"{trainer.current_epoch + 1}/{trainer.max_epochs}", "loss": f"{float(loss):.4f}"}
         for name in ("val_auroc", "val_accuracy"):
             if name in trainer.callback_metrics:
                 shown[name] = f"{float(trainer.callback_metrics[name]):.4f}"
-        self.bar.set_description(f"epoch {min(trainer.current_epoch + 1, trainer.max_epochs)}/{trainer.max_epochs}")
-        self.bar.set_postfix(shown)
+        return shown
 
 
 class ContentionWarning(Callback):
@@ -212,16 +203,15 @@ class ContentionWarning(Callback):
 
 
 class Progress(Callback):
-    """Report position, loss, validation AUROC and time left to a function, about once a second."""
+    """Report epochs, with fractions, loss and validation AUROC to a function, about once a second."""
 
     def __init__(self, report: Callable[[dict[str, Any]], None]):
         self.report = report
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        if not hasattr(self, "started"):  # not before: until then, the teacher's features are computed
-            self.started, self.first = time.monotonic(), trainer.current_epoch
-            self.report({"phase": "training", "epochs": trainer.max_epochs})
-            self.reported = self.started
+        if not hasattr(self, "reported"):
+            self.report({"epochs": trainer.max_epochs})
+            self.reported = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -236,14 +226,9 @@ class Progress(Callback):
         values = {} if auroc is None else {"auroc": float(auroc)}
         self._report(trainer, trainer.current_epoch + 1, **values)
 
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.report({"phase": "testing", "seconds_left": None})
-
     def _report(self, trainer: pl.Trainer, position: float, **values: float) -> None:
-        pace = (time.monotonic() - self.started) / (position - self.first)
         epoch = min(int(position) + 1, trainer.max_epochs)
-        left = pace * (trainer.max_epochs - position)
-        self.report({"epoch": epoch, "position": position, "seconds_left": left, **values})
+        self.report({"epoch": epoch, "position": position, **values})
 
 
 def must_replace(folder: Path, obstacle: str | None, overwrite: bool) -> bool:
@@ -277,8 +262,11 @@ def fit(
     processes: DistributedConfig = SINGLE_PROCESS,
     logger: str | None = None,
     callbacks: Sequence[Callback] = (),
+    stage: str = TRAINING,
 ) -> None:
     """Train `module` up to `epochs` in `folder`, from its checkpoint if there is one; `callbacks` may watch.
+
+    Epochs are counted as units of a stage of the present run, or of one of their own.
 
     Raises:
         WorkFailed: the loss became NaN, memory ran out, or another process of the run ended.
@@ -286,12 +274,13 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(epoch_seed(seed, 0))
     _quiet_lightning()
+    own = [EpochSeed(seed), StopOnNaN(), ProgressBar(stage), ContentionWarning(), EpochRecord(folder)]
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator=device,
         **processes.trainer_options(),
         precision="bf16-mixed" if half_precision(device) else "32-true",
-        callbacks=[EpochSeed(seed), StopOnNaN(), ProgressBar(), ContentionWarning(), EpochRecord(folder), *callbacks],
+        callbacks=[*own, *callbacks],
         logger=_logger(logger, folder),
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -301,7 +290,8 @@ def fit(
     )
     checkpoint = folder / CHECKPOINT
     try:
-        trainer.fit(module, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+        with running(lambda: [Stage(stage, epochs, 1)]):
+            trainer.fit(module, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C, after its own clean-up
         raise KeyboardInterrupt from None
     except RuntimeError as error:

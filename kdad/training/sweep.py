@@ -16,14 +16,15 @@ from kdad.data.task import Task
 from kdad.detection.detector import Detector
 from kdad.devices import accelerator
 from kdad.errors import UserError, one_of
-from kdad.evaluation.evaluate import evaluate
+from kdad.evaluation.evaluate import evaluate, testing
 from kdad.evaluation.results_file import AUROCS, Figure
 from kdad.networks.students import recipe_for
 from kdad.networks.teachers.loading import Teacher, load_teacher
+from kdad.progress import running
 from kdad.storage import student_folder
 from kdad.storage.history import read_history
 from kdad.storage.student_config import StudentConfig, public_teacher
-from kdad.training.distillation import planned, train_student, views
+from kdad.training.distillation import planned, stages, train_student, views
 from kdad.training.feature_cache import Views, cache_features
 
 
@@ -161,9 +162,11 @@ class Completion:
         """Train a student, unless it is trained, and evaluate it."""
         task, teacher = self._prepared(pending)
         config, device = pending.config, self._plan.device
-        if not student_folder.is_complete(pending.folder):
-            train_student(task, teacher, self._plan.out, recipe=config.recipe, seed=config.seed, device=device)
-        evaluate(task, Detector.load(pending.folder, teacher=teacher, device=device)).save(pending.folder)
+        trained = student_folder.is_complete(pending.folder)
+        with running(lambda: [*([] if trained else stages(task, config.recipe)), *testing(task)]):
+            if not trained:
+                train_student(task, teacher, self._plan.out, recipe=config.recipe, seed=config.seed, device=device)
+            evaluate(task, Detector.load(pending.folder, teacher=teacher, device=device)).save(pending.folder)
 
     def _prepared(self, pending: PendingRun) -> tuple[Task, Teacher]:
         """The task of a class, and the teacher with its features in memory, if they fit; kept until another is."""

@@ -17,10 +17,11 @@ from kdad import cli
 from kdad.errors import UserError
 from kdad.jobs import manager, reporting, status
 from kdad.networks.recipes import Recipe
+from kdad.progress import running
 from kdad.storage import layout
 from kdad.storage import student_folder as store
 from kdad.storage.history import read_history
-from kdad.training.distillation import train_student
+from kdad.training.distillation import stages, train_student
 from kdad.training.loop import Progress
 
 # It trains until there is a file `go` beside the job folders; its first argument says how it ends.
@@ -243,19 +244,21 @@ def test_a_trace_forgets_what_a_resumed_run_repeats(tmp_path):
     assert manager.read_trace(tmp_path / "none") == []
 
 
-def test_progress_is_handed_over_with_the_time_left(tmp_path, vgg_teacher):
-    said = []
-    recipe = Recipe(epochs=3, batch_size=8)
-    folder = train_student(
-        TinyTask(), vgg_teacher, tmp_path, recipe=recipe, device="cpu", callbacks=[Progress(said.append)]
-    )
-    assert said[0] == {"phase": "training", "epochs": 3}
-    assert said[-1]["phase"] == "testing"
+def test_progress_is_handed_over_with_the_stage_and_the_time_left(tmp_path, vgg_teacher):
+    said: list[dict] = []
+    task, recipe = TinyTask(), Recipe(epochs=3, batch_size=8)
+    with running(lambda: stages(task, recipe), said.append):
+        folder = train_student(
+            task, vgg_teacher, tmp_path, recipe=recipe, device="cpu", callbacks=[Progress(said.append)]
+        )
+    assert {"epochs": 3} in said
+    phases = [values["phase"] for values in said if values.get("phase")]
+    assert list(dict.fromkeys(phases)) == ["teacher features", "training", "calibrating"]
+    assert said[-1]["done"] == 1
+    assert said[-1]["stages"].keys() == set(phases)
     epochs = [values for values in said if "position" in values]
     ends = [values["position"] for values in epochs if values["position"] % 1 == 0]
     assert list(dict.fromkeys(ends)) == [1, 2, 3]  # twice, where an epoch's last batch was reported too
-    left = [values["seconds_left"] for values in epochs]
-    assert left[0] > left[-1] == 0
     validation = [row["auroc"] for row in read_history(folder) if row["split"] == "validation"]
     assert epochs[-1]["auroc"] == pytest.approx(validation[-1], abs=1e-6)
     assert all(status.Status(**values) for values in said)

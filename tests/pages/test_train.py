@@ -152,14 +152,16 @@ def test_a_killed_job_is_shown_as_such(train, root):
 
 
 def test_progress_and_curves_are_live(train, root):
-    folder = made_job(root, "running", epoch=2, epochs=4, position=1.5, loss=0.25, seconds_left=90, phase="training")
+    folder = made_job(
+        root, "running", epoch=2, epochs=4, position=1.5, loss=0.25, seconds_left=90, phase="training", done=0.375
+    )
     (folder / status.TRACE).write_text("0.5,2\n1,1\n1.5,0.25\n")
     student = root / "patterns/vgg-cifar10/rings"
     trained = {"epoch": 1, "split": "train", "loss": 1.5, "auroc": "", "seconds": 1.0}
     write_history(student, [trained, trained | {"split": "validation", "auroc": 0.9}])
     at = train()
     (progress,) = at.get("progress")
-    assert (progress.proto.value, progress.proto.text) == (37, "Epoch 2 of 4 · 2 min left")
+    assert (progress.proto.value, progress.proto.text) == (37, "Training: epoch 2 of 4 · 2 min left")
     assert "Loss **0.2500**" in plain_texts(at)
     assert "Validation AUROC, last layer alone **90" in plain_texts(at)
     assert len(at.get("vega_lite_chart")) == 2

@@ -8,6 +8,7 @@ from kdad.errors import UserError
 from kdad.jobs import manager
 from kdad.jobs.manager import Job
 from kdad.jobs.status import FAILED, FINISHED, KILLED, QUEUED, RUNNING, SILENT, STOPPED
+from kdad.progress import TRAINING
 from kdad.storage.history import read_history
 from kdad.storage.layout import WEIGHTS
 from ui.shared.page import INSPECT
@@ -76,9 +77,10 @@ def _how_it_fares(job: Job) -> None:
     if job.state == QUEUED:
         st.caption("Waiting for earlier jobs to finish.")
     elif job.active:
-        st.progress(min(1.0, status.position / max(1, status.epochs)), _progress_in_words(job))
+        st.progress(min(1.0, status.done), _progress_in_words(job))
     elif job.state == FINISHED:
         st.markdown(_result(job))
+        st.caption(_where_time_went(status.stages))
     elif job.state == FAILED:
         st.error(plain(status.message or "The job failed without a message: see the log."))
     elif job.state == KILLED:
@@ -91,14 +93,20 @@ def _progress_in_words(job: Job) -> str:
     status = job.status
     if job.state == SILENT:
         return "Not responding: the process may be suspended. You can stop and resume it."
-    if not status.epochs:
+    if not status.phase:
         return "Loading the teacher and the data…"
-    if status.phase != "training":
-        return "Calibrating and testing…"
-    words = [f"Epoch {max(1, status.epoch)} of {status.epochs}"]
+    words = [status.phase.capitalize()]
+    if status.phase == TRAINING and status.epochs:
+        words = [f"Training: epoch {max(1, status.epoch)} of {status.epochs}"]
     if status.seconds_left is not None:
         words.append(f"{duration(status.seconds_left)} left")
     return " · ".join(words)
+
+
+def _where_time_went(stages: dict[str, float]) -> str:
+    """The stages of a run that took time, the longest first."""
+    longest = sorted(((seconds, name) for name, seconds in stages.items() if seconds >= 1), reverse=True)
+    return " · ".join(f"{name} {duration(seconds)}" for seconds, name in longest)
 
 
 def _result(job: Job) -> str:
@@ -107,7 +115,12 @@ def _result(job: Job) -> str:
         overlap = plain(figures["label_overlap"])
         return f"Test AUROC **{percent(figures['auroc'])}** · seed {int(figures['seed'])} · label overlap: {overlap}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "The student has since been removed, or was not tested."
+        if not (job.student / WEIGHTS).is_file():
+            return "The student has since been removed."
+        return (
+            "Finished and calibrated. Not tested: to measure accuracy, add normal images to `test/good` and anomalous "
+            "ones to `test/<kind of defect>`."
+        )
 
 
 def _what_is_left(job: Job) -> str:
