@@ -247,6 +247,24 @@ def regions(measured: dict) -> str:
     return f"{_table([['method', *folders], *rows])}\n\n{told}; {spent}."
 
 
+def small_folders(measured: dict) -> str:
+    """What verdicts of few normals are worth: one row per number of normals, one column per folder."""
+    folders = list(dict.fromkeys(row["folder"] for row in measured["rows"]))
+    cells: dict[int, dict[str, str]] = {}
+    rates = {}
+    for row in measured["rows"]:
+        figures = f"{row['auroc']:.1f} / {row['false_positives']:.1f} / {row['detected']:.0f}"
+        cells.setdefault(row["normals"], {})[row["folder"]] = figures
+        rates[row["normals"]] = row["fpr"]
+    head = ["normals", "false-positive rate asked for", *folders]
+    rows = [[str(n), f"{rates[n]:.1f}", *(cells[n].get(folder, "–") for folder in folders)] for n in sorted(cells)]
+    words = (
+        "Image AUROC, share of good test images called anomalous, and share of defects called anomalous, per cent; means "
+        f"of {measured['draws']} draws of the normals, teacher {LITE0}, the default score."
+    )
+    return f"{_table([head, *rows])}\n\n{words}"
+
+
 def choice(measured: dict) -> str:
     """Which sum of the teacher's statistics each protocol would have chosen, and what it finds on a set it left out."""
     folders, default = measured["candidates"], measured["default"]
@@ -442,6 +460,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Path], str]]] = {
     "earned": ("photographs.json", lambda file: earned(_read(file))),
     "peers": ("peers.json", lambda file: peers(_read(file), _read(file.with_name("photographs.json")))),
     "regions": ("regions.json", lambda file: regions(_read(file))),
+    "small_folders": ("small_folders.json", lambda file: small_folders(_read(file))),
     "choice": ("regions.json", lambda file: choice(_read(file))),
     "student_designs": ("student_designs.json", lambda file: student_designs(_read(file))),
     "speed": ("speed.json", lambda file: speed(_read(file))),

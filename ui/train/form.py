@@ -84,6 +84,8 @@ def _choose_teacher(dataset: str) -> tuple[str, Recipe | None]:
 
 def _choose_knobs(preset: Recipe | None, photographs: bool) -> dict:
     epochs = _number("Epochs", preset, "epochs", min_value=1, max_value=100_000)
+    if photographs and preset:
+        st.caption(f"More with few images: at least {preset.min_steps} steps in all.")
     with st.expander("More settings", key="more-settings"):
         left, right = st.columns(2)
         with left:
