@@ -259,8 +259,8 @@ def small_folders(measured: dict) -> str:
     head = ["normals", "false-positive rate asked for", *folders]
     rows = [[str(n), f"{rates[n]:.1f}", *(cells[n].get(folder, "–") for folder in folders)] for n in sorted(cells)]
     words = (
-        "Image AUROC, share of good test images called anomalous, and share of defects called anomalous, per cent; means "
-        f"of {measured['draws']} draws of the normals, teacher {LITE0}, the default score."
+        "Image AUROC, share of good test images called anomalous, and share of defects called anomalous, per cent; "
+        f"means of {measured['draws']} draws of the normals, teacher {LITE0}, the default score."
     )
     return f"{_table([head, *rows])}\n\n{words}"
 

@@ -212,9 +212,28 @@ class Scale:
     def fit(cls, left_out: Tensor) -> Scale:
         """Fit to left-out distances (n, P), half by position and half over all."""
         values = _logarithm(left_out)
-        mean = OWN_SHARE * values.mean(0) + (1 - OWN_SHARE) * values.mean()
-        variance = OWN_SHARE * values.var(0, correction=0) + (1 - OWN_SHARE) * values.var(correction=0)
-        return cls(mean, variance.sqrt().clamp(min=MIN_STD))
+        return cls.of_moments(values.mean(0), values.square().mean(0), values.mean(), values.square().mean())
+
+    @classmethod
+    def of_moments(cls, own: Tensor, own_square: Tensor, all_: Tensor, all_square: Tensor) -> Scale:
+        """The scale for means and mean squares by position, and over all."""
+        variance = OWN_SHARE * (own_square - own.square()) + (1 - OWN_SHARE) * (all_square - all_.square())
+        return cls(OWN_SHARE * own + (1 - OWN_SHARE) * all_, variance.clamp(min=MIN_STD**2).sqrt())
+
+    @classmethod
+    def standardise_left_out(cls, left_out: Tensor) -> Tensor:
+        """Left-out distances (n, P), each image's in standard deviations of the others.
+
+        An image that has a part in its own scale can be no outlier: of n, none is more than (n − 1)/√n deviations off.
+        """
+        values = _logarithm(left_out)
+
+        def of_others(moments: Tensor) -> Tensor:
+            return (len(values) * moments.mean(0) - moments) / (len(values) - 1)
+
+        squares = values.square()
+        over_all = [of_others(moments.mean(1, keepdim=True)) for moments in (values, squares)]
+        return cls.of_moments(of_others(values), of_others(squares), *over_all).standardise(left_out)
 
     def standardise(self, distances: Tensor) -> Tensor:
         """Squared distances (B, P) in standard deviations of normals."""
@@ -262,7 +281,7 @@ class NormalPatches:
         gaussians, from_gaussians = PositionGaussians.fit(patches)
         left_out = nearest.left_out(patches), from_gaussians
         scales = [Scale.fit(distances) for distances in left_out]
-        maps = torch.stack([scale.standardise(of) for scale, of in zip(scales, left_out, strict=True)], 1)
+        maps = torch.stack([Scale.standardise_left_out(distances) for distances in left_out], 1)
         unit = maps.sum(1).std().clamp(min=1e-6)
         one, other = (replace(scale, std=scale.std * unit) for scale in scales)
         fitted = cls(projection, nearest, gaussians, (one, other))

@@ -1,9 +1,11 @@
 """Distances of patches from those of normals."""
 
+import numpy as np
 import pytest
 import torch
 from sklearn.covariance import ledoit_wolf_shrinkage
 
+from kdad.detection.conformal import p_values
 from kdad.detection.normal_patches import (
     MIN_SQUARE,
     NearestPatches,
@@ -114,3 +116,26 @@ def test_what_normals_show_comes_back_from_a_file(vgg_teacher, tiny_task):
     layers = layer_maps(vgg_teacher(vgg_teacher.preprocessing(tiny_task.test.images[:4])), vgg_teacher)
     found, again = fitted.patches.distances(layers), NormalPatches.unpacked(tensors).distances(layers)
     assert found.shape == (4, 2, *fitted.patches.projection.grid) and torch.equal(again, found)
+
+
+def test_few_normals_hold_their_false_positive_rate():
+    """A normal that had a part in its own scale could be no outlier, and images like it would be called anomalous."""
+    rng, normals, images = torch.Generator().manual_seed(0), 12, 24
+    called = []
+    for _ in range(25):
+        known, new = torch.randn(normals + images, 6, 8, 8, generator=rng).split([normals, images])
+        level = torch.randn(normals + images, 1, 1, 1, generator=rng).exp()  # some images are more textured than others
+        maps = [part * scale for part, scale in zip((known, new), level.split([normals, images]), strict=True)]
+        fitted, left_out = NormalPatches.fit_maps(lambda maps=maps: [[maps[0]]])
+        calibration = worst_places(left_out).sum(1).numpy()
+        scores = worst_places(fitted.distances([maps[1]])).sum(1).numpy()
+        called.append((p_values(scores, calibration) <= 1 / (normals + 1) + 1e-9).mean())
+    assert 0.02 < np.mean(called) < 0.11  # asked for: 1/13
+
+
+def test_a_normal_is_measured_in_deviations_of_the_others():
+    distances = patches(7)[..., 0].square() + 0.1
+    found = Scale.standardise_left_out(distances)
+    for index in range(7):
+        others = Scale.fit(torch.cat([distances[:index], distances[index + 1 :]]))
+        assert found[index] == pytest.approx(others.standardise(distances[index : index + 1])[0], rel=1e-3, abs=1e-3)
