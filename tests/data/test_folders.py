@@ -354,7 +354,7 @@ def test_a_test_image_of_another_scale_is_told_before_any_work(tmp_path, refusal
 def test_large_images_are_tiled_for_a_small_teacher_only(tmp_path):
     rng = np.random.default_rng(0)
     for index in range(MIN_NORMALS):
-        picture(rng, 300, 320).save(tmp_path / f"{index}.png")
+        picture(rng, 330, 350).save(tmp_path / f"{index}.png")
     small = FolderTask(tmp_path, SMALL)
     assert small.tile_size == 128
     assert small.train.shape[1:] == (3, 32, 32)
@@ -540,7 +540,7 @@ def test_a_large_image_is_judged_tile_by_tile(tmp_path, vgg_teacher, monkeypatch
     rng = np.random.default_rng(0)
     for index in range(MIN_NORMALS):
         picture(rng, 320, 288).save(tmp_path / f"{index}.png")
-    task = FolderTask(tmp_path, SMALL)
+    task = FolderTask(tmp_path, SMALL, tile_size=128)
     folder = train_student(task, vgg_teacher, tmp_path / "out", recipe=QUICK, device="cpu")
     detector = Detector.load(folder, teacher=vgg_teacher, device="cpu")
     normal = torch.from_numpy(np.array(picture(rng, 320, 288))).permute(2, 0, 1)

@@ -32,8 +32,8 @@ def test_very_long_images_keep_a_side():
 
 
 def test_tiles_are_for_images_far_larger_than_the_input():
-    assert need_tiles([(3000, 4000)], (256, 256))
-    assert not need_tiles([(2000, 4000)], (256, 256))
+    assert need_tiles([(4000, 6000)], (384, 384))
+    assert not need_tiles([(3024, 4032)], fitting_size([(3024, 4032)]))  # of a phone
 
 
 def test_a_size_is_given_by_one_number_or_two():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdad.data.datasets import folder_path, in_hub_cache, is_folder
-from kdad.data.sizes import Size, as_size, fitting_size, need_tiles
+from kdad.data.sizes import Size, fitting_size, need_tiles
 from kdad.files import is_directory
 from kdad.networks.recipes import COMPACT_CONV, COMPACT_VGG, PAPER, PAPER_MVTEC, SEED_VIT, Recipe, vit_recipe
 from kdad.networks.teachers.provenance import UNKNOWN, trained_on_of_tag
@@ -143,7 +143,7 @@ def default_image_size(name: str, dataset: str) -> int | Size | None:
         return None
     if not is_folder(dataset):
         return spec.small_image_size
-    return _fitting_size(folder_path(dataset), as_size((spec.pixels or {})["resize"]))
+    return _fitting_size(folder_path(dataset))
 
 
 def default_layers(name: str, dataset: str) -> tuple[str, ...]:
@@ -153,12 +153,12 @@ def default_layers(name: str, dataset: str) -> tuple[str, ...]:
     return spec.photograph_layers if spec and whole_photographs else ()
 
 
-def _fitting_size(root: Path, usual: Size) -> Size | None:
+def _fitting_size(root: Path) -> Size | None:
     """The size that fits a folder's normals, judging by some of them; None where tiles are read at the usual size."""
     from kdad.data.folder_layout import normal_sizes
 
     sizes = normal_sizes(root)
-    return None if not sizes or need_tiles(sizes, usual) else fitting_size(sizes)
+    return None if not sizes or need_tiles(sizes, fitting_size(sizes)) else fitting_size(sizes)
 
 
 @dataclass(frozen=True)
