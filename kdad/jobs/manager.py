@@ -25,6 +25,7 @@ from kdad.jobs.status import (
     REQUEST,
     RUNNING,
     SILENT,
+    SILENT_AFTER_SECONDS,
     STOPPED,
     TRACE,
     Status,
@@ -33,7 +34,6 @@ from kdad.jobs.status import (
     write_status,
 )
 
-SILENT_AFTER_SECONDS = 30.0
 LOOKS_PER_SECOND = 20
 COMMAND = (sys.executable, "-m", "kdad")
 

@@ -18,14 +18,19 @@ from kdad.jobs.status import (
     LOCK,
     QUEUED,
     RUNNING,
+    SILENT_AFTER_SECONDS,
+    STATUS,
     STOPPED,
     TRACE,
     Status,
+    lives,
     process_started,
+    read_status,
     write_status,
 )
 
 HEARTBEAT_SECONDS = 1.0
+SECONDS_BETWEEN_LOOKS = 0.1  # at the queue
 NICE = 5  # leaves a job about a quarter of a contended core
 AUTOGROUP = Path("/proc/self/autogroup")
 
@@ -77,7 +82,7 @@ def reporting(folder: Path) -> Iterator[Reporter]:
     """Run the block as the job of `folder`: wait for its turn, run it, and report the outcome."""
     reporter = Reporter(folder)
     try:
-        with _interrupted_by_sigterm(), _turn(folder.parent):
+        with _interrupted_by_sigterm(), _turn(folder):
             give_way()
             reporter.enter(RUNNING)
             yield reporter
@@ -103,10 +108,23 @@ def give_way() -> None:
 
 
 @contextmanager
-def _turn(root: Path) -> Iterator[None]:
-    """Wait until no other job of `root` runs; the kernel releases the lock when the process ends."""
-    with FileLock(root / LOCK):
+def _turn(folder: Path) -> Iterator[None]:
+    """Wait until no job beside `folder` runs or has waited longer; the kernel frees the lock when the process ends."""
+    while _waits_longer(folder):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    with FileLock(folder.parent / LOCK):
         yield
+
+
+def _waits_longer(folder: Path) -> bool:
+    """Whether another job is in the queue before that of `folder`, and responds."""
+    waiting = {}
+    for file in folder.parent.glob(f"*/{STATUS}"):
+        status = read_status(file.parent)
+        responds = time.time() - status.heartbeat < SILENT_AFTER_SECONDS
+        if status.state == QUEUED and (file.parent == folder or (responds and lives(status))):
+            waiting[file.parent] = (status.started, file.parent.name)
+    return min(waiting, key=lambda place: waiting[place], default=folder) != folder
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from kdad.files import write_json
 REQUEST, STATUS, LOG, TRACE, LOCK = "request.json", "status.json", "log.txt", "trace.csv", "lock"
 QUEUED, RUNNING, FINISHED, FAILED, STOPPED = "queued", "running", "finished", "failed", "stopped"
 KILLED, SILENT = "killed", "silent"  # never written: derived from the process and its heartbeat
+SILENT_AFTER_SECONDS = 30.0
 ACTIVE = (QUEUED, RUNNING, SILENT)
 
 

@@ -112,7 +112,7 @@ def test_jobs_take_turns(start, root):
         wait_for(job, "finished")
     turns = (root / "turns").read_text().split("\n")[1:-1]  # the first was stopped
     assert [turns[0], turns[2]] == [turns[1].replace("left", "took"), turns[3].replace("left", "took")]
-    assert {turns[0], turns[2]} == {f"took {second.folder.name}", f"took {third.folder.name}"}
+    assert [turns[0], turns[2]] == [f"took {second.folder.name}", f"took {third.folder.name}"]  # first in, first out
 
 
 def test_a_job_gives_way_with_its_whole_session(start):
