@@ -48,6 +48,12 @@ class ImageFile(NamedTuple):
     size: int | None
     modified_ns: int | None
 
+    @property
+    def as_written(self) -> "ImageFile":
+        """The same by the name that its row has: parquet holds UTF-8 alone, and not every file name is."""
+        text = self.name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        return self._replace(name=text)
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -123,7 +129,7 @@ class Part:
     def file_name(self) -> str:
         """A name that depends on the images' names alone, so that a part scored twice is written once."""
         names = "\n".join(image.name for image in self.images)
-        return PREFIX + hashlib.sha256(names.encode()).hexdigest()[:24] + ENDING
+        return PREFIX + hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:24] + ENDING
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,7 @@ def remaining(listing: Listing, job: ScoringJob, part: int = PART) -> Remainder:
     Raises:
         UserError: the folder holds something else: rows of another student or false-positive rate, or a damaged file.
     """
-    listed = {image.name: image for image in listing.images}
+    listed = {image.as_written.name: image.as_written for image in listing.images}
     done: set[str] = set()
     dropped: Counter[Row] = Counter()
     for file in sorted(job.out.glob(f"{PREFIX}*{ENDING}")):
@@ -167,7 +173,7 @@ def remaining(listing: Listing, job: ScoringJob, part: int = PART) -> Remainder:
         if invalid := [row for row in rows if row is not Row.KEPT]:
             dropped.update(invalid)
             _keep(file, [row is Row.KEPT for row in rows])
-    left = [image for image in listing.images if image.name not in done]
+    left = [image for image in listing.images if image.as_written.name not in done]
     parts = (Part(tuple(left[first : first + part])) for first in range(0, len(left), part))
     return Remainder(tuple(parts), dropped)
 
@@ -188,8 +194,8 @@ def judge_part(detector: Detector, job: ScoringJob, part: Part) -> Outcome:
     names = [image.name for image in part.images]
     for batch, images in batches_of_one_size(readable(read, names, refuse)):
         rows |= {row["image"]: row for row in detector.predict(images, fpr=job.fpr).to_records(batch)}
-    states = ({"size": image.size, "modified_ns": image.modified_ns} for image in part.images)
-    _write(job.out / part.file_name, [rows[name] | state for name, state in zip(names, states, strict=True)], job.stamp)
+    written = [rows[image.name] | _identity(image.as_written) for image in part.images]
+    _write(job.out / part.file_name, written, job.stamp)
     unreadable = tuple(row["error"] for row in rows.values() if "error" in row)
     return Outcome(len(rows) - len(unreadable), unreadable)
 
@@ -262,6 +268,11 @@ def _is_gone(name: str, roots: Iterable[str]) -> bool:
     """Whether an image that is not listed is no more; places that were not looked into may just be offline."""
     below = any(Path(name).is_relative_to(root) for root in roots)
     return below and (URL in name or not Path(name).exists())
+
+
+def _identity(image: ImageFile) -> dict[str, Any]:
+    """The columns by which the next run knows an image."""
+    return {"image": image.name, "size": image.size, "modified_ns": image.modified_ns}
 
 
 def _files(count: int) -> str:

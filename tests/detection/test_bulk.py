@@ -131,6 +131,16 @@ def test_a_file_that_only_became_newer_is_judged_again(score, images):
     assert said.out.startswith("1 judged now, 0 unreadable, 7 known before")
 
 
+def test_names_that_are_no_utf_8_have_rows_too(score, images, tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(images) + b"/odd-\xff.png"))
+    shutil.copy(images / "0.png", odd)
+    assert score()[0] == 0
+    written = rows(tmp_path / "parts")
+    same = written[str(images / "0.png")]["score"]
+    assert written[f"{images}/odd-\\xff.png"]["score"] == pytest.approx(same, abs=1e-5)
+    assert "0 judged now, 0 unreadable, 9 known before" in score()[1].out
+
+
 def test_rows_of_places_that_were_not_looked_into_are_kept(score, images, tmp_path):
     """They may be on a disk that is not there today; of named files, those beside them that are gone are dropped."""
     score()
