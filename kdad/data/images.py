@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from kdad.errors import UserError
 from kdad.files import shown
@@ -173,9 +174,9 @@ def _was(files: Sequence[PurePath]) -> str:
 
 
 def say(*sentences: str) -> None:
-    """Report on standard error, a line each."""
+    """Report on standard error, a line each, above a bar that may stand there."""
     for sentence in sentences:
-        print(sentence, file=sys.stderr)
+        tqdm.write(sentence, file=sys.stderr)
 
 
 def is_hidden(name: str) -> bool:
