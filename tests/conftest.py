@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: a second thread would only wait for the first
 os.environ.pop("KDAD_DATA", None)
 
+import gc
 import json
 import shutil
 from functools import partial
@@ -20,6 +21,12 @@ from kdad.data.datasets import CIFAR10_CLASSES
 from kdad.errors import UserError
 from kdad.networks.teachers.loading import load_teacher
 from kdad.scores import DISTANT_ERROR, LOCAL_DISTANCE, score_named
+
+
+def pytest_collection_finish():
+    """Spare garbage collections what all imports have made: each training asks for one, of half a second else."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
