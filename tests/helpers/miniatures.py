@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import timm
 import torch
 from safetensors.torch import save_file
 
@@ -100,6 +99,8 @@ def save_vgg_teacher(folder, seed: int = 0):
 
 def save_timm_weights(file, name: str, seed: int = 0):
     """Random weights of timm's model `name` in `file`."""
+    import timm  # not above: programs that tests start import this file, too
+
     torch.manual_seed(seed)
     state = timm.create_model(name).state_dict()
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, file)

@@ -1,6 +1,7 @@
 """A command line whose every task is the tiny one, as a program, so that runs of several processes can start it again.
 
-With FATAL_EPOCH set, the process of rank FATAL_RANK is killed in that epoch, counted from 0.
+With FATAL_EPOCH set, the process of rank FATAL_RANK is killed in that epoch, counted from 0. With TWICE set, the
+command is run twice; what counts is how the second ends.
 """
 
 import os
@@ -27,4 +28,5 @@ if __name__ == "__main__":
     kdad.data.loading.load_task = lambda _, normal_class, *sizes: TinyTask(normal_class)
     if "FATAL_EPOCH" in os.environ:
         Distillation.training_step = fatal_step
-    sys.exit(main())
+    status = main()
+    sys.exit(main() if "TWICE" in os.environ else status)

@@ -1,10 +1,10 @@
 """One student trained by several processes: the same student, whole files, and no process left behind."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
 import pytest
@@ -67,7 +67,8 @@ def train_here(request_of_one, tmp_path, monkeypatch, capsys):
         status = main([*request_of_one, "--out", str(tmp_path / "several"), *options])
         return status, capsys.readouterr().err
 
-    return train
+    with patch.dict(os.environ):  # a process that starts others writes there how they meet
+        yield train
 
 
 def run(command, environment, seconds: float = 120, **more: str) -> subprocess.CompletedProcess:
@@ -103,22 +104,24 @@ def alone(request_of_one, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("started_by", ["devices", "torchrun", "slurm"])
-def test_several_processes_train_the_student_that_one_trains(command, environment, alone, tmp_path, started_by):
-    if started_by == "devices":
-        ended = run([*command, "--devices", "2"], environment)
-    elif started_by == "torchrun":
-        ended = run([*TORCHRUN, str(free_port()), *command], environment)
-    else:
-        ended = as_slurm_starts_it(command, environment)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("student folder: ") == 1
-    one, several = figures(alone), figures(tmp_path / "several")
+def assert_the_student_that_one_trains(alone: Path, several: Path) -> None:
+    one, several = figures(alone), figures(several)
     for of_one, of_several in zip(one[0], several[0], strict=True):
         for name in ("loss", "auroc"):
             assert of_several[name] == pytest.approx(of_one[name], abs=0.02), (of_one, of_several)
     assert several[1]["auroc"] == pytest.approx(one[1]["auroc"], abs=0.02)
     torch.testing.assert_close(several[2]["layer_errors"], one[2]["layer_errors"], atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("started_by", ["torchrun", "slurm"])
+def test_several_processes_train_the_student_that_one_trains(command, environment, alone, tmp_path, started_by):
+    if started_by == "torchrun":
+        ended = run([*TORCHRUN, str(free_port()), *command], environment)
+    else:
+        ended = as_slurm_starts_it(command, environment)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("student folder: ") == 1
+    assert_the_student_that_one_trains(alone, tmp_path / "several")
     assert not left_behind()
 
 
@@ -138,8 +141,10 @@ def as_slurm_starts_it(command, environment) -> subprocess.CompletedProcess:
     return ended
 
 
-def test_a_killed_process_ends_the_run_which_is_resumed(command, environment, tmp_path):
-    ended = run([*command, "--devices", "2"], environment, FATAL_RANK="1", FATAL_EPOCH="1")
+def test_a_killed_process_ends_the_run_which_is_resumed(command, environment, alone, tmp_path):
+    """The processes of the second run ask for the same once more, which all refuse, and one says."""
+    command = [*command, "--devices", "2"]
+    ended = run(command, environment, FATAL_RANK="1", FATAL_EPOCH="1")
     assert ended.returncode == 1
     assert not left_behind()
     assert last_line(ended) == (
@@ -147,19 +152,24 @@ def test_a_killed_process_ends_the_run_which_is_resumed(command, environment, tm
     )
     (checkpoint,) = (tmp_path / "several").rglob(CHECKPOINT)
     assert [row["epoch"] for row in read_history(checkpoint.parent)] == [1, 1]
-    again = run([*command, "--devices", "2"], environment)
-    assert again.returncode == 0, again.stderr
-    assert [row["epoch"] for row in read_history(checkpoint.parent)] == [1, 1, 2, 2]
+    again = run(command, environment, TWICE="yes")
+    assert again.stdout.count("student folder: ") == 1, again.stderr
+    assert_the_student_that_one_trains(alone, tmp_path / "several")
     assert not checkpoint.exists()
+    assert again.returncode == 2
+    assert "holds a complete student; use --overwrite" in last_line(again)
+    assert again.stderr.count("kdad: ") == 1
+    assert not left_behind()
 
 
-def test_a_process_that_cannot_reach_the_others_says_so(command, environment):
-    port = free_port()
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "1"}
-    ended = run([*command, "--num-nodes", "2", "--timeout", "1"], environment, **meeting)
-    assert ended.returncode == 1
-    assert ended.stderr.count("\n") == 1
-    assert ended.stderr.startswith(f"kdad: the 2 processes of this run did not meet at 127.0.0.1:{port} within 1 s (")
+def test_a_process_that_cannot_reach_the_others_says_so(train_here, monkeypatch):
+    port = str(free_port())
+    for name, value in zip(MEETING, ("127.0.0.1", port, "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    status, said = train_here("--num-nodes", "2", "--timeout", "1")
+    assert status == 1
+    assert said.count("\n") == 1
+    assert said.startswith(f"kdad: the 2 processes of this run did not meet at 127.0.0.1:{port} within 1 s (")
 
 
 def test_several_machines_need_a_place_to_meet(train_here):
@@ -168,14 +178,6 @@ def test_several_machines_need_a_place_to_meet(train_here):
         "kdad: several machines meet by MASTER_ADDR, MASTER_PORT, NODE_RANK; not set: MASTER_PORT, NODE_RANK. Set "
         "them on each, or start the command with torchrun or srun\n",
     )
-
-
-def test_what_one_refuses_all_do_and_one_says(command, environment, alone, tmp_path):
-    shutil.copytree(alone, tmp_path / "several")
-    ended = run([*command, "--devices", "2"], environment)
-    assert ended.returncode == 2
-    assert "holds a complete student; use --overwrite" in last_line(ended)
-    assert ended.stderr.count("kdad: ") == 1
 
 
 def test_more_processes_than_a_batch_can_be_shared_by_are_refused(train_here):
