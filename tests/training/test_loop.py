@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers.miniatures import Crash, TinyTask, crash, eventually
+from helpers.miniatures import SMALL_KDAD, Crash, SmallDefectsTask, TinyTask, crash, eventually
 from torch.utils.data import TensorDataset
 
 from kdad import cli
@@ -164,7 +164,7 @@ def train_arguments(out, dataset: str, teacher, epochs: int, batch_size: int) ->
 def kill_after_first_epoch(arguments: list[str], folder) -> int:
     """Start the command, send SIGKILL as soon as the history holds an epoch, and return the exit status."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-m", "kdad", *arguments]
+    command = [sys.executable, "-c", SMALL_KDAD, *arguments]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not read_history(folder):
         time.sleep(0.02)
@@ -173,9 +173,10 @@ def kill_after_first_epoch(arguments: list[str], folder) -> int:
 
 
 @pytest.mark.slow
-def test_a_process_killed_for_real_and_started_again_ends_as_an_unbroken_one(tmp_path, vit_folder):
+def test_a_process_killed_for_real_and_started_again_ends_as_an_unbroken_one(tmp_path, monkeypatch, vit_folder):
+    monkeypatch.setattr("kdad.data.loading.load_task", lambda _, normal_class, *sizes: SmallDefectsTask(normal_class))
     broken, whole = (
-        train_arguments(tmp_path / name, "patterns-defects", vit_folder, epochs=3, batch_size=64)
+        train_arguments(tmp_path / name, "patterns-defects", vit_folder, epochs=15, batch_size=8)
         for name in ("broken", "whole")
     )
     folder, other = (tmp_path / name / "patterns-defects" / vit_folder.name / "dots" for name in ("broken", "whole"))
