@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from kdad.memory import give_memory_back
+from kdad.memory import MALLOC_SETTINGS, give_memory_back, keep_freed_memory
 
 PROGRAM = """
 import resource, torch
@@ -46,9 +46,10 @@ def test_large_blocks_are_used_again_instead_of_being_cleared_by_the_kernel():
     assert usual > 1000 > 10 * faults
 
 
-def test_who_has_set_how_memory_is_kept_is_not_overruled():
-    _, kept = run(MALLOC_MMAP_THRESHOLD_="131072")
-    assert not kept
+@pytest.mark.parametrize("name", MALLOC_SETTINGS)
+def test_who_has_set_how_memory_is_kept_is_not_overruled(name, monkeypatch):
+    monkeypatch.setenv(name, "131072")
+    assert not keep_freed_memory.__wrapped__()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives large blocks back")

@@ -35,11 +35,6 @@ def train(vgg_folder, capsys):
     return trained
 
 
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    return tmp_path_factory.mktemp("unbroken")
-
-
 @pytest.fixture
 def disk():
     """A function that says how many bytes a file may have, as on a disk that is nearly full; None for any."""
@@ -52,20 +47,20 @@ def disk():
     holds(None)
 
 
-@pytest.mark.parametrize("size", [0, 100, 2 * KIB, 20 * KIB, 80 * KIB, 400 * KIB])
-def test_a_run_on_a_full_disk_leaves_nothing_half_written_and_is_resumed(train, tmp_path, unbroken, disk, size):
-    if not store.find_students(unbroken):
-        train(unbroken)
-    disk(size)
-    status, said = train(tmp_path)
-    disk(None)
-    assert status == 1
-    assert said.startswith("kdad: ")
-    check_whole(tmp_path)
-    assert not list(tmp_path.rglob("*.part"))
-    assert not list(tmp_path.rglob("*.lock"))
-    assert train(tmp_path)[0] == 0
-    (folder,), (expected,) = store.find_students(tmp_path), store.find_students(unbroken)
+def test_a_run_on_a_full_disk_leaves_nothing_half_written_and_is_resumed(train, tmp_path, disk):
+    """Started again and again, each time with a little more room."""
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    for size in (0, 100, 2 * KIB, 20 * KIB, 80 * KIB, 400 * KIB):
+        disk(size)
+        status, said = train(broken)
+        disk(None)
+        assert status == 1
+        assert said.startswith("kdad: ")
+        check_whole(broken)
+        assert not list(broken.rglob("*.part"))
+        assert not list(broken.rglob("*.lock"))
+    assert train(broken)[0] == train(whole)[0] == 0
+    (folder,), (expected,) = store.find_students(broken), store.find_students(whole)
     for name in (layout.WEIGHTS, layout.CALIBRATION, layout.EVALUATION):
         assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
 

@@ -431,9 +431,9 @@ def test_few_normals_are_calibrated_on_all_of_them(mvtec, vgg_teacher, tmp_path)
     assert not (folder / "folds").exists()
 
 
-def test_cross_fitting_judges_each_normal_by_a_student_that_never_saw_it(mvtec, vgg_teacher, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("few_folds")
+def test_cross_fitting_judges_each_normal_by_a_student_that_never_saw_it(mvtec, vgg_teacher, tmp_path):
     """The final student has seen nine tenths of the images: its own scores of them are not what is kept."""
-    monkeypatch.setattr(folders, "TRAINING_TILES", 20)
     task = FolderTask(mvtec, SMALL, tile_size=32)
     recipe = Recipe(epochs=6, batch_size=4, learning_rate=3e-3)
     folder = train_student(task, vgg_teacher, tmp_path / "out", recipe=recipe, device="cpu")
@@ -443,6 +443,7 @@ def test_cross_fitting_judges_each_normal_by_a_student_that_never_saw_it(mvtec, 
     assert detector.calibration.layer_errors[:, -1, 0].mean() > own.mean()
 
 
+@pytest.mark.usefixtures("few_folds")
 def test_folds_cost_the_teacher_nothing(mvtec, vgg_teacher, tmp_path, monkeypatch):
     """What all folds train on, mirrored or not, is what was remembered before the first."""
     from kdad.training import distillation
@@ -461,7 +462,6 @@ def test_folds_cost_the_teacher_nothing(mvtec, vgg_teacher, tmp_path, monkeypatc
 
     monkeypatch.setattr(distillation.loop, "fit", fit)
     monkeypatch.setattr(vgg_teacher.network, "__class__", Watched)
-    monkeypatch.setattr(folders, "TRAINING_TILES", 20)
     recipe = Recipe(epochs=2, batch_size=4, flip=True)
     train_student(FolderTask(mvtec, SMALL, tile_size=32), vgg_teacher, tmp_path / "out", recipe=recipe, device="cpu")
 

@@ -21,7 +21,6 @@ from kdad.training.distillation import train_student
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
-SHIPPED = ROOT / "trained_students" / "patterns-defects" / "vgg-cifar10" / "bricks"
 
 
 @pytest.fixture(scope="module")
@@ -69,39 +68,34 @@ def test_the_file_says_what_it_is_and_what_decides(exported, detector):
     assert (verdicts == detector.predict(images).is_anomaly).all()
 
 
-def test_distances_from_normals_are_exported(place_student_folder, vgg_teacher, tmp_path):
-    detector = Detector.load(place_student_folder, teacher=vgg_teacher, device="cpu")
-    export(detector, tmp_path / "student.onnx")
-    for count in (1, 4):
-        assert_judged_alike(tmp_path / "student.onnx", detector, TinyTask().test.images[-count:])
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["vit", "timm", "uncalibrated-tiles"])
+@pytest.mark.parametrize("kind", ["distances", "distances-in-tiles", "uncalibrated-vit", "timm"])
 def test_every_kind_of_student_is_judged_as_torch_does(
-    kind, student_folder, vgg_teacher, vit_teacher, timm_teacher, tmp_path
+    kind, place_student_folder, vgg_teacher, vit_teacher, timm_teacher, tmp_path
 ):
-    teacher, folder = {"vit": vit_teacher, "timm": timm_teacher}.get(kind, vgg_teacher), student_folder
-    if kind in ("vit", "timm"):
+    teacher, folder = (
+        {"uncalibrated-vit": vit_teacher, "timm": timm_teacher}.get(kind, vgg_teacher),
+        place_student_folder,
+    )
+    if teacher is not vgg_teacher:
         recipe = Recipe(epochs=1, batch_size=8)
         folder = train_student(TinyTask(), teacher, tmp_path / "out", recipe=recipe, device="cpu")
     detector = Detector.load(folder, teacher=teacher, device="cpu")
-    if kind == "uncalibrated-tiles":
-        detector = Detector(
-            replace(detector.config, tile_size=32), detector.student, detector.teacher, calibration=None
-        )
+    if kind == "distances-in-tiles":
+        config = replace(detector.config, tile_size=32)
+        detector = Detector(config, detector.student, detector.teacher, detector.calibration)
+    if kind == "uncalibrated-vit":
+        detector = Detector(detector.config, detector.student, detector.teacher, calibration=None)
     export(detector, tmp_path / "student.onnx", size=(40, 32))
     images = torch.nn.functional.interpolate(TinyTask().test.images[:3].float(), (40, 32)).byte()
     assert_judged_alike(tmp_path / "student.onnx", detector, images)
 
 
-@pytest.mark.slow
-def test_the_example_needs_no_torch(tmp_path):
-    export(Detector.load(SHIPPED, device="cpu"), tmp_path / "bricks.onnx")
+def test_the_example_needs_no_torch(exported, tmp_path):
     Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
     blocked = "import sys; sys.modules['torch'] = sys.modules['kdad'] = None; "
     example = f"{blocked}sys.argv[0] = 'x'; exec(open({str(ROOT / 'docs' / 'without_torch.py')!r}).read())"
-    command = [sys.executable, "-c", example, str(tmp_path / "bricks.onnx"), str(tmp_path / "red.png")]
+    command = [sys.executable, "-c", example, str(exported), str(tmp_path / "red.png")]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert said.startswith("anomaly: score ")
 

@@ -1,6 +1,9 @@
 """A results table over classes and seeds, from students that are kept, resumed or trained."""
 
+import copy
+import shutil
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,34 +22,52 @@ from kdad.training import sweep
 from kdad.training.sweep import Plan, complete_here, render, run_sweep
 
 
-@pytest.fixture
-def two_classes(monkeypatch):
+def sweep_in(out, teacher, normal_class="all", seeds=1, epochs=1, learning_rate=None) -> dict:
+    overrides = {"epochs": epochs, "batch_size": 8, "learning_rate": learning_rate}
+    plan = Plan(str(teacher), "patterns", out, "cpu", overrides)
+    return run_sweep(plan, normal_class, seeds=seeds, complete=complete_here)
+
+
+def with_two_classes(patched: pytest.MonkeyPatch) -> None:
     """`patterns` in miniature, with two classes."""
-    monkeypatch.setattr(sweep, "class_names", lambda _: ("dots", "rings"))
-    monkeypatch.setattr(sweep, "load_task", lambda _, normal_class, *sizes: TinyTask(normal_class))
+    patched.setattr(sweep, "class_names", lambda _: ("dots", "rings"))
+    patched.setattr(sweep, "load_task", lambda _, normal_class, *sizes: TinyTask(normal_class))
 
 
 @pytest.fixture
-def sweep_of(vgg_folder, tmp_path, two_classes):
-    def run(normal_class="all", seeds=1, epochs=1, learning_rate=None):
-        overrides = {"epochs": epochs, "batch_size": 8, "learning_rate": learning_rate}
-        plan = Plan(str(vgg_folder), "patterns", tmp_path, "cpu", overrides)
-        return run_sweep(plan, normal_class, seeds=seeds, complete=complete_here)
+def sweep_of(vgg_folder, tmp_path, monkeypatch):
+    """A function that sweeps below an empty folder."""
+    with_two_classes(monkeypatch)
+    return partial(sweep_in, tmp_path, vgg_folder)
 
-    return run
+
+@pytest.fixture(scope="module")
+def swept(vgg_folder, tmp_path_factory):
+    """Where two classes over two seeds were swept, and the figures; read-only."""
+    out = tmp_path_factory.mktemp("swept")
+    with pytest.MonkeyPatch.context() as patched:
+        with_two_classes(patched)
+        return out, sweep_in(out, vgg_folder, seeds=2)
+
+
+@pytest.fixture
+def sweep_again(swept, sweep_of, tmp_path):
+    """A function that sweeps below a copy of `swept`."""
+    shutil.copytree(swept[0], tmp_path, dirs_exist_ok=True)
+    return sweep_of
 
 
 def without_seconds(results: dict) -> dict:
     return {name: value for name, value in results.items() if name != "seconds_per_student"}
 
 
-def test_all_classes_over_seeds(sweep_of, tmp_path, vgg_teacher):
-    results = sweep_of(seeds=2)
-    students = store.find_students(tmp_path)
+def test_all_classes_over_seeds(swept, vgg_teacher):
+    out, results = swept[0], copy.deepcopy(swept[1])
+    students = store.find_students(out)
     assert {folder.name for folder in students} == {"dots", "dots-seed1", "rings", "rings-seed1"}
     assert list(results["classes"]) == ["dots", "rings"]
     for name, figures in results["classes"].items():
-        runs = [tmp_path / "patterns" / "tiny-vgg" / folder for folder in (name, f"{name}-seed1")]
+        runs = [out / "patterns" / "tiny-vgg" / folder for folder in (name, f"{name}-seed1")]
         for score in ("auroc", "auroc_mkd"):
             values = [store.load_evaluation(folder)[score] for folder in runs]
             assert figures[score]["values"] == values
@@ -97,47 +118,42 @@ def test_the_teacher_sees_what_all_students_are_judged_on_once(sweep_of, tmp_pat
     monkeypatch.setattr(sweep, "load_task", lambda _, normal_class, *sizes: SharedTask(normal_class))
     monkeypatch.setattr(vgg_teacher.network, "__class__", Watched)
     monkeypatch.setattr(sweep, "load_teacher", lambda *_, **__: vgg_teacher)
-    sweep_of(seeds=2)
+    sweep_of()
     tested = vgg_teacher.preprocessing(SharedTask("dots").test.images)
     assert {seen[image.numpy().tobytes()] for image in tested[1:]} == {1}  # the first one also shows what fits
 
     for folder in store.find_students(tmp_path):
-        task, remembered = SharedTask(folder.name.removesuffix("-seed1")), store.load_evaluation(folder)
+        task, remembered = SharedTask(folder.name), store.load_evaluation(folder)
         alone = evaluated(folder, task, Detector.load(folder, teacher=vgg_teacher, device="cpu"))
         figures = ("auroc", "auroc_mkd")
         assert [alone[name] for name in figures] == pytest.approx([remembered[name] for name in figures])
 
 
-def test_a_sweep_over_judged_students_reads_their_figures(sweep_of, monkeypatch):
-    before = sweep_of(seeds=2)
+def test_a_sweep_over_judged_students_reads_their_figures(sweep_again, swept, monkeypatch):
     for name in ("train_student", "evaluate"):
         monkeypatch.setattr(sweep, name, None)
-    assert sweep_of(seeds=2) == before
+    assert sweep_again(seeds=2) == swept[1]
 
 
-def test_figures_of_another_teacher_are_not_taken_over(sweep_of, tmp_path, refusal):
-    sweep_of()
+def test_figures_of_another_teacher_are_not_taken_over(sweep_again, tmp_path, refusal):
     config = tmp_path / "patterns" / "tiny-vgg" / "rings" / layout.CONFIG
     reseal(config, teacher_sha256="0" * 64)
-    assert "another run (teacher_sha256" in refusal(sweep_of)
+    assert "another run (teacher_sha256" in refusal(sweep_again)
 
 
-def test_figures_of_other_settings_are_not_taken_over(sweep_of, refusal):
-    before = sweep_of()
-    message = refusal(sweep_of, epochs=999, learning_rate=9.0)
+def test_figures_of_other_settings_are_not_taken_over(sweep_again, swept, refusal):
+    message = refusal(sweep_again, epochs=999, learning_rate=9.0)
     assert "another run (epochs 1 instead of 999, learning_rate 0.003 instead of 9.0)" in message
-    assert sweep_of() == before
+    assert sweep_again(seeds=2) == swept[1]
 
 
-def test_figures_of_other_images_are_not_taken_over(sweep_of, monkeypatch, refusal):
-    sweep_of()
+def test_figures_of_other_images_are_not_taken_over(sweep_again, monkeypatch, refusal):
     monkeypatch.setattr(TinyTask, "fingerprint", lambda task, part: "0" * 64)
-    assert "another run (other images)" in refusal(sweep_of)
+    assert "another run (other images)" in refusal(sweep_again)
 
 
-def test_figures_of_other_test_images_are_measured_again(sweep_of, tmp_path, monkeypatch):
+def test_figures_of_other_test_images_are_measured_again(sweep_again, swept, tmp_path, monkeypatch):
     """One whose test images changed since is evaluated on those that are there, and not trained."""
-    before = sweep_of()
     reseal(tmp_path / "patterns" / "tiny-vgg" / "rings" / layout.EVALUATION, test_images_sha256="0" * 64, auroc=0.123)
     evaluate, judged = sweep.evaluate, []
 
@@ -147,19 +163,17 @@ def test_figures_of_other_test_images_are_measured_again(sweep_of, tmp_path, mon
 
     monkeypatch.setattr(sweep, "train_student", None)
     monkeypatch.setattr(sweep, "evaluate", watched)
-    assert sweep_of() == before
+    assert sweep_again(seeds=2) == swept[1]
     assert judged == ["rings"]
 
 
-def test_figures_of_other_weights_are_not_taken_over(sweep_of, tmp_path, refusal):
-    sweep_of()
+def test_figures_of_other_weights_are_not_taken_over(sweep_again, tmp_path, refusal):
     file = tmp_path / "patterns" / "tiny-vgg" / "rings" / layout.EVALUATION
     reseal(file, weights_sha256="0" * 64)
-    assert "figures of other weights" in refusal(sweep_of)
+    assert "figures of other weights" in refusal(sweep_again)
 
 
-def test_an_interrupted_sweep_trains_only_what_is_missing(sweep_of, tmp_path, monkeypatch):
-    before = sweep_of()
+def test_an_interrupted_sweep_trains_only_what_is_missing(sweep_again, swept, tmp_path, monkeypatch):
     kept, lost = (tmp_path / "patterns" / "tiny-vgg" / name for name in ("dots", "rings"))
     (lost / layout.WEIGHTS).unlink()
     train, trained = sweep.train_student, []
@@ -170,13 +184,13 @@ def test_an_interrupted_sweep_trains_only_what_is_missing(sweep_of, tmp_path, mo
 
     monkeypatch.setattr(sweep, "train_student", watched)
     written = (kept / layout.WEIGHTS).stat().st_mtime_ns
-    assert without_seconds(sweep_of()) == without_seconds(before)
+    assert without_seconds(sweep_again(seeds=2)) == without_seconds(swept[1])
     assert trained == ["rings"]
     assert (kept / layout.WEIGHTS).stat().st_mtime_ns == written
 
 
-def test_one_class_over_one_seed_has_no_deviation(sweep_of):
-    results = sweep_of("rings")
+def test_one_class_over_one_seed_has_no_deviation(sweep_again):
+    results = sweep_again("rings")
     assert list(results["classes"]) == ["rings"]
     assert results["classes"]["rings"]["auroc"]["deviation"] is None
     assert results["mean"]["auroc"] == results["classes"]["rings"]["auroc"]["mean"]
