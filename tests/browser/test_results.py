@@ -1,11 +1,16 @@
 """Curves and results in a real browser: cold links, clicks on charts, downloads, and a quiet console."""
 
 import pytest
-from helpers.browser import DESKTOP, PHONE, expect, settled
+from helpers.browser import DESKTOP, PHONE, assert_nothing_is_wider, expect, settled
 
 pytestmark = pytest.mark.slow
 
 PAGE = "/Curves_and_results"
+SAID = {
+    "Training": "Best validation epoch",
+    "Arena": "There are no two evaluated students of one task",
+    "Images": "Anomalies with the lowest scores",
+}
 DOTS, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/stripes"
 
 
@@ -62,21 +67,15 @@ def test_raw_scores_can_be_downloaded(visit):
         assert len(lines) == 2001
 
 
-@pytest.mark.parametrize(
-    ("show", "size", "scheme"),
-    [
-        ("Scores", PHONE, "dark"),
-        ("Training", PHONE, "light"),
-        ("Arena", PHONE, "dark"),
-        ("Images", PHONE, "dark"),
-        ("All%20classes", PHONE, "light"),
-        ("All%20classes", DESKTOP, "dark"),
-    ],
-)
-def test_nothing_is_wider_than_the_screen(visit, show, size, scheme):
-    with visit(f"{PAGE}?show={show}", size, scheme) as page:
-        expect(page.get_by_role("heading", level=1)).to_be_visible()
-        settled(page)
-        width = page.get_by_test_id("stMain").evaluate("main => main.scrollWidth - main.clientWidth")
-        assert width <= 0
-        assert page.locator("img:not([alt])").count() == 0
+def test_nothing_is_wider_than_the_screen(visit):
+    with visit(PAGE, PHONE, "dark") as page:
+        assert_nothing_is_wider(page, PHONE)
+        sections = page.get_by_test_id("stButtonGroup").first
+        for name, said in SAID.items():
+            sections.get_by_text(name, exact=True).click()
+            expect(page.get_by_text(said)).to_be_visible()
+            assert_nothing_is_wider(page, PHONE)
+        sections.get_by_text("All classes", exact=True).click()
+        expect(page.get_by_text(said)).to_have_count(0)
+        assert_nothing_is_wider(page, PHONE)
+        assert_nothing_is_wider(page, DESKTOP)

@@ -80,6 +80,16 @@ def settled(page) -> None:
     page.wait_for_function("document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'")
 
 
+def assert_nothing_is_wider(page, size: dict = DESKTOP) -> None:
+    """On a screen of this size, which is changed to it first, the page need not be moved sideways."""
+    page.set_viewport_size(size)
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    settled(page)
+    main = page.get_by_test_id("stMain").element_handle()
+    page.wait_for_function("main => main.scrollWidth <= main.clientWidth", arg=main, timeout=10_000)
+    assert page.locator("img:not([alt])").count() == 0
+
+
 def marks(page):
     """The drawings of the charts: the image, the heatmap, then the evidence."""
     return page.locator("[data-testid=stVegaLiteChart] .marks")
