@@ -44,6 +44,7 @@ def all_but_one_alike(index: int) -> np.ndarray:
 )
 def test_training_ends_with_finite_scores_that_find_noise(tile_size, normal, timm_teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "TRAINING_TILES", 12)
+    monkeypatch.setattr(folders, "FOLDS", 2)
     root = tmp_path / "normals"
     root.mkdir()
     for index in range(12):

@@ -1,6 +1,7 @@
 """From a task and a teacher to a complete student folder."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -154,20 +155,25 @@ def test_an_unfinished_run_of_other_settings_is_refused(tmp_path, monkeypatch, t
     assert store.load_config(folder).recipe == other
 
 
-def test_a_complete_folder_is_refused_without_overwrite(tmp_path, tiny_task, vgg_teacher):
-    folder = train_student(tiny_task, vgg_teacher, tmp_path, recipe=RECIPE, device="cpu")
-    (folder / layout.EVALUATION).write_text("{}")
+@pytest.fixture
+def trained(student_folder, tmp_path):
+    """A student as training with `RECIPE` leaves it below `tmp_path`."""
+    shutil.copytree(student_folder.parents[2], tmp_path, dirs_exist_ok=True)
+    return tmp_path / student_folder.relative_to(student_folder.parents[2])
+
+
+def test_a_complete_folder_is_refused_without_overwrite(tmp_path, tiny_task, vgg_teacher, trained):
+    (trained / layout.EVALUATION).write_text("{}")
     before = contents(tmp_path)
     with pytest.raises(UserError, match=r"complete student.*--overwrite"):
         train_student(tiny_task, vgg_teacher, tmp_path, recipe=RECIPE, device="cpu")
     assert contents(tmp_path) == before
     train_student(tiny_task, vgg_teacher, tmp_path, recipe=RECIPE, device="cpu", overwrite=True)
-    assert (folder / layout.WEIGHTS).read_bytes() == before[folder / layout.WEIGHTS]
-    assert not (folder / layout.EVALUATION).exists()
+    assert (trained / layout.WEIGHTS).read_bytes() == before[trained / layout.WEIGHTS]
+    assert not (trained / layout.EVALUATION).exists()
 
 
-def test_an_interrupted_overwrite_continues_when_repeated(tmp_path, monkeypatch, tiny_task, vgg_teacher):
-    train_student(tiny_task, vgg_teacher, tmp_path, recipe=RECIPE, device="cpu")
+def test_an_interrupted_overwrite_continues_when_repeated(tmp_path, monkeypatch, tiny_task, vgg_teacher, trained):
     interrupted(tiny_task, vgg_teacher, tmp_path, monkeypatch, overwrite=True)
     monkeypatch.setattr(Distillation, "training_step", crash)  # all epochs are done: no step is taken again
     folder = train_student(tiny_task, vgg_teacher, tmp_path, recipe=RECIPE, device="cpu", overwrite=True)
@@ -200,13 +206,11 @@ def test_two_processes_do_not_train_one_student(tmp_path, monkeypatch, tiny_task
     assert not list(tmp_path.rglob("*.lock"))
 
 
-def test_a_run_killed_before_its_evaluation_is_not_trained_again(tiny_task, vgg_teacher, tmp_path):
-    recipe = Recipe(epochs=1, batch_size=8)
-    folder = train_student(tiny_task, vgg_teacher, tmp_path, recipe=recipe, device="cpu")
-    weights = folder / layout.WEIGHTS
+def test_a_run_killed_before_its_evaluation_is_not_trained_again(tiny_task, vgg_teacher, tmp_path, trained):
+    weights = trained / layout.WEIGHTS
     written = weights.stat().st_mtime_ns
-    assert train_student(tiny_task, vgg_teacher, tmp_path, recipe=recipe, device="cpu") == folder
+    assert train_student(tiny_task, vgg_teacher, tmp_path, recipe=RECIPE, device="cpu") == trained
     assert weights.stat().st_mtime_ns == written
-    (folder / layout.EVALUATION).write_text("{}")
+    (trained / layout.EVALUATION).write_text("{}")
     with pytest.raises(UserError, match="complete student"):
-        train_student(tiny_task, vgg_teacher, tmp_path, recipe=recipe, device="cpu")
+        train_student(tiny_task, vgg_teacher, tmp_path, recipe=RECIPE, device="cpu")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import pytorch_lightning as pl
@@ -94,9 +95,8 @@ def test_in_order_keeps_the_order():
     assert [batch.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-@pytest.mark.parametrize("stops", [[(1, 2)], [(0, 1), (2, 3)]], ids=["in epoch 2", "in epoch 1 and again in epoch 3"])
-def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, tiny_task, vgg_teacher, unbroken, stops):
-    for epoch, batch in stops:
+def test_a_run_interrupted_twice_ends_as_an_unbroken_one(tmp_path, monkeypatch, tiny_task, vgg_teacher, unbroken):
+    for epoch, batch in ((0, 1), (2, 3)):
         with monkeypatch.context() as patched, pytest.raises(Crash):
             before_step(patched, epoch, batch, crash)
             train_student(tiny_task, vgg_teacher, tmp_path, recipe=RECIPE, device="cpu")
@@ -149,10 +149,11 @@ def test_a_vit_student_with_dropout_and_random_crop_resumes_identically(tmp_path
     assert_same_student(train_student(tiny_task, teacher, tmp_path / "broken", recipe=recipe, device="cpu"), whole)
 
 
-def test_seeds_give_different_students(tmp_path, tiny_task, vgg_teacher, unbroken):
-    folder = train_student(tiny_task, vgg_teacher, tmp_path, recipe=RECIPE, seed=1, device="cpu")
+def test_seeds_give_different_students(tmp_path, tiny_task, vgg_teacher, student_folder):
+    recipe = store.load_config(student_folder).recipe
+    folder = train_student(tiny_task, vgg_teacher, tmp_path, recipe=recipe, seed=1, device="cpu")
     assert folder.name == "dots-seed1"
-    assert (folder / layout.WEIGHTS).read_bytes() != (unbroken / layout.WEIGHTS).read_bytes()
+    assert (folder / layout.WEIGHTS).read_bytes() != (student_folder / layout.WEIGHTS).read_bytes()
 
 
 def train_arguments(out, dataset: str, teacher, epochs: int, batch_size: int) -> list[str]:
@@ -197,19 +198,19 @@ def heard():
 
 
 @pytest.mark.usefixtures("heard")
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_command_with_one_line_and_the_run_continues(
-    tmp_path, monkeypatch, capsys, tiny_task, vgg_folder, unbroken, sent
+    tmp_path, monkeypatch, capsys, tiny_task, vgg_folder, unbroken
 ):
     monkeypatch.setattr("kdad.data.loading.load_task", lambda *_: tiny_task)
     arguments = train_arguments(tmp_path, "patterns", vgg_folder, RECIPE.epochs, RECIPE.batch_size)
-    handler = signal.getsignal(sent)
-    with monkeypatch.context() as patched:
-        before_step(patched, 1, 2, lambda: signal.raise_signal(sent))
-        assert cli.main(arguments) == cli.INTERRUPTED
-    said = capsys.readouterr().err.splitlines()
-    assert said[-1] == "kdad: interrupted; the same command continues where it stopped"
-    assert signal.getsignal(sent) is handler
+    for sent, epoch in ((signal.SIGINT, 1), (signal.SIGTERM, 2)):
+        handler = signal.getsignal(sent)
+        with monkeypatch.context() as patched:
+            before_step(patched, epoch, 2, partial(signal.raise_signal, sent))
+            assert cli.main(arguments) == cli.INTERRUPTED
+        said = capsys.readouterr().err.splitlines()
+        assert said[-1] == "kdad: interrupted; the same command continues where it stopped"
+        assert signal.getsignal(sent) is handler
     assert cli.main(arguments) == 0
     assert_same_student(tmp_path / "patterns" / vgg_folder.name / "dots", unbroken)
 

@@ -269,8 +269,8 @@ def test_an_unfinished_run_of_other_settings_is_refused(tmp_path, monkeypatch):
     assert taught("vgg", tmp_path, seed=1, overwrite=True)["seed"] == 1
 
 
-def test_a_finished_teacher_is_refused_without_overwrite(tmp_path):
-    taught("vgg", tmp_path)
+def test_a_finished_teacher_is_refused_without_overwrite(tmp_path, taught_vgg):
+    shutil.copytree(taught_vgg, tmp_path, dirs_exist_ok=True)
     (tmp_path / "notes.txt").write_text("mine")
     before = contents(tmp_path)
     with pytest.raises(UserError, match=r"holds a teacher already.*--overwrite"):
@@ -289,8 +289,8 @@ def test_a_finished_teacher_is_refused_without_overwrite(tmp_path):
         ({"device": "abacus"}, "unknown device 'abacus'"),
     ],
 )
-def test_a_mistake_leaves_the_finished_teacher_alone_even_when_overwriting(tmp_path, options, said):
-    taught("vgg", tmp_path)
+def test_a_mistake_leaves_the_finished_teacher_alone_even_when_overwriting(tmp_path, taught_vgg, options, said):
+    shutil.copytree(taught_vgg, tmp_path, dirs_exist_ok=True)
     before = contents(tmp_path)
     with pytest.raises(UserError, match=said):
         taught("vgg", tmp_path, overwrite=True, **options)
