@@ -69,23 +69,19 @@ def test_the_file_says_what_it_is_and_what_decides(exported, detector):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["distances", "distances-in-tiles", "uncalibrated-vit", "timm"])
+@pytest.mark.parametrize("kind", ["distances", "uncalibrated-vit", "timm-in-tiles"])
 def test_every_kind_of_student_is_judged_as_torch_does(
     kind, place_student_folder, vgg_teacher, vit_teacher, timm_teacher, tmp_path
 ):
-    teacher, folder = (
-        {"uncalibrated-vit": vit_teacher, "timm": timm_teacher}.get(kind, vgg_teacher),
-        place_student_folder,
-    )
-    if teacher is not vgg_teacher:
+    teachers = {"distances": vgg_teacher, "uncalibrated-vit": vit_teacher, "timm-in-tiles": timm_teacher}
+    teacher, folder = teachers[kind], place_student_folder
+    if kind != "distances":
         recipe = Recipe(epochs=1, batch_size=8)
         folder = train_student(TinyTask(), teacher, tmp_path / "out", recipe=recipe, device="cpu")
-    detector = Detector.load(folder, teacher=teacher, device="cpu")
-    if kind == "distances-in-tiles":
-        config = replace(detector.config, tile_size=32)
-        detector = Detector(config, detector.student, detector.teacher, detector.calibration)
-    if kind == "uncalibrated-vit":
-        detector = Detector(detector.config, detector.student, detector.teacher, calibration=None)
+    loaded = Detector.load(folder, teacher=teacher, device="cpu")
+    config = replace(loaded.config, tile_size=32) if kind == "timm-in-tiles" else loaded.config
+    calibration = None if kind == "uncalibrated-vit" else loaded.calibration
+    detector = Detector(config, loaded.student, teacher, calibration)
     export(detector, tmp_path / "student.onnx", size=(40, 32))
     images = torch.nn.functional.interpolate(TinyTask().test.images[:3].float(), (40, 32)).byte()
     assert_judged_alike(tmp_path / "student.onnx", detector, images)
