@@ -282,10 +282,7 @@ def test_a_real_run_that_was_stopped_resumes_to_an_equal_end(root, tmp_path, vgg
     assert job.state == "stopped"
     assert "the same command continues" in manager.log_tail(job.folder, 1)
     assert not store.is_complete(broken)
-    monkeypatch.setattr(reporting, "give_way", lambda: None)  # this process is not the app's, and stays as it is
-    assert cli.main([*job.arguments, "--job", str(job.folder)]) == 0
-    job = manager.find(job.folder)
-    assert (job.state, job.status.epoch, job.status.phase) == ("finished", 15, "testing")
+    assert cli.main(list(job.arguments)) == 0
     assert cli.main([*request, f"--out={tmp_path / 'whole'}"]) == 0
     for name in (layout.WEIGHTS, layout.CALIBRATION, layout.EVALUATION):
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
