@@ -67,7 +67,8 @@ def train_here(request_of_one, tmp_path, monkeypatch, capsys):
         status = main([*request_of_one, "--out", str(tmp_path / "several"), *options])
         return status, capsys.readouterr().err
 
-    with patch.dict(os.environ):  # a process that starts others writes there how they meet
+    # Processes write to their environment how they meet, and part when they end; this one does not end.
+    with patch.dict(os.environ), patch("atexit.register"):
         yield train
 
 
@@ -113,32 +114,33 @@ def assert_the_student_that_one_trains(alone: Path, several: Path) -> None:
     torch.testing.assert_close(several[2]["layer_errors"], one[2]["layer_errors"], atol=0.02, rtol=0.02)
 
 
-@pytest.mark.parametrize("started_by", ["torchrun", "slurm"])
-def test_several_processes_train_the_student_that_one_trains(command, environment, alone, tmp_path, started_by):
-    if started_by == "torchrun":
-        ended = run([*TORCHRUN, str(free_port()), *command], environment)
-    else:
-        ended = as_slurm_starts_it(command, environment)
+def test_torchrun_starts_processes_that_train_the_student_that_one_trains(command, environment, alone, tmp_path):
+    ended = run([*TORCHRUN, str(free_port()), *command], environment)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("student folder: ") == 1
     assert_the_student_that_one_trains(alone, tmp_path / "several")
     assert not left_behind()
 
 
-def as_slurm_starts_it(command, environment) -> subprocess.CompletedProcess:
-    """One task on each of two nodes that are this machine; the first task's end."""
+def test_slurm_starts_processes_that_train_the_student_that_one_trains(
+    command, environment, alone, tmp_path, train_here
+):
+    """One task on each of two nodes that are this machine; the first is this process."""
     slurm = {
         "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2", "SLURM_JOB_ID": "7",
         "SLURM_NODELIST": "127.0.0.1", "SLURM_JOB_NAME": "train", "SLURM_LOCALID": "0",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
     }  # fmt: skip
-    command = [*command, "--num-nodes", "2"]
+    command = [sys.executable, *command, "--num-nodes", "2"]
     second = environment | slurm | {"SLURM_PROCID": "1", "SLURM_NODEID": "1"}
-    with subprocess.Popen([sys.executable, *command], env=second, cwd=ROOT, stdout=subprocess.PIPE) as other:
-        ended = run(command, environment, **slurm, SLURM_PROCID="0", SLURM_NODEID="0")
+    os.environ |= slurm | {"SLURM_PROCID": "0", "SLURM_NODEID": "0"}
+    with subprocess.Popen(command, env=second, cwd=ROOT, stdout=subprocess.PIPE) as other:
+        status, said_here = train_here("--num-nodes", "2")
+        torch.distributed.destroy_process_group()
         said, _ = other.communicate()
+    assert status == 0, said_here
     assert (other.returncode, said) == (0, b"")
-    return ended
+    assert_the_student_that_one_trains(alone, tmp_path / "several")
 
 
 def test_a_killed_process_ends_the_run_which_is_resumed(command, environment, alone, tmp_path):
