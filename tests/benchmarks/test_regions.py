@@ -5,7 +5,7 @@ import json
 from benchmarks import regions
 
 
-def test_a_row_per_method_and_folder_and_a_new_run_replaces_them(defect_folder, tmp_path):
+def test_a_row_per_method_and_folder_and_every_sum_of_methods_is_a_candidate(defect_folder, tmp_path):
     file = tmp_path / "regions.json"
     for _ in range(2):
         regions.main([str(defect_folder), "--results", str(file)])
@@ -15,12 +15,6 @@ def test_a_row_per_method_and_folder_and_a_new_run_replaces_them(defect_folder, 
     assert {row["folder"] for row in rows} == {"screws"}
     assert all(row["auroc"] == 100 and row["pixel_auroc"] > 90 for row in rows), rows
     assert str(tmp_path) not in file.read_text()
-
-
-def test_every_sum_of_methods_is_a_candidate_on_real_and_on_drawn_defects(defect_folder, tmp_path):
-    file = tmp_path / "regions.json"
-    regions.main([str(defect_folder), "--results", str(file)])
-    measured = json.loads(file.read_text())
     [choice] = measured["candidates"]
     assert len(choice["test"]) == (2 ** len(regions.METHODS) - 1) * len(regions.SHARES)
     assert choice["pseudo"].keys() == choice["test"].keys()

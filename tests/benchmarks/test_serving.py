@@ -1,11 +1,7 @@
 """A running `kdad serve`, asked by several at once."""
 
-import subprocess
-import sys
-
-from helpers.miniatures import ROOT
-
 from benchmarks import serving
+from kdad.cli import main
 
 
 def test_every_request_is_answered_with_the_score_of_its_image(student_folder, vgg_folder, tmp_path):
@@ -15,9 +11,8 @@ def test_every_request_is_answered_with_the_score_of_its_image(student_folder, v
     assert 0 < row["p50"] <= row["p95"]
 
 
-def test_a_second_student_of_the_same_name_is_refused(student_folder):
-    command = [sys.executable, "-m", "kdad", "serve", str(student_folder), str(student_folder)]
-    ended = subprocess.run([*command, "--port", str(serving.free_port())], cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 2
-    assert ended.stderr.endswith("serve one of them\n")
-    assert ended.stderr.count("\n") == 1
+def test_a_second_student_of_the_same_name_is_refused(student_folder, capsys):
+    assert main(["serve", str(student_folder), str(student_folder), "--port", str(serving.free_port())]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith("serve one of them\n")
+    assert said.count("\n") == 1

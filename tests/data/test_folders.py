@@ -351,7 +351,8 @@ def test_a_test_image_of_another_scale_is_told_before_any_work(tmp_path, refusal
     assert "000.png: values up to 60000, where 4095 was white" in refusal(FolderTask(tmp_path, SMALL).check)
 
 
-def test_large_images_are_tiled_for_a_small_teacher_only(tmp_path):
+def test_large_images_are_tiled_for_a_small_teacher_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "TRAINING_TILES", 20)
     rng = np.random.default_rng(0)
     for index in range(MIN_NORMALS):
         picture(rng, 330, 350).save(tmp_path / f"{index}.png")
