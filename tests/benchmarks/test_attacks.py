@@ -77,7 +77,7 @@ with reporting(after("--job")) if "--job" in sys.argv else nullcontext():
     file = after("--out") / "student" / "evaluation.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     {beginning}
-    time.sleep(1)
+    time.sleep(0.5)
     write_json(file, sealed({{"auroc": 0.5}}))
 """
 
@@ -103,7 +103,7 @@ def test_a_program_that_is_killed_is_started_again_and_ends_alike(attack, tmp_pa
 
 @pytest.mark.parametrize("attack", [kills.train, kills.background_job])
 def test_the_attack_notices_a_file_that_is_half_written(attack, tmp_path, stand_in):
-    stand_in("file.write_text('{'); time.sleep(2)")
+    stand_in("file.write_text('{'); time.sleep(1)")
     assert attack(tmp_path, 1).broken
 
 

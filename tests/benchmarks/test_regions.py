@@ -5,7 +5,8 @@ import json
 from benchmarks import regions
 
 
-def test_a_row_per_method_and_folder_and_every_sum_of_methods_is_a_candidate(defect_folder, tmp_path):
+def test_a_row_per_method_and_folder_and_every_sum_of_methods_is_a_candidate(defect_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(regions, "default_image_size", lambda *_: 128)
     file = tmp_path / "regions.json"
     for _ in range(2):
         regions.main([str(defect_folder), "--results", str(file)])
