@@ -91,10 +91,12 @@ def test_a_run_is_stopped_and_resumed_and_own_images_are_trained_on_to_the_end(v
     with visit(PAGE) as page:
         ask_for(page, "bricks", 40)
         bricks = card(page, "bricks · patterns-defects")
-        expect(bricks.get_by_text(re.compile(r"Epoch \d+ of 40 · .* left"))).to_be_visible(timeout=TO_THE_END)
+        expect(bricks).to_be_visible()
+        settled(page)
         ask_for_zip(page, "mugs.zip", zip_of_patterns())
         mugs = card(page, re.compile(r"mugs-\w{8}"))
         expect(mugs.get_by_text("Waiting for earlier jobs")).to_be_visible()
+        expect(bricks.get_by_text(re.compile(r"Epoch \d+ of 40 · .* left"))).to_be_visible(timeout=TO_THE_END)
         page.reload()
         expect(bricks.get_by_text(re.compile(r"Epoch \d+ of 40"))).to_be_visible()
         expect(bricks.locator(".marks")).to_be_visible(timeout=TO_THE_END)
