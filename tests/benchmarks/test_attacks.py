@@ -102,8 +102,9 @@ def test_a_program_that_is_killed_is_started_again_and_ends_alike(attack, tmp_pa
 
 
 @pytest.mark.parametrize("attack", [kills.train, kills.background_job])
-def test_the_attack_notices_a_file_that_is_half_written(attack, tmp_path, stand_in):
-    stand_in("file.write_text('{'); time.sleep(1)")
+def test_the_attack_notices_a_file_that_is_half_written(attack, tmp_path, monkeypatch, stand_in):
+    stand_in("file.write_text('{'); time.sleep(60)")
+    monkeypatch.setattr(kills, "_unbroken", lambda *_: ({}, 3.0))
     assert attack(tmp_path, 1).broken
 
 
