@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import tiny_train
 from helpers.miniatures import TinyTask
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file
 
 from benchmarks.browser import free_port
@@ -67,8 +68,8 @@ def train_here(request_of_one, tmp_path, monkeypatch, capsys):
         status = main([*request_of_one, "--out", str(tmp_path / "several"), *options])
         return status, capsys.readouterr().err
 
-    # Processes write to their environment how they meet, and part when they end; this one does not end.
-    with patch.dict(os.environ), patch("atexit.register"):
+    # Processes keep for good who they are and how they meet, and part when they end; this one does not end.
+    with patch.dict(os.environ), patch.object(rank_zero_only, "rank", 0), patch("atexit.register"):
         yield train
 
 
