@@ -57,7 +57,7 @@ class Run:
         self._present, self._units = "", 0.0
         self._began = self._entered = self._reported = time.monotonic()
         self._skipped = 0.0  # of the whole, which an earlier run has done
-        self._bar = tqdm(total=RESOLUTION, bar_format=FORMAT, dynamic_ncols=True, file=sys.stderr)
+        self._bar: tqdm[Any] | None = None  # nobody sees one of a run that is refused before it begins
 
     @property
     def done(self) -> float:
@@ -99,14 +99,16 @@ class Run:
 
     def finish(self) -> None:
         """Count all that was planned as done."""
-        self._leave()
-        self._present, self._units = list(self.stages)[-1], float(list(self.stages.values())[-1].units)
-        self._show()
+        if self._present:
+            self._leave()
+            self._present, self._units = list(self.stages)[-1], float(list(self.stages.values())[-1].units)
+            self._show()
 
     def close(self) -> None:
         """Leave the bar as it is, and report for the last time."""
         self._leave()
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
         self._tell(None)
 
     @property
@@ -130,7 +132,7 @@ class Run:
         """Book the time since the last booking on the present stage."""
         now = time.monotonic()
         if self._present:
-            if self.visible:
+            if self._bar is not None:
                 self._bar.refresh()  # or a short stage would never be seen
             self.seconds[self._present] = round(self.seconds.get(self._present, 0.0) + now - self._entered, 2)
         self._entered = now
@@ -138,12 +140,17 @@ class Run:
     def _show(self) -> None:
         left = self.seconds_left
         if self.visible:
-            words = {} if left is None else {"left": tqdm.format_interval(left)}
-            self._bar.set_description_str(self._present, refresh=False)
-            self._bar.set_postfix({**words, **self._shown}, refresh=False)
-            self._bar.update(round(RESOLUTION * self.done) - self._bar.n)
+            self._draw(left)
         if time.monotonic() - self._reported >= SECONDS_BETWEEN_REPORTS:
             self._tell(left)
+
+    def _draw(self, left: float | None) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=RESOLUTION, bar_format=FORMAT, dynamic_ncols=True, file=sys.stderr)
+        words = {} if left is None else {"left": tqdm.format_interval(left)}
+        self._bar.set_description_str(self._present, refresh=False)
+        self._bar.set_postfix({**words, **self._shown}, refresh=False)
+        self._bar.update(round(RESOLUTION * self.done) - self._bar.n)
 
     def _tell(self, left: float | None) -> None:
         self._reported = time.monotonic()

@@ -16,7 +16,7 @@ import resource, torch
 from kdad.memory import keep_freed_memory
 kept = keep_freed_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):  # until the heap has grown to what this takes
+for _ in range(20):  # until the heap has grown to what this takes
     torch.ones(50_000_000)
 before = faults()
 for _ in range(10):

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from kdad.data.decoding import read_image
-from kdad.data.images import batches_of_one_size, find_images, readable
+from kdad.data.images import batches_of_one_size, find_images, images_below, readable
 from kdad.detection.detector import Detector
 from kdad.detection.localisation import localise
 from kdad.detection.rendering import overlay, save_png
@@ -33,9 +33,9 @@ def score_files(
         UserError: a path is missing, a named file is no image, no image is left, the method is unknown or not for this
             network, or a heatmap cannot be written or would lie among the images.
     """
-    files = find_images(paths)
     if heatmaps:
-        _check_heatmap_folder(Path(heatmaps), paths, files)
+        _check_heatmap_folder(Path(heatmaps), paths)
+    files = find_images(paths)
     read = partial(read_image, max_value=detector.config.max_value)
     named = {Path(path) for path in paths if Path(path).is_file()}
     if len(paths) > 1:  # before anything is written
@@ -63,17 +63,18 @@ def score_files(
         raise UserError("none of the images could be read")
 
 
-def _check_heatmap_folder(folder: Path, paths: Iterable[str], images: Iterable[Path]) -> None:
+def _check_heatmap_folder(folder: Path, paths: Iterable[str]) -> None:
     """Raise a `UserError` if heatmaps in `folder` would be found as images: by the next run, and in training."""
     check_output_folder(folder)
     target = folder.resolve()
-    inside = [path for path in map(Path, paths) if path.is_dir() and target.is_relative_to(path.resolve())]
-    beside = [place for place in {image.parent for image in images} if place.resolve() == target]
-    for place in inside + beside:
-        raise UserError(
-            f"heatmaps in {shown(folder)} would lie among the images of {shown(place)}, and be taken for images too; "
-            "choose a folder outside for --heatmaps"
-        )
+    for path in map(Path, paths):
+        place = path if path.is_dir() else path.parent
+        with_images = {file.parent.resolve() for file in images_below(path)} if path.is_dir() else {place.resolve()}
+        if target in with_images or (path.is_dir() and target.is_relative_to(place.resolve())):
+            raise UserError(
+                f"heatmaps in {shown(folder)} would lie among the images of {shown(place)}, and be taken for images "
+                "too; choose a folder outside for --heatmaps"
+            )
 
 
 def _save_heatmaps(

@@ -223,7 +223,7 @@ def odd_images(folder) -> list[str]:
     colours.convert("RGBA").save(folder / "rgba.png")
     colours.convert("LA").save(folder / "la.png")
     colours.convert("1").save(folder / "bilevel.png")
-    colours.save(folder / "animated.gif", save_all=True, append_images=[colours.rotate(90)])
+    colours.save(folder / "still.gif")
     rotated = Image.Exif()
     rotated[0x0112] = 6
     colours.save(folder / "rotated.jpg", exif=rotated)
