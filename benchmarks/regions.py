@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -194,7 +194,7 @@ def candidates(maps: dict[str, Tensor], anomalous: np.ndarray) -> dict[str, floa
 
 
 def candidate_name(parts: Sequence[str], share: float) -> str:
-    """What a sum of methods is called that reads this share of the patches."""
+    """Name of the sum of methods that reads this share of the patches."""
     return f"{' + '.join(parts)}; {f'worst {share:.1%}' if share else 'worst patch'}"
 
 
@@ -223,13 +223,20 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for folder in args.folders:
         rows, choice = measure(folder.resolve())
-        known = json.loads(args.results.read_text()) if args.results.is_file() else {}
-        found = {"rows": rows, "candidates": [choice]}
-        for key in found:
-            found[key][:0] = [row for row in known.get(key, []) if row["folder"] != choice["folder"]]
-        write_json(args.results, {**found, "default": candidate_name(SUMS[DEFAULT], WORST_SHARE)})
+        default = candidate_name(SUMS[DEFAULT], WORST_SHARE)
+        replace_rows(args.results, {"rows": rows, "candidates": [choice]}, {"default": default})
         for row in rows:
-            print(row)
+            print(row, flush=True)
+
+
+def replace_rows(file: Path, found: dict[str, list[dict]], about: dict[str, Any]) -> None:
+    """Write lists of rows of one folder to a results file, in place of those it had, and facts about all of them."""
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    lists = {
+        name: [row for row in known.get(name, []) if row["folder"] != rows[0]["folder"]] + rows
+        for name, rows in found.items()
+    }
+    write_json(file, {**lists, **about})
 
 
 if __name__ == "__main__":

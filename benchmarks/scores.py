@@ -128,7 +128,7 @@ def _as_read(teacher: Teacher, summary: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def summaries(teacher: Teacher, images: Tensor) -> dict[str, list[Tensor]]:
-    """What each candidate distance reads (N, D) of uint8 images (N, 3, H, W)."""
+    """Summaries (N, D) that each candidate distance reads of uint8 images (N, 3, H, W)."""
     wanted, parts = candidates(teacher), []
     for batch in in_batches(images):
         layers = teacher(teacher.preprocessing(batch))

@@ -9,7 +9,6 @@ FOLDER is in the layout of MVTec AD.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.regions import LAYERS, layer_maps
+from benchmarks.regions import LAYERS, layer_maps, replace_rows
 from kdad.data.datasets import FOLDER
 from kdad.data.folders import FolderTask, ImageFiles
 from kdad.detection import conformal
 from kdad.detection.normal_patches import NormalPatches, worst_places
 from kdad.evaluation import metrics
-from kdad.files import write_json
 from kdad.networks.teachers.loading import load_teacher
 from kdad.networks.teachers.registry import LITE0, default_image_size
 
@@ -78,9 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for folder in args.folders:
         rows = measure(folder.resolve())
-        known = json.loads(args.results.read_text())["rows"] if args.results.is_file() else []
-        kept = [row for row in known if row["folder"] != folder.resolve().name]
-        write_json(args.results, {"draws": DRAWS, "rows": [*kept, *rows]})
+        replace_rows(args.results, {"rows": rows}, {"draws": DRAWS})
         for row in rows:
             print(row, flush=True)
 

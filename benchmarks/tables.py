@@ -248,7 +248,7 @@ def regions(measured: dict) -> str:
 
 
 def small_folders(measured: dict) -> str:
-    """What verdicts of few normals are worth: one row per number of normals, one column per folder."""
+    """Render how verdicts of few normals do: one row per number of normals, one column per folder."""
     folders = list(dict.fromkeys(row["folder"] for row in measured["rows"]))
     cells: dict[int, dict[str, str]] = {}
     rates = {}

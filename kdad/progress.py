@@ -44,8 +44,8 @@ class Run:
 
     Args:
         stages: all that is planned.
-        report: called about once a second with `stage`, `done` (0…1 of the whole), `seconds_left` (of the whole) and
-            `stages` (seconds by name).
+        report: called about once a second with `phase` (the present stage), `done` (0…1 of the whole), `seconds_left`
+            (of the whole) and `stages` (seconds by name).
     """
 
     def __init__(self, stages: Sequence[Stage], report: Report | None = None):

@@ -19,6 +19,7 @@ from kdad.data.images import (
     say,
     set_aside,
     split_by_ending,
+    split_masks,
 )
 from kdad.data.masks import image_size
 from kdad.data.protocol import MIN_NORMALS
@@ -120,12 +121,11 @@ class FolderLayout:
         used = {mask for file in masked for mask in self.masks_of(file)}
         if lost := [mask for masks in self._masks.values() for mask in masks if mask not in used]:
             say(f"{counted(lost, 'mask')} without a defective test image, such as {shown(lost[0])}")
-        say(*set_aside(list(masks_beside(self._normal_files)), "trained on"))
-        _, others = split_by_ending(files_below(self.root))
-        say(*of_unknown_ending(others))
+        images, others = split_by_ending(files_below(self.root))
+        say(*set_aside(split_masks(self._normal_files)[1], "trained on"), *of_unknown_ending(others))
         if self.normal_folder != self.root:
             known = [self.normal_folder, self.root / GROUND_TRUTH, *_folders(self.root / TEST)]
-            elsewhere = [file for file in images_below(self.root) if not any(map(file.is_relative_to, known))]
+            elsewhere = [file for file in images if not any(map(file.is_relative_to, known))]
             if elsewhere:
                 say(f"{counted(elsewhere, 'image')} in folders that are not read, such as {shown(elsewhere[0])}")
         self._say_what_is_there_twice()
@@ -153,7 +153,7 @@ class FolderLayout:
     @cached_property
     def _looked_at_normals(self) -> dict[Path, float]:
         """Readable normals, each with its `highest_value`."""
-        return _readable(_without_masks(self._normal_files))
+        return _readable(split_masks(self._normal_files)[0])
 
     @cached_property
     def _test_files(self) -> dict[str, list[Path]]:
@@ -166,7 +166,7 @@ class FolderLayout:
 
     @cached_property
     def _looked_at_tests(self) -> dict[str, dict[Path, float]]:
-        return {kind: _readable(_without_masks(files)) for kind, files in self._test_files.items()}
+        return {kind: _readable(split_masks(files)[0]) for kind, files in self._test_files.items()}
 
     @cached_property
     def _masks(self) -> dict[tuple[Path, str], list[Path]]:
@@ -249,16 +249,11 @@ def _such_as(copied: dict[Path, Path]) -> str:
 
 
 def _place_of_image(mask: Path, images: Collection[tuple[Path, str]]) -> tuple[Path, str]:
-    """Where the image of a mask is, (folder, lower-case name), of those that there are; else, where it would be."""
+    """Place of a mask's image, (folder, lower-case name), among those that there are; else the one it would have."""
     own, of_folder = (mask.parent, mask.stem.lower()), (mask.parent.parent, mask.parent.name.lower())
     named = MASK_NAME.fullmatch(own[1])
     of_name = (mask.parent, named[1]) if named else own
     return next((place for place in (own, of_name, of_folder) if place in images), of_name)
-
-
-def _without_masks(files: Sequence[Path]) -> list[Path]:
-    masks = masks_beside(files)
-    return [file for file in files if file not in masks]
 
 
 def _readable(files: Sequence[Path]) -> dict[Path, float]:

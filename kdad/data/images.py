@@ -94,10 +94,10 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
 
 def images_among(files: Iterable[File]) -> list[File]:
     """The images to score among the files of a folder; what is left out is reported on standard error."""
-    images, others = split_by_ending(files)
-    masks = masks_beside(images)
-    say(*of_unknown_ending(others), *set_aside(list(masks), "scored"))
-    return [file for file in images if file not in masks]
+    found, others = split_by_ending(files)
+    images, masks = split_masks(found)
+    say(*of_unknown_ending(others), *set_aside(masks, "scored"))
+    return images
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -147,6 +147,13 @@ def masks_beside(files: Iterable[File]) -> dict[File, File]:
     named = {file: MASK_NAME.fullmatch(file.stem.lower()) for file in files}
     places = {file: (file.parent, match[1]) for file, match in named.items() if match}
     return {file: images[place] for file, place in places.items() if place in images}
+
+
+def split_masks(files: Iterable[File]) -> tuple[list[File], list[File]]:
+    """Images, and the masks that lie beside one of them; see `masks_beside`."""
+    files = list(files)
+    masks = masks_beside(files)
+    return [file for file in files if file not in masks], list(masks)
 
 
 def of_unknown_ending(files: Sequence[PurePath]) -> list[str]:

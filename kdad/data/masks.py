@@ -133,7 +133,7 @@ def _marked_in_palette(image: Image.Image, lossy: bool) -> np.ndarray:
 
 
 def _marked(values: np.ndarray, lossy: bool) -> np.ndarray:
-    """Where values (H, W, C) are marked, bool (H, W)."""
+    """Pixels that values (H, W, C) mark, bool (H, W)."""
     highest = values.max(2) if values.shape[2] > 1 else values[..., 0]
     return highest > NOISE * highest.max() if _is_noisy(highest, lossy) else highest != 0
 

@@ -162,7 +162,7 @@ def _darkened(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) ->
 
 
 def _gone(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What is behind the object, as the border of the image shows it."""
+    """The background of the object, as the border of the image shows it."""
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     return np.broadcast_to(np.median(border, 0) * rng.uniform(*BRIGHTNESS), image.shape)
 

@@ -18,7 +18,7 @@ from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization, sampled
 from kdad.detection.mahalanobis import Gaussian
 from kdad.detection.normal_patches import MAX_NORMALS, FittedPatches, NormalPatches, worst_places
 from kdad.detection.tiles import Tiler, WholeImages, tiler_for
-from kdad.detection.weighting import PSEUDO_ANOMALIES, PSEUDO_ANOMALIES_OF_MAPS, SyntheticPairs
+from kdad.detection.weighting import SyntheticPairs, pseudo_anomalies_for
 from kdad.errors import UserError, one_line
 from kdad.files import write_bytes
 from kdad.networks.teachers.loading import Teacher
@@ -190,9 +190,7 @@ def calibrate(
     mean, std = _moments(observation.maps for _, observation in observations)
     # Only units come from the held-out normals: what is read, up to a factor and a constant that all images share, does
     # not depend on them, or the p-values of few of them would be too low.
-    of_maps_alone = LOCAL_DISTANCES in score_named(score).needs
-    most = PSEUDO_ANOMALIES_OF_MAPS if of_maps_alone else PSEUDO_ANOMALIES
-    pairs = SyntheticPairs.of(fitted.student, teacher, train, most)
+    pairs = SyntheticPairs.of(fitted.student, teacher, train, pseudo_anomalies_for(score))
     weights = pairs.layer_weights()
     normalization = MapNormalization(mean, std, std * weights.to(std.device))
     renderer = HeatmapRenderer(tiler, normalization.weights)

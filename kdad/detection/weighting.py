@@ -17,12 +17,18 @@ from kdad.detection.mahalanobis import Gaussian
 from kdad.detection.tiles import WholeImages
 from kdad.networks.teachers.loading import Teacher
 from kdad.progress import CALIBRATING, track
-from kdad.scores import logarithm
+from kdad.scores import LOCAL_DISTANCES, logarithm, score_named
 
 PSEUDO_ANOMALIES = 300  # where a score depends on them
 PSEUDO_ANOMALIES_OF_MAPS = 100  # where only a map of the student does
 MIN_SPREAD = 1e-3  # of peaks and of logarithms of distances, where all normals are alike
 AT_ONCE = 32  # maps over whole images are far larger than what they are made of
+
+
+def pseudo_anomalies_for(score: str) -> int:
+    """How many pseudo-anomalies a student with this score, a name in `kdad.scores.SCORES`, is calibrated with."""
+    of_maps_alone = LOCAL_DISTANCES in score_named(score).needs
+    return PSEUDO_ANOMALIES_OF_MAPS if of_maps_alone else PSEUDO_ANOMALIES
 
 
 @dataclass(frozen=True)

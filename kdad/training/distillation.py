@@ -19,7 +19,7 @@ from kdad.data.protocol import FOLDS as FOLD_COUNT
 from kdad.data.task import Fold, Task
 from kdad.detection.calibration import FittedStudent, HeldOut, calibrate, fit_statistics, save_calibration
 from kdad.detection.discrepancy import distillation_loss, layer_errors
-from kdad.detection.weighting import PSEUDO_ANOMALIES
+from kdad.detection.weighting import pseudo_anomalies_for
 from kdad.devices import accelerator, hardware, move_if_it_fits, threads_of
 from kdad.errors import UserError
 from kdad.evaluation import metrics
@@ -171,7 +171,7 @@ def stages(task: Task, recipe: Recipe) -> list[Stage]:
     step = (LOOK if recipe.random_crop else 0) + STUDENT_STEP  # else, what the teacher sees is remembered
     epoch = Stage(TRAINING, recipe.epochs, task.train_size * step)
     folds = [replace(epoch, name=_fold(index)) for index in range(FOLD_COUNT if task.cross_fitted else 0)]
-    pairs = 2 * min(PSEUDO_ANOMALIES, task.train_size)
+    pairs = 2 * min(pseudo_anomalies_for(task.score), task.train_size)
     return [
         Stage(READING, images, READ),
         Stage(FEATURES, 0 if recipe.random_crop else shown, LOOK),

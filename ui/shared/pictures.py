@@ -63,9 +63,9 @@ def samples(texture: str, draw: int) -> list[Picture]:
 
 def read_uploads(files: list, max_value: int) -> tuple[list[Picture], list[str]]:
     """Read uploaded files, with the student's `max_value`; returns pictures, and a message per failure and on masks."""
-    from kdad.data.images import masks_beside, set_aside
+    from kdad.data.images import set_aside, split_masks
 
-    masks = list(masks_beside(PurePosixPath(file.name) for file in files))
+    _, masks = split_masks(PurePosixPath(file.name) for file in files)
     pictures, problems = [], set_aside(masks, "scored")
     for file in files:
         if PurePosixPath(file.name) in masks:

@@ -158,7 +158,8 @@ def _fitting_size(root: Path) -> Size | None:
     from kdad.data.folder_layout import normal_sizes
 
     sizes = normal_sizes(root)
-    return None if not sizes or need_tiles(sizes, fitting_size(sizes)) else fitting_size(sizes)
+    fitting = fitting_size(sizes) if sizes else None
+    return None if fitting and need_tiles(sizes, fitting) else fitting
 
 
 @dataclass(frozen=True)
