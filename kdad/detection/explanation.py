@@ -1,6 +1,6 @@
 """Decompose a score into its parts, each with a map that adds up to it, beside those of the held-out normals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,10 @@ from kdad.detection.rendering import colour_range
 from kdad.detection.tiles import in_chunks
 from kdad.errors import UserError
 from kdad.networks.features import forward_in_chunks
-from kdad.scores import ERROR, GAUSSIAN, HIGHEST_PATCH, LOG_DISTANCE, NEAREST, Measurement, Part
+from kdad.scores import ERROR, GAUSSIAN, HIGHEST_PATCH, LOG_DISTANCE, MIN_LOGARITHM, NEAREST, Measurement, Part
+
+SCORE_UNIT = "above a typical normal"
+MIN_SHARE = 1e-6  # of the mean, so that a place that adds nothing has a logarithm
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Contribution:
 
     @property
     def excess(self) -> float:
-        """How far it raises the score above that of an typical normal."""
+        """How far it raises the score above that of a typical normal."""
         return self.value - float(np.median(self.normals))
 
 
@@ -71,6 +74,46 @@ def explain(
         for part in detector.score.parts_of(prediction.measurement)
     ]
     return sorted(contributions, key=lambda contribution: -contribution.excess)
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """A map (H, W) of a whole score, on one scale for all images.
+
+    Its highest values are the score, or those that the score is the mean of; or else the mean of its exponential is
+    that of the score, so that what is brighter has a higher score.
+
+    Args:
+        unit: of its values.
+        colour_range: the values that are dark and bright on it.
+        found: the value that 99 % of the patches of normals stay below; infinite where nobody has measured it.
+    """
+
+    heatmap: np.ndarray
+    unit: str
+    colour_range: tuple[float, float]
+    found: float = np.inf
+
+
+def score_map(detector: Detector, parts: Sequence[Contribution]) -> ScoreMap | None:
+    """Join the maps of all parts, as from `explain`, into the map of their sum; None if no part has a map.
+
+    Maps in standard deviations of a normal patch are added, and what else is added to the score raises the whole image.
+    Shares of logarithms are multiplied with how far the score exceeds a typical normal's.
+    """
+    maps = [(part, part.heatmap) for part in parts if part.heatmap is not None]
+    if not maps or detector.calibration_scores is None:
+        return None
+    of_patches = [heatmap for part, heatmap in maps if part.unit == HIGHEST_PATCH.unit]
+    if of_patches:
+        raised = sum(part.excess for part in parts if part.unit != HIGHEST_PATCH.unit)
+        found = detector.heatmap_threshold + raised
+        return ScoreMap(np.sum(of_patches, 0) + raised, HIGHEST_PATCH.unit, detector.colour_range, found)
+    typical = float(np.median(detector.calibration_scores))
+    excess = sum(part.value for part in parts) - typical
+    shares = np.mean([heatmap / max(part.quantity, MIN_LOGARITHM) for part, heatmap in maps], 0)
+    ends = colour_range(np.percentile(detector.calibration_scores - typical, np.arange(101)))
+    return ScoreMap(excess + np.log(shares.clip(min=MIN_SHARE)), SCORE_UNIT, ends)
 
 
 def _contribution(

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from kdad.detection.detector import Detector
-from kdad.detection.explanation import distance_map, explain
+from kdad.detection.explanation import distance_map, explain, score_map
 from kdad.detection.mahalanobis import Gaussian
 from kdad.scores import DISTANT_ERROR, DISTANT_PEAK, LAST_LAYER, MKD, PEAK
 
@@ -85,3 +86,23 @@ def test_without_calibration_or_distance_there_is_a_reason_and_no_map(detector, 
     bare = Detector(detector.config, detector.student, detector.teacher, None)
     assert "has no normals to explain" in refusal(explain, bare, image())
     assert "does not read how far" in refusal(distance_map, bare, image()[None], (32, 32))
+
+
+@pytest.mark.parametrize("score", [DISTANT_ERROR, DISTANT_PEAK, LAST_LAYER, PEAK])
+def test_of_two_maps_of_a_score_the_brighter_one_is_that_of_the_higher_score(detector, score):
+    detector = scored_by(detector, score)
+    scores, brightness = [], []
+    for level in range(6):
+        pixels = (image(3) * (level / 5)).byte()
+        prediction = detector.predict(pixels)
+        shown = score_map(detector, explain(detector, pixels, prediction))
+        scores.append(float(prediction.score[0]))
+        of_peak = score in (DISTANT_PEAK, PEAK)
+        brightness.append(shown.heatmap.max() if of_peak else np.log(np.exp(shown.heatmap).mean()))
+        assert shown.colour_range[0] < shown.colour_range[1]
+    np.testing.assert_allclose(np.diff(brightness), np.diff(scores), atol=0.02)
+
+
+def test_a_score_whose_parts_have_no_map_has_none(detector):
+    detector = scored_by(detector, MKD)
+    assert score_map(detector, explain(detector, image())) is None

@@ -103,7 +103,8 @@ def test_a_score_that_is_a_product_shows_its_factors(inspect):
     parts = [float(value) * (1 if of == "+" else -1) for of, value in ((sign, first), (other_sign, second))]
     assert parts[0] >= parts[1]
     assert float(total) == pytest.approx(float(ordinary) + sum(parts), abs=0.03)
-    assert f"Shown: **{name[0].upper()}{name[1:]}**" in texts(at)
+    titles = [f"**{title[0].upper()}{title[1:]}**" for title in (name, other)]
+    assert [caption.value for caption in at.caption if caption.value in titles] == titles
 
 
 def test_only_cards_that_two_students_judge_differently_can_be_shown(inspect, monkeypatch):
@@ -362,7 +363,7 @@ def test_other_methods_draw_another_map_and_say_what_it_means(inspect, monkeypat
     monkeypatch.setattr("kdad.detection.localisation.SAMPLES", 2)
     at = inspect()
     assert control(at, "selectbox", "Method").options == [
-        "explanation",
+        "score",
         "patch",
         "gradients",
         "smoothgrad",
@@ -374,7 +375,7 @@ def test_other_methods_draw_another_map_and_say_what_it_means(inspect, monkeypat
         assert heatmap_of(rerun(at)) != usual
         assert f"{method} has no unit:" in texts(at)
         assert control(at, "button_group", "Critical layer").disabled
-    control(at, "selectbox", "Method").set_value("explanation")
+    control(at, "selectbox", "Method").set_value("score")
     assert heatmap_of(rerun(at)) == usual
 
 

@@ -112,14 +112,16 @@ def grid_cells(rows: int, columns: int, values: np.ndarray | None = None, border
 
 
 def coarse_cells(heatmap: np.ndarray) -> pd.DataFrame:
-    """Average a map (h, w) over `COARSE`² cells, as in `grid_cells`."""
-    rows = np.array_split(heatmap, COARSE)
-    means = np.array([[cell.mean() for cell in np.array_split(row, COARSE, 1)] for row in rows])
-    return grid_cells(COARSE, COARSE, means)
+    """Average a map (h, w) over `COARSE`² cells, or as many as it has pixels, as in `grid_cells`."""
+    down, across = (min(COARSE, side) for side in heatmap.shape)
+    rows = np.array_split(heatmap, down)
+    means = np.array([[cell.mean() for cell in np.array_split(row, across, 1)] for row in rows])
+    return grid_cells(down, across, means)
 
 
 def scale_bar(low: float, high: float, unit: str) -> None:
     """Draw the colour scale of a heatmap with its end values."""
+    low, high = (round(end, 2) + 0.0 for end in (low, high))  # without negative zeros
     label = f"Colour scale from {low:.2f} to {high:.2f} {unit}"
     st.html(
         f'<div class="kdad-scale" role="img" aria-label="{label}"><span>{low:.2f}</span><i></i>'

@@ -12,7 +12,7 @@ from ui.inspect.downloads import downloads
 from ui.inspect.drawing import drawn, under
 from ui.inspect.evidence import evidence
 from ui.inspect.ranking import ranking
-from ui.inspect.view_controls import EXPLANATION, PATCH, STUDENT, View
+from ui.inspect.view_controls import PATCH, SCORE, STUDENT, View
 from ui.shared import figures
 from ui.shared.page import INSPECT
 from ui.shared.pictures import Picture
@@ -109,29 +109,24 @@ def _input(change: perturbation_controls.Change) -> None:
 
 def _heatmap(picture: Picture, prediction: "Prediction", cached: CachedDetector, view: View) -> None:
     shown = drawn(picture, prediction, cached, view)
-    of_patches = view.method == PATCH or (view.method == EXPLANATION and not shown.words)
-    cells = _cells(prediction, cached.detector, view) if of_patches else charts.coarse_cells(shown.heatmap)
+    layer = view.layer
+    cells = charts.coarse_cells(shown.heatmap) if layer is None else _cells(prediction, cached.detector, layer)
     pixels = under(shown, picture, view)
     st.vega_lite_chart(spec=charts.picture(pixels, cells, shown.unit), alt=shown.in_words(picture))
     charts.scale_bar(shown.low, shown.high, shown.unit)
-    if view.method not in (PATCH, EXPLANATION, STUDENT):
+    if view.method not in (SCORE, PATCH, STUDENT):
         st.caption(f"{view.method} has no unit: its colours cannot be compared between images.")
     elif view.own_contrast:
         st.caption("Per-image contrast: colours cannot be compared between images.")
-    elif shown.words:
-        st.caption(f"Shown: **{shown.words}**, which raises the score most.")
 
 
-def _cells(prediction: "Prediction", detector: "Detector", view: View) -> pd.DataFrame:
-    """Cells of a heatmap: a layer's patches, or a grid over all layers combined."""
-    if view.layer is None:
-        values = prediction.heatmap_at(charts.COARSE, charts.COARSE)[0]
-        return charts.grid_cells(*values.shape, values)
+def _cells(prediction: "Prediction", detector: "Detector", layer: int) -> pd.DataFrame:
+    """The patches of a critical layer as cells, or a coarse grid if they are too many."""
     preprocessing = detector.teacher.preprocessing
     border = preprocessing.border[0] / preprocessing.resize[0]
-    values = prediction.measurement.patch_maps[view.layer][0]
+    values = prediction.measurement.patch_maps[layer][0]
     if max(values.shape) > MAX_CELLS:  # stitched tiles
-        values, border = prediction.heatmap_at(charts.COARSE, charts.COARSE, view.layer)[0], 0.0
+        values, border = prediction.heatmap_at(charts.COARSE, charts.COARSE, layer)[0], 0.0
     return charts.grid_cells(*values.shape, values, border)
 
 

@@ -20,7 +20,7 @@ from ui.shared.student_index import Student
 
 if TYPE_CHECKING:
     from kdad.detection.detector import Detector, Prediction
-    from kdad.detection.explanation import Contribution
+    from kdad.detection.explanation import Contribution, ScoreMap
     from kdad.networks.teachers.loading import Teacher
 
 # All sessions share the loaded models, and a device runs one computation at a time.
@@ -106,6 +106,12 @@ class CachedDetector:
         if self.detector.calibration is None:
             return []
         return _explain(self.stamp, picture.digest, self.detector, picture.pixels)
+
+    def score_map(self, picture: Picture) -> "ScoreMap | None":
+        """Map of a picture's whole score at its `display_size`; None without calibration, or if no part has a map."""
+        from kdad.detection.explanation import score_map
+
+        return score_map(self.detector, self.explain(picture))
 
     def localise(self, picture: Picture, method: str) -> np.ndarray:
         """Map of one picture at its `display_size`, by a method of `kdad.detection.localisation`."""

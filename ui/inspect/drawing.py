@@ -1,13 +1,13 @@
 """Draw a picture under its heatmap, and describe it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kdad.scores import HIGHEST_PATCH
 from ui.inspect.detectors import CachedDetector
-from ui.inspect.view_controls import EXPLANATION, PATCH, STUDENT, View
+from ui.inspect.view_controls import PATCH, SCORE, STUDENT, View
 from ui.shared.pictures import DISPLAY_SIDE, Picture, to_display
 
 if TYPE_CHECKING:
@@ -39,13 +39,11 @@ class Drawn:
 def drawn(picture: Picture, prediction: "Prediction", cached: CachedDetector, view: View) -> Drawn:
     """Heatmap of a picture at its `display_size`, as set in the view."""
     detector = cached.detector
-    if view.method == EXPLANATION and not prediction.measurement.distance_maps:  # which add up to the heatmap
-        explaining = [part for part in cached.explain(picture) if part.heatmap is not None]
-        if explaining:
-            shown = of_part(explaining[0], view.own_contrast)
-            of_peak = explaining[0].name == HIGHEST_PATCH.name
-            return replace(shown, found=detector.heatmap_threshold) if of_peak else shown
-    if view.method in (EXPLANATION, PATCH):
+    whole = cached.score_map(picture) if view.method == SCORE else None
+    if whole is not None:
+        ends = _own_ends(whole.heatmap) if view.own_contrast else whole.colour_range
+        return Drawn(whole.heatmap, whole.unit, *ends, found=whole.found)
+    if view.method in (SCORE, PATCH):
         heatmap = prediction.heatmap_at(*picture.shown.shape[:2], view.layer)[0]
         unit = "patch error" if detector.calibration is None else HIGHEST_PATCH.unit
         ends = _own_ends(heatmap) if view.own_contrast else detector.colour_range

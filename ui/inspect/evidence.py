@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kdad.detection.detector import Detector, Prediction
     from kdad.detection.explanation import Contribution
 
-OTHER_WIDTH = 150  # pixels
+PART_WIDTH = 150  # pixels
 WIDE = 0.5  # share of the image's area above which the whole image counts as unusual
 
 
@@ -32,9 +32,9 @@ def evidence(picture: Picture, prediction: "Prediction", cached: CachedDetector,
     total = _sum_in_words(parts)
     st.vega_lite_chart(spec=charts.parts(_bars(parts)), alt=f"What raises the score above a typical normal's: {total}")
     st.caption(f"{total}. Band: the middle 90 % of normals. {detector.score.description}")
-    for part in parts if prediction.measurement.distance_maps else parts[1:]:
+    for part in parts:
         if part.heatmap is not None:
-            _other_part(of_part(part), picture, view)
+            _part(of_part(part), picture, view)
     # Drawn only when opened: charts take most of the time of a rerun.
     more = st.expander(
         "Among held-out normals, and layer by layer", key=f"more-{cached.student.key}", on_change="rerun"
@@ -47,10 +47,10 @@ def evidence(picture: Picture, prediction: "Prediction", cached: CachedDetector,
             _layers(prediction, detector)
 
 
-def _other_part(shown: Drawn, picture: Picture, view: View) -> None:
-    """Show the map of a part other than the main one."""
-    pixels = overlaid(picture, shown, view.opacity, side=2 * OTHER_WIDTH)  # for high-density screens
-    st.image(png(pixels), width=OTHER_WIDTH, alt=shown.in_words(picture))
+def _part(shown: Drawn, picture: Picture, view: View) -> None:
+    """Show the map of a part."""
+    pixels = overlaid(picture, shown, view.opacity, side=2 * PART_WIDTH)  # for high-density screens
+    st.image(png(pixels), width=PART_WIDTH, alt=shown.in_words(picture))
     charts.scale_bar(shown.low, shown.high, shown.unit)
     st.caption(f"**{shown.words}**")
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 KEPT: dict[str, Any] = {"persist_state": "session", "bind": "query-params"}  # in the session and in links
-EXPLANATION, PATCH, STUDENT = "explanation", "patch", "student"
+SCORE, PATCH, STUDENT = "score", "patch", "student"
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,16 @@ def _choose_method(detectors: list[CachedDetector]) -> str:
     from kdad.detection.localisation import METHODS, methods_for
 
     allowed = set.intersection(*(set(methods_for(cached.detector)) for cached in detectors))
-    options = [EXPLANATION, *(method for method in METHODS if method in allowed)]
-    if st.session_state.get("method", EXPLANATION) not in options:  # chosen for another student
-        st.session_state["method"] = EXPLANATION
+    options = [SCORE, *(method for method in METHODS if method in allowed)]
+    if st.session_state.get("method", SCORE) not in options:  # chosen for another student
+        st.session_state["method"] = SCORE
     return st.selectbox(
         "Method", options, key="method", **KEPT,
-        help="explanation shows the part of the score that raises it most above normals. patch shows where the "
-        "score is high, student where the student fails to copy the teacher. gradients, smoothgrad and guided-backprop "
-        "show the pixels to which the published score is most sensitive, as in the paper; they are slower and coarser. "
-        "attention-rollout shows what a ViT teacher attends to, unusual or not. Only explanation, patch and student "
-        "are comparable between images.",
+        help="score shows the whole score on one scale: brighter images have higher scores. patch shows patch errors "
+        "or, of photographs, distances from normal patches; student where the student fails to copy the teacher. "
+        "gradients, smoothgrad and guided-backprop show the pixels to which the published score is most sensitive, as "
+        "in the paper; they are slower and coarser. attention-rollout shows what a ViT teacher attends to, unusual or "
+        "not. Only score, patch and student are comparable between images.",
     )  # fmt: skip
 
 

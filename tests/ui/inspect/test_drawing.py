@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
-from ui.inspect.drawing import FOUND, TRUE, Drawn, outlined
-from ui.shared.pictures import DISPLAY_SIDE, Picture
+from ui.inspect.detectors import cached_detector
+from ui.inspect.drawing import FOUND, TRUE, Drawn, drawn, outlined
+from ui.inspect.view_controls import SCORE, View
+from ui.shared import student_index
+from ui.shared.pictures import DISPLAY_SIDE, Picture, samples
 
 PIXELS = np.zeros((DISPLAY_SIDE, DISPLAY_SIDE, 3), np.uint8)
 
@@ -26,3 +29,18 @@ def test_what_lies_above_nearly_all_normal_patches_is_outlined(spot, found, line
 def test_where_a_defect_truly_is_is_outlined_too(spot):
     drawn = outlined(PIXELS, Drawn(spot, "", 0, 1), Picture("a", PIXELS, "defect", spot > 0))
     assert (drawn == TRUE).all(2).any()
+
+
+def test_over_a_set_brighter_maps_belong_to_higher_scores(monkeypatch, students_root):
+    from scipy.stats import spearmanr
+
+    monkeypatch.setenv("KDAD_STUDENTS", str(students_root))
+    cached = cached_detector(student_index.find()[0]["patterns/tiny-vgg/dots"])
+    view = View(fpr=0.1, method=SCORE, layer=None, opacity=0.5, own_contrast=False, outlines=False)
+    scores, brightness = [], []
+    for picture in [*samples("dots", 0), *samples("dots", 1), *samples("stripes", 0)]:
+        prediction = cached.predict(picture)
+        shown = drawn(picture, prediction, cached, view)
+        scores.append(float(prediction.score[0]))
+        brightness.append(((shown.heatmap - shown.low) / (shown.high - shown.low)).clip(0, 1).mean())
+    assert spearmanr(scores, brightness).statistic > 0.9

@@ -9,12 +9,12 @@ from PIL import Image
 from kdad.detection.detector import Detector
 from ui.inspect.detectors import CachedDetector
 from ui.inspect.figure import figure
-from ui.inspect.view_controls import EXPLANATION, View
+from ui.inspect.view_controls import SCORE, View
 from ui.shared import student_index
 from ui.shared.figures import FORMATS
 from ui.shared.pictures import Picture
 
-VIEW = View(fpr=0.1, method=EXPLANATION, layer=None, opacity=0.5, own_contrast=False, outlines=False)
+VIEW = View(fpr=0.1, method=SCORE, layer=None, opacity=0.5, own_contrast=False, outlines=False)
 STARTS = {"PNG": b"\x89PNG", "SVG": b"<?xml", "PDF": b"%PDF"}
 
 
@@ -43,7 +43,7 @@ def test_names_verdicts_and_scales_are_text_in_a_vector_graphic(cached, picture)
     assert drawn.count("patterns/tiny-vgg/dots") == 2
     assert f"p {prediction.p_value[0]:.4f}" in drawn
     assert "at 10 % false positives" in drawn
-    assert "share of the" in drawn
+    assert "above a typical normal" in drawn
 
 
 def test_one_more_student_makes_it_wider(cached, picture):
