@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-READING, FEATURES, TRAINING, CALIBRATING, TESTING = (
-    "reading images", "teacher features", "training", "calibrating", "testing",
+READING, FEATURES, TRAINING, CALIBRATING, DRAWING, TESTING = (
+    "reading images", "teacher features", "training", "calibrating", "drawn defects", "testing",
 )  # fmt: skip
 SECONDS_BETWEEN_REPORTS = 1.0
 RESOLUTION = 1000  # steps of the bar

@@ -175,7 +175,7 @@ DISTANCE, DISTANCE_WEIGHT, LOCAL_DISTANCES = "distances", "distance_weight", "lo
 ERROR = Part(
     "error",
     "Student's error",
-    "share of the error",
+    "contribution to the error",
     lambda measurement: last_layer_error(measurement.layer_errors),
     lambda measurement: last_layer_error(measurement.layer_errors),
 )
@@ -183,7 +183,7 @@ LOG_ERROR = replace(ERROR, value=lambda measurement: logarithm(ERROR.quantity(me
 LOG_DISTANCE = Part(
     "distance",
     "Teacher's distance",
-    "share of the distance",
+    "contribution to the distance",
     lambda measurement: measurement.distance,
     lambda measurement: logarithm(measurement.distance),
     frozenset({DISTANCE}),

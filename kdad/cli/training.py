@@ -1,4 +1,4 @@
-"""The commands that train: `train`, `sweep` and `pretrain`."""
+"""The commands that train, `train`, `sweep` and `pretrain`, and `check`, which looks at images before it."""
 
 import argparse
 import json
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 def add_commands(command: "Command") -> None:
     """Declare the commands of this file."""
+    sub = command("check", check, "look at images of your own before training on them")
+    sub.add_argument("folder", help="normal images, or the layout of MVTec AD")
+    sub.add_argument("--json", action="store_true")
+
     sub = command("train", train, "train, calibrate and evaluate a student")
     add_task(sub)
     add_recipe(sub)
@@ -80,6 +84,19 @@ def add_commands(command: "Command") -> None:
     add_threads(sub)
 
 
+def check(args: argparse.Namespace) -> None:
+    """Print what a folder holds and what is doubtful."""
+    from kdad.data.datasets import FOLDER
+    from kdad.data.health import examine, in_words
+
+    health = examine(Path(args.folder.removeprefix(FOLDER)))
+    if args.json:
+        print(json.dumps(health.as_dict(), indent=2))
+        return
+    print("\n".join(in_words(health)))
+    print("\n".join(f"- {advice}" for advice in health.advice) or "nothing doubtful was found")
+
+
 def train(args: argparse.Namespace) -> None:
     """Train, calibrate and evaluate one student, as a job of the app if asked to."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # or processes that do not meet say so in 60 lines
@@ -99,6 +116,7 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
     from kdad.data.loading import load_task
     from kdad.detection.detector import Detector
     from kdad.evaluation.evaluate import evaluate, testing
+    from kdad.evaluation.sensitivity import drawing, try_drawn_defects
     from kdad.networks.students import recipe_for
     from kdad.networks.teachers.loading import load_teacher
     from kdad.training.distributed import DistributedConfig, rank
@@ -116,7 +134,7 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
     if is_folder(args.dataset) and task.test is None:
         print("no test images of both kinds in test/good and test/<kind>: to be calibrated, and not evaluated")
     figures = None
-    with running(lambda: [*stages(task, recipe), *testing(task)], report):
+    with running(lambda: [*stages(task, recipe), *drawing(task), *testing(task)], report):
         folder = train_student(
             task, teacher, Path(args.out), recipe=recipe, seed=args.seed, device=args.device, processes=processes,
             threads=args.threads, overwrite=args.overwrite, logger=args.logger,
@@ -124,12 +142,15 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
         )  # fmt: skip
         if rank():
             return
+        detector = Detector.load(folder, teacher=teacher, device=args.device)
+        tried = try_drawn_defects(task, detector, folder)
         if task.test is not None:
-            evaluation = evaluate(task, Detector.load(folder, teacher=teacher, device=args.device))
+            evaluation = evaluate(task, detector)
             evaluation.save(folder)
             figures = evaluation.figures
     if figures is not None:
         print_figures(figures)
+    print("\n".join(tried), end="\n" if tried else "")
     print(f"student folder: {folder}")
 
 

@@ -171,7 +171,7 @@ def set_aside(masks: Sequence[PurePath], used: str) -> list[str]:
     return [f"{counted(masks, 'mask')} beside images, such as {shown(masks[0])}, {_was(masks)} not {used}"]
 
 
-def counted(files: Sequence[PurePath], what: str) -> str:
+def counted(files: Sequence[object], what: str) -> str:
     """`1 mask`, `2 masks`."""
     return f"{len(files)} {what}{'s' if len(files) > 1 else ''}"
 
@@ -204,6 +204,11 @@ def in_batches(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
         yield from (batch for _, batch in batches_of_one_size(("", image) for image in images))
 
 
+def evenly(total: int, most: int) -> Tensor:
+    """At most so many indices of a sequence, evenly chosen, in order."""
+    return torch.linspace(0, total - 1, min(total, most), dtype=torch.float64).round().long()
+
+
 class EvenBatches(Sequence[Tensor]):
     """Batches (B, 3, H, W) of some of the images of tensors, evenly chosen, made on access.
 
@@ -214,8 +219,7 @@ class EvenBatches(Sequence[Tensor]):
     """
 
     def __init__(self, images: Sequence[Tensor], most: int, device: torch.device | str):
-        total = sum(map(len, images))
-        chosen = torch.linspace(0, total - 1, min(total, most), dtype=torch.float64).round().long()
+        chosen = evenly(sum(map(len, images)), most)
         self._batches, self._device, first = [], device, 0
         for part in images:
             own = chosen[(chosen >= first) & (chosen < first + len(part))] - first

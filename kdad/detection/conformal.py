@@ -7,11 +7,11 @@ from kdad.errors import UserError
 from kdad.storage.layout import CROSS_FITTED, HELD_OUT, LEFT_OUT, UNKNOWN
 
 WEAKER = {
-    CROSS_FITTED: "each was scored by one of several networks that never saw it, images are scored by another: "
-    "the rate is an estimate, and no bound is guaranteed.",
-    LEFT_OUT: "each was compared with the others alone, images are compared with all: "
-    "the rate is an estimate, and no bound is guaranteed.",
-    UNKNOWN: "this student's format does not say how they were held out, so no bound is given; train it anew.",
+    CROSS_FITTED: "Normal images were scored by several helper networks, each on images it had not seen; your images "
+    "are scored by the final one. Treat the rate as an estimate.",
+    LEFT_OUT: "Each normal image was compared with the others, your images are compared with all of them. Treat the "
+    "rate as an estimate.",
+    UNKNOWN: "This student's format does not say how they were held out, so no bound is given; train it anew.",
 }
 
 
@@ -78,13 +78,13 @@ def guarantee(normals: int, fpr: float, kind: str) -> str:
         return (
             f"Set on {normals} held-out normals: the true rate lies between {100 * low:.3g} % and {100 * high:.3g} %."
         )
-    return f"Set on {normals} normals; {WEAKER[kind]}"
+    return f"Set on {normals} normal images. {WEAKER[kind]}"
 
 
 def warning(normals: int, kind: str) -> str | None:
     """A sentence on what a calibration of few normals, or of a weaker kind, means for verdicts; or None."""
     if kind != HELD_OUT:
-        return f"p-values come from {normals} normals; {WEAKER[kind]}"
+        return f"p-values come from {normals} normal images. {WEAKER[kind]}"
     if normals >= ENOUGH_TO_CALIBRATE:
         return None
     return (

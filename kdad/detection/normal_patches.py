@@ -269,14 +269,18 @@ class NormalPatches:
 
     @classmethod
     def fit_maps(cls, seen: Callable[[], Iterable[list[Tensor]]]) -> FittedPatches:
-        """Fit to maps (B, C, h, w) of some layers on the CPU, batch by batch; they are asked for twice.
+        """Fit to maps (B, C, h, w) of some layers on the CPU, batch by batch; they are asked for twice."""
+        projection = Projection.fit(seen())
+        return cls.fit_patches(projection, torch.cat([projection(maps).half() for maps in seen()]))
+
+    @classmethod
+    def fit_patches(cls, projection: Projection, patches: Tensor) -> FittedPatches:
+        """Fit to the projected patches (n, P, D) of normals on the CPU, in half precision, as they will be saved.
 
         Both distances are divided by the deviation of their sum, which therefore is in standard deviations of a normal
         patch.
         """
-        projection = Projection.fit(seen())
-        parts = [projection(maps).half() for maps in seen()]
-        patches = torch.cat(parts).float()  # rounded as they will be saved
+        patches = patches.float()
         nearest = NearestPatches.fit(patches, projection.grid)
         gaussians, from_gaussians = PositionGaussians.fit(patches)
         left_out = nearest.left_out(patches), from_gaussians
@@ -297,6 +301,12 @@ class NormalPatches:
         distances = self.nearest.distances(patches), self.gaussians.distances(patches)
         maps = [scale.standardise(of) for scale, of in zip(self.scales, distances, strict=True)]
         return torch.stack(maps, 1).unflatten(2, self.projection.grid)
+
+    def without(self, normals: Sequence[int]) -> NormalPatches:
+        """The same with some normals left out of the memory, though not of the Gaussians."""
+        kept = torch.ones(self.nearest.memory.shape[2], dtype=torch.bool)
+        kept[list(normals)] = False
+        return replace(self, nearest=replace(self.nearest, memory=self.nearest.memory[:, :, kept]))
 
     def to(self, device: torch.device | str) -> NormalPatches:
         """The same on another device; itself where it is there, for its memory may be large."""

@@ -16,8 +16,13 @@ CALIBRATION_IN_WORDS = {
 }
 
 
-def student_card(config: StudentConfig, evaluation: dict[str, Any] | None) -> str:
-    """Render the README.md of a student folder from its configuration and, if evaluated, its figures."""
+def student_card(
+    config: StudentConfig, evaluation: dict[str, Any] | None, sensitivity: dict[str, Any] | None = None
+) -> str:
+    """Render the README.md of a student folder from its configuration, its figures and what it finds of drawn defects.
+
+    The last two are None for a student that was not evaluated, or not tried.
+    """
     return f"""---
 {_metadata(config, evaluation)}
 ---
@@ -34,7 +39,7 @@ where the copy fails, an image is anomalous.
 - Threshold: none is fixed. An image is called anomalous where its p-value among those normals is at most the
   false-positive rate that is asked for, 5 % by default.
 - Images: {_reading_in_words(config)}
-- {_figures_in_words(evaluation)}
+- {_figures_in_words(evaluation)}{_sensitivity_in_words(sensitivity)}
 
 ```python
 from kdad import Detector
@@ -91,6 +96,10 @@ def _reading_in_words(config: StudentConfig) -> str:
     tiles = f"in tiles of {config.tile_size} px, each " if config.tile_size else ""
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (reading.mean, reading.std))
     return f"{tiles}{side}{crop}; mean ({mean}), standard deviation ({std})."
+
+
+def _sensitivity_in_words(sensitivity: dict[str, Any] | None) -> str:
+    return "" if sensitivity is None else "".join(f"\n- {line}" for line in sensitivity["lines"])
 
 
 def _figures_in_words(evaluation: dict[str, Any] | None) -> str:

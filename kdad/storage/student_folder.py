@@ -15,7 +15,7 @@ from kdad.data.datasets import public_name
 from kdad.errors import UserError, one_line
 from kdad.files import write_bytes, write_json, write_text
 from kdad.networks.students import build_student
-from kdad.storage.layout import CARD, CONFIG, EVALUATION, LOCAL, WEIGHTS, student_folder
+from kdad.storage.layout import CARD, CONFIG, EVALUATION, LOCAL, SENSITIVITY, WEIGHTS, student_folder
 from kdad.storage.model_cards import student_card
 from kdad.storage.sealing import read_sealed, read_verified
 from kdad.storage.student_config import StudentConfig, public_teacher
@@ -93,8 +93,8 @@ def save_student(folder: Path, config: StudentConfig, student: nn.Module) -> Non
 
 
 def save_card(folder: Path, config: StudentConfig) -> None:
-    """Write the model card, README.md, with the figures of evaluation.json if it exists."""
-    write_text(folder / CARD, student_card(config, load_evaluation(folder)))
+    """Write the model card, README.md, with what evaluation.json and sensitivity.json say, if they exist."""
+    write_text(folder / CARD, student_card(config, load_evaluation(folder), load_sensitivity(folder)))
 
 
 def load_student(folder: Path, config: StudentConfig) -> nn.Module:
@@ -135,6 +135,14 @@ def load_evaluation(folder: Path) -> dict[str, Any] | None:
     if "auroc" not in figures:
         raise UserError(f"{file} is damaged; remove it, and run evaluate on the folder again")
     return figures
+
+
+def load_sensitivity(folder: Path) -> dict[str, Any] | None:
+    """Read sensitivity.json, see `kdad.evaluation.sensitivity`; None if it does not exist or is damaged."""
+    try:
+        return read_sealed(Path(folder) / SENSITIVITY)
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def check_evaluation(folder: Path, config: StudentConfig) -> None:

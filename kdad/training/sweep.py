@@ -18,6 +18,7 @@ from kdad.devices import accelerator
 from kdad.errors import UserError, one_of
 from kdad.evaluation.evaluate import evaluate, testing
 from kdad.evaluation.results_file import AUROCS, Figure
+from kdad.evaluation.sensitivity import drawing, try_drawn_defects
 from kdad.networks.students import recipe_for
 from kdad.networks.teachers.loading import Teacher, load_teacher
 from kdad.progress import running
@@ -163,10 +164,12 @@ class Completion:
         task, teacher = self._prepared(pending)
         config, device = pending.config, self._plan.device
         trained = student_folder.is_complete(pending.folder)
-        with running(lambda: [*([] if trained else stages(task, config.recipe)), *testing(task)]):
+        with running(lambda: [*([] if trained else stages(task, config.recipe)), *drawing(task), *testing(task)]):
             if not trained:
                 train_student(task, teacher, self._plan.out, recipe=config.recipe, seed=config.seed, device=device)
-            evaluate(task, Detector.load(pending.folder, teacher=teacher, device=device)).save(pending.folder)
+            detector = Detector.load(pending.folder, teacher=teacher, device=device)
+            try_drawn_defects(task, detector, pending.folder)
+            evaluate(task, detector).save(pending.folder)
 
     def _prepared(self, pending: PendingRun) -> tuple[Task, Teacher]:
         """The task of a class, and the teacher with its features in memory, if they fit; kept until another is."""

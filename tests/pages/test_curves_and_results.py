@@ -153,8 +153,8 @@ def test_most_misjudged_images_are_shown_with_class_and_p_value(results):
     at = results("Images", student=DOTS)
     assert len(at.get("image")) == 24
     captions = [caption.value for caption in at.caption if caption.value.startswith("**")]
-    assert all(caption.startswith("**dots**") for caption in captions[:12])
-    assert not any(caption.startswith("**dots**") for caption in captions[12:])
+    assert all(caption.startswith("**dots ") for caption in captions[:12])
+    assert not any(caption.startswith("**dots ") for caption in captions[12:])
     assert all(", p " in caption for caption in captions)
 
 
@@ -207,7 +207,7 @@ def test_a_sweep_fills_its_cell_and_its_column(results, entry, tmp_path):
     assert "mean of seeds 0 to 2; last epoch" in shown.replace("\\", "")
     assert r"One student: vgg\-cifar10 61 s \(cpu, x86\_64, 2 threads\)" in shown
     assert r"re\-encoded as JPEG" in shown
-    choose(at, "button_group", "Score for our students", "auroc_mkd")
+    choose(at, "button_group", "Our score", "auroc_mkd")
     assert figures(at)[r"vgg\-cifar10"] == "95.00 ± 1.00"
 
 

@@ -8,8 +8,9 @@ import streamlit as st
 from ui.shared.page import ASSETS, INSPECT, RESULTS, TRAIN
 from ui.shared.pictures import samples
 from ui.shared.student_index import Student, find, root, train_command
-from ui.shared.words import auroc, overlap_badge, plain, unusualness
+from ui.shared.words import OWN_IMAGES, auroc, overlap_badge, plain, unusualness
 
+VGG_STORY = "patterns-defects/vgg-cifar10/bricks"
 STORY = "patterns-defects/lite0-imagenet/bricks"
 TO_TRAIN = {"dataset": "patterns-defects"}
 
@@ -37,13 +38,14 @@ def story() -> None:
     anomalous = next(picture.name for picture in samples("bricks", 0) if picture.truth == "other texture")
     look = {"student": STORY}
     to_normal, to_defect, to_other = ({**look, "image": name} for name in ("normal 1", "scratch", anomalous))
+    to_arena = {"show": "Arena", "first": VGG_STORY}
     steps = [
         ("A normal image", "The student copies its teacher well: the map stays dark.", INSPECT, to_normal),
         ("A defect", "The copy fails in one place, and that place glows.", INSPECT, to_defect),
         ("Another texture", "Nothing resembles the normals: the whole image is unusual.", INSPECT, to_other),
-        ("Two backbones", "VGG and ViT on the same images: which finds what?", RESULTS, {"show": "Arena"}),
+        ("VGG and ViT", "Two backbones on the same images: which finds what?", RESULTS, to_arena),
         ("Labels or not", "How much it helps if the teacher saw labels.", RESULTS, {"show": "All classes"}),
-        ("Your own", "Train a student now and watch its loss fall.", TRAIN, TO_TRAIN),
+        ("Your own", "Train a student on your own photographs.", TRAIN, {"dataset": OWN_IMAGES}),
     ]
     st.subheader("New here? Six steps", anchor=False)
     grid = st.grid(3, min_column_width=240, border=True)
@@ -78,8 +80,8 @@ def here() -> None:
 def card(family: list[Student]) -> None:
     """Show a card for one teacher's students of one data set."""
     first = family[0]
-    st.markdown(f"**{plain(first.dataset)}** · {plain(first.teacher_name)}")
-    overlap_badge(first.label_overlap)
+    st.markdown(f"**{plain(first.dataset_name)}** · {plain(first.teacher_name)}")
+    overlap_badge(first.label_overlap, first.dataset)
     figures = [student.evaluation["auroc"] for student in family if student.evaluation]
     classes = sorted({student.normal_class for student in family})
     lines = [f"{len(family)} student{'s' if len(family) > 1 else ''}, normal: {', '.join(map(plain, classes))}"]

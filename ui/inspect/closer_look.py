@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import streamlit as st
 
-from kdad.storage.layout import LEFT_OUT
 from ui.inspect import charts, perturbation_controls
 from ui.inspect.detectors import CachedDetector, share_below, verdict
 from ui.inspect.downloads import downloads
@@ -17,7 +16,7 @@ from ui.shared import figures
 from ui.shared.page import INSPECT
 from ui.shared.pictures import Picture
 from ui.shared.student_index import evaluate_command, find
-from ui.shared.words import percent, percentile, plain
+from ui.shared.words import percent, plain, unusualness
 
 if TYPE_CHECKING:
     from kdad.detection.detector import Detector, Prediction
@@ -145,11 +144,8 @@ def _verdict(
         st.code(evaluate_command(cached.student), language="bash", wrap_lines=True)
         return
     anomalous = verdict(detector, prediction, view.fpr)
-    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        st.metric("More unusual than", percentile(share), width="content")
-        if anomalous is not None:
-            word, colour = ("Anomaly", "orange") if anomalous else ("Normal", "green")
-            st.badge(word, color=colour, help=f"At a false-positive rate of {percent(view.fpr)}")
-    kind = "left-out" if detector.calibration.kind == LEFT_OUT else "held-out"
-    normals = f"of {len(detector.calibration)} {kind} normal {plain(cached.student.normal_class)} images"
-    st.caption(f"{normals}  \np-value {prediction.p_value[0]:.4f} · score {score:.3f}{delta}")
+    if anomalous is not None:
+        word, colour = ("Anomaly", "orange") if anomalous else ("Normal", "green")
+        st.badge(word, color=colour, help=f"At a false-positive rate of {percent(view.fpr)}")
+    st.markdown(unusualness(share, len(detector.calibration), cached.student.normals_in_words))
+    st.caption(f"p-value {prediction.p_value[0]:.4f} · score {score:.3f}{delta}")

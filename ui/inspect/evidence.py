@@ -31,16 +31,15 @@ def evidence(picture: Picture, prediction: "Prediction", cached: CachedDetector,
     st.markdown(_reason(parts, verdict(detector, prediction, view.fpr)))
     total = _sum_in_words(parts)
     st.vega_lite_chart(spec=charts.parts(_bars(parts)), alt=f"What raises the score above a typical normal's: {total}")
-    st.caption(f"{total}. Band: the middle 90 % of normals. {detector.score.description}")
+    st.caption(f"{total}. Band: the middle 90 % of normals.")
     for part in parts:
         if part.heatmap is not None:
             _part(of_part(part), picture, view)
     # Drawn only when opened: charts take most of the time of a rerun.
-    more = st.expander(
-        "Among held-out normals, and layer by layer", key=f"more-{cached.student.key}", on_change="rerun"
-    )
+    more = st.expander("The score, normals and layers", key=f"more-{cached.student.key}", on_change="rerun")
     if more.open:
         with more:
+            st.caption(detector.score.description)
             threshold = detector.threshold(view.fpr)
             chart = charts.among_normals(detector.calibration_scores, float(prediction.score[0]), threshold)
             st.altair_chart(chart, alt="Histogram of the normals' scores, with this image's score and the threshold")

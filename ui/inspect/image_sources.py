@@ -7,7 +7,7 @@ import streamlit as st
 from kdad.data import patterns
 from kdad.data.datasets import at_hand
 from kdad.errors import UserError
-from ui.shared.links import GALLERY, PER_PAGE, kind_key, page_key
+from ui.shared.links import GALLERY, PER_PAGE, SOURCE, kind_key, page_key
 from ui.shared.pictures import MAX_UPLOAD_MB, TYPES, Picture, gallery, gallery_page, read_uploads, samples
 from ui.shared.student_index import Student
 from ui.shared.words import plain
@@ -17,11 +17,25 @@ SAMPLES, UPLOAD, CAMERA = "Samples", "Upload", "Camera"
 
 def choose_pictures(student: Student) -> list[Picture]:
     """Draw the controls and return the chosen pictures; unreadable ones are reported on the page."""
+    sources = [UPLOAD, CAMERA, GALLERY] if student.own else [SAMPLES, UPLOAD, CAMERA, GALLERY]
+    usual = _usual(student)
+    if st.session_state.get(SOURCE, usual) not in sources:  # chosen for another student
+        st.session_state[SOURCE] = usual
     source = st.segmented_control(
-        "Images from", [SAMPLES, UPLOAD, CAMERA, GALLERY], default=SAMPLES, required=True, key="source",
-        persist_state="session", bind="query-params",
+        "Images from", sources, default=usual, required=True, key=SOURCE, persist_state="session", bind="query-params",
     )  # fmt: skip
     return {SAMPLES: _samples, UPLOAD: _uploads, CAMERA: _camera, GALLERY: _gallery}[source](student)
+
+
+def _usual(student: Student) -> str:
+    """Where images come from unless another source is chosen: textures are no test of a student of photographs."""
+    if not student.own:
+        return SAMPLES
+    return GALLERY if student.evaluation and at_hand(student.dataset) else UPLOAD
+
+
+def _normals(student: Student) -> str:
+    return f"normal {plain(student.normals_in_words)}" if student.normals_in_words else "normal images"
 
 
 def _samples(student: Student) -> list[Picture]:
@@ -37,7 +51,7 @@ def _samples(student: Student) -> list[Picture]:
     right.button("Draw others", on_click=_draw_again, width="stretch")
     if texture != own:
         st.info(
-            f"This student was trained on **{plain(student.normal_class)}** of {plain(student.dataset)}, so all "
+            f"This student was trained on **{plain(student.normal_class)}** of {plain(student.dataset_name)}, so all "
             f"{texture} textures should look unusual to it. Upload images of its normal class for a fair test.",
             icon=":material/info:",
         )
@@ -50,7 +64,7 @@ def _draw_again() -> None:
 
 def _uploads(student: Student) -> list[Picture]:
     files = st.file_uploader(
-        f"Images to compare with normal {plain(student.normal_class)}: drop them here or browse", TYPES,
+        f"Images to compare with {_normals(student)}: drop them here or browse", TYPES,
         accept_multiple_files=True, key="uploads",
     )  # fmt: skip
     pictures, problems = read_uploads(files, student.max_value)
@@ -62,7 +76,7 @@ def _uploads(student: Student) -> list[Picture]:
 
 
 def _camera(student: Student) -> list[Picture]:
-    photo = st.camera_input(f"A photo to compare with normal {plain(student.normal_class)}", key="camera")
+    photo = st.camera_input(f"A photo to compare with {_normals(student)}", key="camera")
     if photo is None:
         st.info("Take a photo above; it stays on this machine.")
         return []
@@ -75,17 +89,17 @@ def _camera(student: Student) -> list[Picture]:
 def _gallery(student: Student) -> list[Picture]:
     if not at_hand(student.dataset):
         st.info(
-            f"The images of {plain(student.dataset)} are not on this machine. Put them below `$KDAD_DATA` and restart "
-            "the app, or train once with network access: the data set then stays in the Hugging Face cache.",
+            f"The images of {plain(student.dataset_name)} are not on this machine. Put them below `$KDAD_DATA` and "
+            "restart the app, or train once with network access: the data set then stays in the Hugging Face cache.",
             icon=":material/folder_off:",
         )
         return []
     try:
-        kinds, labels, _ = gallery(student.dataset, student.normal_class)
+        shown = gallery(student.dataset, student.normal_class)
     except UserError as error:
         st.error(plain(error))
         return []
-    return _gallery_page(student, kinds, labels)
+    return _gallery_page(student, shown.kinds, shown.labels)
 
 
 def _gallery_page(student: Student, kinds: tuple[str, ...], labels) -> list[Picture]:

@@ -12,7 +12,12 @@ from ui.shared.words import plain
 
 
 def ranking(picture: Picture, cached: CachedDetector) -> None:
-    """Rank normal classes by how well they explain a picture, over all students of one teacher and data set."""
+    """Rank normal classes by how well they explain a picture, over all students of one teacher and data set.
+
+    Nothing for images of one's own: they have one class.
+    """
+    if cached.student.own:
+        return
     students, _ = find()
     family = same_family(cached.student, students)
     st.divider()

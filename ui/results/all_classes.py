@@ -40,14 +40,14 @@ def section() -> None:
         "Data set", datasets, index=datasets.index(DATASET), key="dataset", persist_state="session"
     )
     score = right.segmented_control(
-        "Score for our students", list(results.AUROCS), default="auroc", required=True, key="of-sweeps",
+        "Our score", list(results.AUROCS), default="auroc", required=True, key="of-sweeps",
         format_func=lambda score: results.AUROCS[score].removesuffix(" score").capitalize(), persist_state="session",
     )  # fmt: skip
     lines = results.lines(entries, dataset, score)
     if dataset == DATASET:
         _square(entries, score)
     _table(lines, dataset, score)
-    _provenance([entry for entry in entries.values() if entry["dataset"] == dataset], lines)
+    _provenance([entry for entry in entries.values() if entry["dataset"] == dataset], lines, dataset)
     _downloads(lines, dataset)
 
 
@@ -143,7 +143,7 @@ def _long(lines: list[Line]) -> pd.DataFrame:
     )
 
 
-def _provenance(entries: list[dict], lines: list[Line]) -> None:
+def _provenance(entries: list[dict], lines: list[Line], dataset: str) -> None:
     """Describe each system, grouped by origin."""
     st.subheader("Where these figures come from", anchor=False)
     costs = {Path(entry["teacher"]).name: results.cost_of(entry) for entry in entries}
@@ -154,7 +154,7 @@ def _provenance(entries: list[dict], lines: list[Line]) -> None:
         for (provenance, overlap), of_origin in origins.items():
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 st.markdown(", ".join(f"**{plain(line.name)}**" for line in of_origin), width="content")
-                overlap_badge(overlap)
+                overlap_badge(overlap, dataset)
             cost = [f"{plain(line.name)} {plain(costs[line.name])}" for line in of_origin if line.name in costs]
             st.caption(plain(provenance) + (f". One student: {'; '.join(cost)}" if cost else "") + ".")
     for note in dict.fromkeys(map(results.images_of, entries)):

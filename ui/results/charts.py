@@ -172,11 +172,27 @@ def histogram(table: pd.DataFrame, threshold: float | None) -> alt.LayerChart:
             where.mark_rule(color=MUTED, strokeWidth=2.5).encode(tooltip=[alt.Tooltip("score:Q", format=".4f")])
         )
         layers.append(
-            where.mark_text(align="left", dx=6, dy=6, baseline="top", color=MUTED, fontWeight=600).encode(
-                y=alt.value(0), text="label:N"
-            )
+            where.mark_text(
+                align="left", dx=4, dy=-4, baseline="bottom", color=MUTED, fontWeight=600, clip=False
+            ).encode(y=alt.value(0), text="label:N")
         )
     return alt.layer(*layers).properties(height=280)
+
+
+def found(rows: pd.DataFrame) -> alt.Chart:
+    """Shares that are found: columns `what`, `found` in 0…1 and `count` in words."""
+    rows = rows.assign(label=[f"{row.what}  {row.count}" for row in rows.drop(columns="found").itertuples(index=False)])
+    axis = alt.Axis(labelOverlap=False, domain=False, ticks=False, labelLimit=220)
+    return (
+        alt.Chart(rows)
+        .mark_bar(height=15, cornerRadiusEnd=2, color=CALM)
+        .encode(
+            alt.X("found:Q", title="found", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)),
+            alt.Y("label:N", sort=rows["label"].tolist(), title=None, axis=axis),
+            tooltip=["what:N", alt.Tooltip("found:Q", format=".0%"), "count:N"],
+        )
+        .properties(height=60 + 27 * len(rows))
+    )
 
 
 def by_kind(rows: pd.DataFrame, chosen: str | None) -> alt.Chart:

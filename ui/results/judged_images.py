@@ -27,7 +27,7 @@ def section() -> None:
     here = at_hand(evidence.student.dataset)
     if not here:
         st.info(
-            f"The images of {plain(evidence.student.dataset)} are not on this machine, so only their numbers are "
+            f"The images of {plain(evidence.student.dataset_name)} are not on this machine, so only their numbers are "
             "shown. Put the data set below `$KDAD_DATA` and restart the app, or train once with network access: the "
             "data set then stays in the Hugging Face cache.",
             icon=":material/folder_off:",
@@ -46,7 +46,7 @@ def _misjudged(evidence: Evidence, here: bool) -> None:
     st.subheader("Anomalies with the lowest scores", anchor=False)
     _show(evidence.student, anomalous, _among_normals(evidence, anomalous), here, "anomalous")
     st.caption(
-        f"{plain(evidence.student.dataset)}, test split, seed {evidence.student.seed}. p: conformal p-value from "
+        f"{plain(evidence.student.dataset_name)}, test split, seed {evidence.student.seed}. p: conformal p-value from "
         "held-out normals; students without calibration show the score alone."
     )
 
@@ -65,8 +65,8 @@ def _disagreement(evidence: Evidence, here: bool) -> None:
     if not others:
         student = evidence.student
         st.info(
-            f"There is no other evaluated student of **{plain(student.normal_class)}** of {plain(student.dataset)}. "
-            "To compare, train one with a different teacher:"
+            f"There is no other evaluated student of **{plain(student.normal_class)}** of "
+            f"{plain(student.dataset_name)}. To compare, train one with a different teacher:"
         )
         other_student = "vit-cifar10" if "vgg" in student.teacher else "vgg-cifar10"
         st.code(
@@ -91,7 +91,7 @@ def _disagreement(evidence: Evidence, here: bool) -> None:
         _show(evidence.student, rows, words, here, first)
     st.caption(
         f"Below each image: share of test images that score no higher, for {one} / for {other}. Scores of different "
-        f"students have no common unit, so ranks are compared. {plain(evidence.student.dataset)}, test split."
+        f"students have no common unit, so ranks are compared. {plain(evidence.student.dataset_name)}, test split."
     )
     st.download_button(
         "Ranks of both (CSV)", lambda: as_csv(table), "disagreement.csv", "text/csv",
@@ -106,12 +106,13 @@ def _show(student: Student, rows: pd.DataFrame, words: list[str], here: bool, pl
         frame = pd.DataFrame({"test image": rows["index"], "class": rows["kind"], "judged": words})
         st.dataframe(frame, hide_index=True, alt=f"Test images: {place}")
         return
+    name = gallery(student.dataset, student.normal_class).name
     grid = st.grid(6, min_column_width=100, gap="small")
     for picture, row, judged in zip(pictures, rows.itertuples(), words, strict=True):
         with grid.cell():
             alt = f"{row.kind}, test image {row.index}: {judged}"
             st.image(to_display(picture, SIDE), width="stretch", output_format="PNG", alt=alt)
-            st.caption(f"**{plain(row.kind)}** {row.index}  \n{judged}", text_alignment="center")
+            st.caption(f"**{plain(name(row.index))}**  \n{judged}", text_alignment="center")
 
 
 def pictures_of(student: Student, indices: np.ndarray) -> list[np.ndarray] | None:
@@ -119,8 +120,7 @@ def pictures_of(student: Student, indices: np.ndarray) -> list[np.ndarray] | Non
     import torch
 
     try:
-        fetch = gallery(student.dataset, student.normal_class)[2]
-        images, _ = fetch(torch.tensor(indices))
+        images, _ = gallery(student.dataset, student.normal_class).fetch(torch.tensor(indices))
     except UserError as error:
         st.error(plain(error))
         return None

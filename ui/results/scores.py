@@ -22,7 +22,7 @@ from ui.results.evaluated import (
 )
 from ui.shared import figures
 from ui.shared.palette import ACCENT, CALM
-from ui.shared.student_index import Student
+from ui.shared.student_index import Student, sensitivity_of
 from ui.shared.student_picker import check_link, provenance, students_or_stop
 from ui.shared.words import percent, plain
 
@@ -61,6 +61,7 @@ def section() -> None:
     with right:
         _confusion(table, threshold)
     _localisation(evidence.student)
+    _drawn_defects(evidence.student)
     _downloads(evidence, kinds)
 
 
@@ -95,6 +96,7 @@ def evidence_or_stop(student: Student, column: str) -> Evidence:
             st.info(f"**{plain(student.key)}** is not evaluated yet. To evaluate it where its data set is available:")
     if evidence is None:
         st.code(f"python -m kdad evaluate {student.folder}", language="bash", wrap_lines=True)
+        _drawn_defects(student)
         st.stop()
     return evidence
 
@@ -144,7 +146,7 @@ def _figures(
             st.metric("Anomalies found", percent(shares["anomalous", "called anomalous"]), width="content")
     student, evaluation = evidence.student, evidence.student.evaluation
     words = (
-        f"{plain(student.dataset)}, {evaluation.get('split', 'test')} split, seed {student.seed}, teacher "
+        f"{plain(student.dataset_name)}, {evaluation.get('split', 'test')} split, seed {student.seed}, teacher "
         f"{plain(student.teacher_name)}; {(~table['anomalous']).sum():,} normal and {table['anomalous'].sum():,} "
         f"anomalous images. {score_named(evidence.score).description}"
     )
@@ -246,6 +248,26 @@ def _localisation(student: Student) -> None:
         "Left: pixel ROC. Right: mean overlap per connected defect region, up to 30 % false positives; PRO is the "
         "area below it, divided by 30 %. All test images, with the default method, patch."
     )
+
+
+def _drawn_defects(student: Student) -> None:
+    """Show what a student of photographs finds of defects drawn into normal images."""
+    tried = sensitivity_of(student.folder)
+    if tried is None:
+        return
+    st.subheader("Drawn defects", anchor=False)
+    for line in tried["lines"]:
+        st.markdown(plain(line))
+    left, right = st.columns(2, gap="large")
+    for column, name in ((left, "kinds"), (right, "sizes")):
+        rows = [
+            {"what": what, "found": found / of, "count": f"{found} of {of}"}
+            for what, (found, of) in tried[name].items()
+        ]
+        with column:
+            chart = charts.found(pd.DataFrame(rows))
+            alt = "Share of drawn defects found: " + ", ".join(f"{row['what']} {row['count']}" for row in rows)
+            figures.chart(chart, f"drawn-{name}", alt=alt)
 
 
 def _downloads(evidence: Evidence, kinds: pd.DataFrame) -> None:

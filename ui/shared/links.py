@@ -14,10 +14,10 @@ def gallery_link(student: Student, kind: str, index: int) -> dict[str, str]:
     Raises:
         UserError: the data set cannot be read.
     """
-    kinds, labels, _ = gallery(student.dataset, student.normal_class)
-    before = int((labels[:index] == kinds.index(kind)).sum())
+    shown = gallery(student.dataset, student.normal_class)
+    before = int((shown.labels[:index] == shown.kinds.index(kind)).sum())
     place = {kind_key(student): kind, page_key(student, kind): str(before // PER_PAGE + 1)}
-    return {"student": student.key, SOURCE: GALLERY, **place, LINKED: f"{kind} {index}"}
+    return {"student": student.key, SOURCE: GALLERY, **place, LINKED: shown.name(index)}
 
 
 def kind_key(student: Student) -> str:

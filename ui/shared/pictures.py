@@ -3,9 +3,12 @@
 import base64
 import hashlib
 import io
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import streamlit as st
@@ -13,6 +16,9 @@ from PIL import Image
 
 from kdad.data import patterns
 from kdad.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 SAMPLE_SEED = 100  # data sets of `kdad.data.sources` use lower seeds only
 DISPLAY_SIDE = 448
@@ -100,24 +106,53 @@ def _with_distinct_names(pictures: list[Picture]) -> list[Picture]:
     return distinct
 
 
+@dataclass(frozen=True)
+class Gallery:
+    """Test split of a data set.
+
+    Args:
+        kinds: classes, or kinds of defect.
+        labels: index of each image's kind, (N,).
+        fetch: of indices (n,), the images (3, H, W) and their masks (H, W) or None.
+        files: name of each image's file below the test folder; empty for data sets without files.
+    """
+
+    kinds: tuple[str, ...]
+    labels: np.ndarray
+    fetch: "Callable[[torch.Tensor], tuple[Sequence, Sequence | None]]"
+    files: tuple[str, ...] = ()
+
+    def name(self, index: int) -> str:
+        """Name of a test image: its file's, or its kind and index."""
+        return self.files[index] if self.files else f"{self.kinds[self.labels[index]]} {index}"
+
+
 @st.cache_resource(max_entries=4, show_spinner="Reading the data set…")
-def gallery(dataset: str, normal_class: str):
-    """Test split of a data set: kinds, kind index of each image (N,), and fetch(indices), which returns
-    images (3, H, W) and their masks (H, W) or None.
+def gallery(dataset: str, normal_class: str) -> Gallery:
+    """Test split of a data set.
 
     Raises:
         UserError: the data set is unknown, or its files cannot be read.
     """
+    from kdad.data.folders import ImageFiles
     from kdad.data.loading import load_task
     from kdad.data.one_vs_rest import OneVsRestTask
 
     task = load_task(dataset, normal_class)
     if isinstance(task, OneVsRestTask):
         source = task.source
-        return source.classes, source.labels("test").numpy(), lambda indices: (source.images("test", indices), None)
+        labels = source.labels("test").numpy()
+        return Gallery(source.classes, labels, lambda indices: (source.images("test", indices), None))
     if task.test is None:
         raise UserError(f"{dataset} lacks normal or anomalous test images: put them in test/good and test/<kind>")
-    return task.kinds, task.test.labels.numpy(), lambda indices: _chosen(task.test, indices.tolist())
+    files = _names(task.test.images.files) if isinstance(task.test.images, ImageFiles) else ()
+    return Gallery(task.kinds, task.test.labels.numpy(), lambda indices: _chosen(task.test, indices.tolist()), files)
+
+
+def _names(files: list[Path]) -> tuple[str, ...]:
+    """Paths of files below the folder that they share."""
+    common = os.path.commonpath([file.parent for file in files])
+    return tuple(file.relative_to(common).as_posix() for file in files)
 
 
 def _chosen(test, indices: list[int]) -> tuple[list, list | None]:
@@ -129,12 +164,13 @@ def gallery_page(dataset: str, normal_class: str, kind: str, page: int, per_page
     """One page, counted from 1, of test images of one kind."""
     import torch
 
-    kinds, labels, fetch = gallery(dataset, normal_class)
-    indices = np.flatnonzero(labels == kinds.index(kind))[(page - 1) * per_page : page * per_page]
+    shown = gallery(dataset, normal_class)
+    of_kind = np.flatnonzero(shown.labels == shown.kinds.index(kind))
+    indices = of_kind[(page - 1) * per_page : page * per_page]
     truth = "normal" if kind in (normal_class, "good") else "anomaly"
-    images, masks = fetch(torch.from_numpy(indices))
+    images, masks = shown.fetch(torch.from_numpy(indices))
     return [
-        Picture(f"{kind} {index}", _channels_last(image.numpy()), truth, None if masks is None else masks[i])
+        Picture(shown.name(index), _channels_last(image.numpy()), truth, None if masks is None else masks[i])
         for i, (index, image) in enumerate(zip(indices, images, strict=True))
     ]
 

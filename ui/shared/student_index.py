@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from kdad.data.datasets import folder_path, is_folder
 from kdad.data.sizes import Size, as_size
 from kdad.networks.teachers.registry import teacher_slug
-from kdad.storage.layout import CONFIG, EVALUATION, LOCAL, WEIGHTS, upgraded
+from kdad.storage.layout import CONFIG, EVALUATION, LOCAL, SENSITIVITY, WEIGHTS, upgraded
 from kdad.storage.sealing import read_sealed
 from ui.shared.page import ROOT
 
@@ -30,6 +31,21 @@ class Student:
     max_value: int  # of images of more than 8 bits, see `kdad.data.decoding`; 0 if it was trained on none
     calibration: str  # origin of its held-out normals, a name in `kdad.storage.layout.CALIBRATION_KINDS`
     evaluation: dict | None
+
+    @property
+    def dataset_name(self) -> str:
+        """The data set's name; of an own folder, that folder's."""
+        return folder_path(self.dataset).name if self.own else self.dataset
+
+    @property
+    def own(self) -> bool:
+        """Whether it was trained on images of one's own."""
+        return is_folder(self.dataset)
+
+    @property
+    def normals_in_words(self) -> str:
+        """The kind of its normal images; '' for those of one's own, all of which are `good`."""
+        return "" if self.own else self.normal_class
 
     @property
     def teacher_name(self) -> str:
@@ -74,6 +90,14 @@ def below_roots(name: str) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def sensitivity_of(folder: Path) -> dict | None:
+    """What a student finds of drawn defects, see `kdad.evaluation.sensitivity`; None if unknown or damaged."""
+    try:
+        return read_sealed(folder / SENSITIVITY)
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 def _read(key: str, folder: Path) -> Student:
     """Read a student, from the cache unless one of its files has changed."""
     return _remembered(key, folder, tuple(_stamp(folder / name) for name in (CONFIG, LOCAL, EVALUATION)))
@@ -108,6 +132,13 @@ def _remembered(key: str, folder: Path, stamps: tuple) -> Student:
 def _places(file: Path) -> dict:
     """Local paths of a student's custom images and teacher on this machine; {} if there are none."""
     return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def comparable(student: Student, students: dict[str, Student]) -> list[Student]:
+    """The other students, those of the same data set and normal class first, then those of the same data set."""
+    task = (student.dataset, student.normal_class)
+    others = [other for other in students.values() if other.key != student.key]
+    return sorted(others, key=lambda o: ((o.dataset, o.normal_class) != task, o.dataset != student.dataset))
 
 
 def same_family(student: Student, students: dict[str, Student]) -> list[Student]:

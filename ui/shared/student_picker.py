@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from ui.shared.student_index import Student, find, root, train_command
+from ui.shared.student_index import Student, comparable, find, root, train_command
 from ui.shared.words import auroc, overlap_badge, plain
 
 
@@ -14,7 +14,7 @@ def choose_students() -> list[Student]:
     keys = list(students)
     left, right = st.columns(2)
     first = left.selectbox("Student", keys, index=_favourite(students), key="student", bind="query-params")
-    others = [key for key in keys if key != first]
+    others = [student.key for student in comparable(students[first], students)]
     second = right.selectbox(
         "Compare with", others, index=None, key="compare", bind="query-params", placeholder="a second student…",
         disabled=not others,
@@ -55,8 +55,9 @@ def _favourite(students: dict[str, Student]) -> int:
 
 
 def provenance(student: Student) -> None:
-    known = f"normal class **{plain(student.normal_class)}**"
+    kind = "trained on" if student.own else "normal class"
+    known = f"{kind} **{plain(student.dataset_name if student.own else student.normal_class)}**"
     figures = f" · test AUROC {auroc(student.evaluation['auroc'])}" if student.evaluation else ""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        overlap_badge(student.label_overlap)
+        overlap_badge(student.label_overlap, student.dataset)
         st.caption(known + figures, width="content")

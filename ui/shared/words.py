@@ -4,8 +4,11 @@ import re
 
 import streamlit as st
 
+from kdad.data.datasets import is_folder
+from kdad.data.protocol import ENOUGH_TO_CALIBRATE
 from kdad.networks.teachers.provenance import OVERLAP_IN_WORDS
 
+OWN_IMAGES = "my own images"  # the data set to choose for them
 OVERLAP_COLOURS = {"same": "orange", "related": "yellow", "none": "green", "unknown": "gray"}
 
 
@@ -33,13 +36,14 @@ def auroc(value: float) -> str:
 
 
 def unusualness(share: float, normals: int, normal_class: str) -> str:
-    """Compare an image with the held-out normals, of which `share` score lower."""
-    kind = f"held-out normal {plain(normal_class)} images"
+    """Compare an image with the normals that set the threshold, of which `share` score lower."""
+    kind = f"normal {plain(normal_class)} images" if normal_class else "normal images"
+    few = "" if normals >= ENOUGH_TO_CALIBRATE else f" (fewer than {ENOUGH_TO_CALIBRATE}: a rough estimate)"
     if share == 1:
-        return f"More unusual than all {normals} {kind}."
+        return f"More unusual than all {normals} {kind}{few}."
     if share == 0:
-        return f"Less unusual than all {normals} {kind}."
-    return f"More unusual than {100 * share:.1f} % of {kind}."
+        return f"Less unusual than all {normals} {kind}{few}."
+    return f"More unusual than {100 * share:.1f} % of {normals} {kind}{few}."
 
 
 def percentile(share: float) -> str:
@@ -47,7 +51,9 @@ def percentile(share: float) -> str:
     return f"{100 * share:.1f} %" if 0 < share < 1 else f"{100 * share:.0f} %"
 
 
-def overlap_badge(overlap: str) -> None:
-    """Draw a badge showing what the teacher saw of the anomaly classes."""
+def overlap_badge(overlap: str, dataset: str) -> None:
+    """Draw a badge showing what the teacher saw of the anomaly classes; none for own photographs, which have none."""
     known = overlap if overlap in OVERLAP_IN_WORDS else "unknown"
+    if known == "unknown" and is_folder(dataset):
+        return
     st.badge(f"label overlap: {known}", color=OVERLAP_COLOURS[known], help=OVERLAP_IN_WORDS[known])

@@ -13,7 +13,7 @@ from kdad.networks.teachers.provenance import UNKNOWN, label_overlap
 from kdad.networks.teachers.registry import TeacherFacts, available, default_teacher, teacher_facts
 from kdad.storage.layout import MAX_TILE_SIZE
 from ui.shared.student_index import jobs_root
-from ui.shared.words import overlap_badge, plain
+from ui.shared.words import OWN_IMAGES, overlap_badge, plain
 from ui.train import own_folder
 from ui.train.request import Request, obstacle, refusal, teacher_named, unmet
 
@@ -24,22 +24,24 @@ DATASET_NOTES = {
     "mnist": "Handwritten digits, one-vs-rest.",
     "fashion-mnist": "Ten kinds of clothing, one-vs-rest.",
 }
-OWN = "my own images"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SLOW_ABOVE_MEGABYTES = 100
 
 
 def new_student() -> DeltaGenerator:
     """Draw the controls, any problem with them and the start button; returns an empty element below it."""
-    dataset = st.selectbox("Data set", [*DATASETS, OWN], key="dataset", persist_state="session", bind="query-params")
-    if dataset == OWN:
+    dataset = st.selectbox(
+        "Data set", [*DATASETS, OWN_IMAGES], key="dataset", persist_state="session", bind="query-params"
+    )
+    if dataset == OWN_IMAGES:
         dataset, normal_class = own_folder.choose(), "good"
     else:
         st.caption(f"{DATASET_NOTES[dataset]} {_whereabouts(dataset)}")
         names = class_names(dataset)
         normal_class = st.selectbox("Normal class", names, key=f"class-{dataset}", persist_state="session")
     teacher, preset = _choose_teacher(dataset or FOLDER)
-    request = Request(dataset, normal_class, teacher, preset, **_choose_knobs(preset, is_folder(dataset or FOLDER)))
+    knobs = _choose_knobs(preset, dataset or FOLDER)
+    request = Request(dataset, normal_class, teacher, preset, **knobs)
     problem, request = _choose_overwrite(request)
     if problem:
         st.info(plain(problem), icon=":material/info:")
@@ -75,17 +77,18 @@ def _choose_teacher(dataset: str) -> tuple[str, Recipe | None]:
     facts = teacher_facts(teacher) if teacher else TeacherFacts(UNKNOWN, here=False)
     size = "" if facts.megabytes is None else f"{facts.megabytes:.3g} MB, "
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        overlap_badge(label_overlap(facts.trained_on, dataset))
+        overlap_badge(label_overlap(facts.trained_on, dataset), dataset)
         st.caption(f"{size}{'on this machine' if facts.here else 'downloaded when first used'}", width="content")
     if (facts.megabytes or 0) > SLOW_ABOVE_MEGABYTES:
         st.caption(":material/hourglass: A full-size teacher: without a GPU, expect hours to days.")
     return teacher, facts.recipe
 
 
-def _choose_knobs(preset: Recipe | None, photographs: bool) -> dict:
+def _choose_knobs(preset: Recipe | None, dataset: str) -> dict:
+    photographs = is_folder(dataset)
     epochs = _number("Epochs", preset, "epochs", min_value=1, max_value=100_000)
     if photographs and preset:
-        st.caption(f"More with few images: at least {preset.min_steps} steps in all.")
+        st.caption(epochs_in_words(preset, int(epochs or preset.epochs), own_folder.steps_of(dataset, preset)))
     with st.expander("More settings", key="more-settings"):
         left, right = st.columns(2)
         with left:
@@ -105,6 +108,17 @@ def _choose_knobs(preset: Recipe | None, photographs: bool) -> dict:
         )  # fmt: skip
     of_recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": rate}
     return of_recipe | {"seed": seed, "device": device, "tile_size": tile_size}
+
+
+def epochs_in_words(preset: Recipe, epochs: int, fitting: Recipe | None) -> str:
+    """How many epochs will run, and why; `fitting` is the preset with enough of them for the images, if known."""
+    if epochs != preset.epochs:
+        return f"{epochs} {'epoch' if epochs == 1 else 'epochs'} will run, as you ask."
+    if fitting is None:
+        return f"More with few images: at least {preset.min_steps} steps in all."
+    if fitting.epochs == preset.epochs:
+        return f"{preset.epochs} epochs will run."
+    return f"{fitting.epochs} epochs will run: the images are few, and a student needs {preset.min_steps} steps."
 
 
 def _choose_tile_size(place: DeltaGenerator) -> int | None:

@@ -12,7 +12,7 @@ from kdad.progress import TRAINING
 from kdad.storage.history import read_history
 from kdad.storage.layout import WEIGHTS
 from ui.shared.page import INSPECT
-from ui.shared.student_index import jobs_root, root
+from ui.shared.student_index import jobs_root, root, sensitivity_of
 from ui.shared.words import duration, percent, plain
 from ui.train import charts
 
@@ -57,10 +57,10 @@ def _jobs() -> None:
 
 
 def _job(job: Job) -> None:
-    place = job.student.parts[-3:]
+    dataset, teacher, normal_class = job.student.parts[-3:]
     word, colour, icon = BADGES.get(job.state, (job.state, "gray", None))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"**{plain(place[-1])}** · {plain(place[0])} · {plain(place[1])}", width="content")
+        st.markdown(f"**{plain(dataset)}** · {plain(normal_class)} · {plain(teacher)}", width="content")
         st.badge(word, color=colour, icon=icon)
     _how_it_fares(job)
     if job.active:
@@ -75,11 +75,13 @@ def _job(job: Job) -> None:
 def _how_it_fares(job: Job) -> None:
     status = job.status
     if job.state == QUEUED:
-        st.caption("Waiting for earlier jobs to finish.")
+        st.caption(_queue_in_words(job))
     elif job.active:
         st.progress(min(1.0, status.done), _progress_in_words(job))
     elif job.state == FINISHED:
         st.markdown(_result(job))
+        for line in (sensitivity_of(job.student) or {}).get("lines", []):
+            st.caption(plain(line))
         st.caption(_where_time_went(status.stages))
     elif job.state == FAILED:
         st.error(plain(status.message or "The job failed without a message: see the log."))
@@ -87,6 +89,13 @@ def _how_it_fares(job: Job) -> None:
         st.error("The process ended without a message: killed manually, by a lack of memory or by a restart.")
     if not job.active and job.state != FINISHED:
         st.caption(_what_is_left(job))
+
+
+def _queue_in_words(job: Job) -> str:
+    """How many jobs come before a queued one."""
+    others = [other for other in manager.find_all(jobs_root()) if other.active and other.folder != job.folder]
+    ahead = sum(other.state != QUEUED or other.created < job.created for other in others)
+    return f"Queued: {ahead} {'job' if ahead == 1 else 'jobs'} ahead."
 
 
 def _progress_in_words(job: Job) -> str:

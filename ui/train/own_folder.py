@@ -1,17 +1,35 @@
 """Custom images as a data set: a folder on this machine, or a zip file to unpack."""
 
+import hashlib
+import itertools
+import math
 import re
+import shutil
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
 import streamlit as st
 
-from kdad.data.datasets import FOLDER
+from kdad.data.datasets import FOLDER, folder_path, is_folder
+from kdad.data.protocol import HELD_OUT
 from kdad.errors import UserError
-from kdad.files import is_directory
+from kdad.files import is_directory, write_text
+from kdad.jobs import manager
+from kdad.networks.recipes import Recipe
 from ui.shared import places
-from ui.shared.student_index import root
+from ui.shared.pictures import to_display
+from ui.shared.student_index import find, jobs_root, root
 from ui.shared.words import plain
 
+if TYPE_CHECKING:
+    from kdad.data.health import Health
+
+THUMBNAILS, THUMBNAIL_SIDE = 6, 96
+UPLOADS, ZIP_DIGEST = ".uploads", ".zip-sha256"  # hidden: neither students nor images
+ABANDONED_AFTER_SECONDS = 24 * 3600
 TYPED, DROPPED = "Folder on this machine", "Zip file"
 LAYOUT = (
     "Normal images, at any depth. Optional, for testing: `test/good` and `test/<kind of defect>`, with masks in "
@@ -27,8 +45,82 @@ def choose() -> str:
         label_visibility="collapsed",
     )  # fmt: skip
     folder = _typed() if source == TYPED else _dropped()
-    st.caption(LAYOUT)
-    return f"{FOLDER}{folder}" if folder else ""
+    if folder is None:
+        st.caption(LAYOUT)
+        return ""
+    _show_health(folder)
+    return f"{FOLDER}{folder}"
+
+
+def steps_of(dataset: str, preset: Recipe) -> Recipe | None:
+    """The recipe of a student of a checked folder, with enough epochs for its normals; None for tiles or no folder."""
+    health = _health_of(Path(folder_path(dataset))) if is_folder(dataset) and folder_path(dataset) else None
+    if health is None or isinstance(health, str) or health.tile_size:
+        return None
+    return preset.within(math.prod(health.image_size)).with_enough_steps(round(health.normals * (1 - HELD_OUT)))
+
+
+def _show_health(folder: Path) -> None:
+    """Show what a folder holds, what is doubtful, and some of its normals."""
+    from kdad.data.health import in_words
+
+    with st.spinner("Looking at the images…"):
+        health = _health_of(folder)
+    if isinstance(health, str):
+        st.error(plain(health), icon=":material/error:")
+        return
+    st.markdown("  \n".join(line[0].upper() + plain(line[1:]) for line in in_words(health)))
+    for advice in health.advice:
+        st.warning(plain(advice[0].upper() + advice[1:]), icon=":material/visibility:")
+    if not health.advice:
+        st.caption(":material/check: Nothing doubtful was found.")
+    shown = _thumbnails(str(folder), _stamp(folder), (*health.odd[:2], *health.blank[:1]))
+    for column, (name, pixels) in zip(st.columns(len(shown)), shown.items(), strict=True):
+        column.image(pixels, width="stretch", alt=f"{name}, at the size at which it is read", output_format="PNG")
+
+
+def _health_of(folder: Path) -> "Health | str":
+    """The health of a folder, or why it cannot be trained on."""
+    return _examined(str(folder), _stamp(folder))
+
+
+def _stamp(folder: Path) -> str:
+    """Digest of the names, sizes and times of change of a folder's files."""
+    from kdad.data.images import files_below
+
+    try:
+        about = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files_below(folder)]
+    except (UserError, OSError) as error:
+        about = [(str(error), 0, 0)]
+    return hashlib.blake2b(repr(about).encode(), digest_size=16).hexdigest()
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _examined(folder: str, stamp: str) -> "Health | str":
+    from kdad.data.health import examine
+
+    try:
+        return examine(Path(folder))
+    except UserError as error:
+        return str(error)
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _thumbnails(folder: str, stamp: str, doubtful: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Some normals (H, W, 3) at the size of thumbnails, what is doubtful first."""
+    from kdad.data.decoding import read_image
+    from kdad.data.folder_layout import FolderLayout
+
+    layout = FolderLayout(Path(folder))
+    files = [
+        *(layout.normal_folder / name for name in doubtful),
+        *layout.normals[:: -(-len(layout.normals) // THUMBNAILS)],
+    ]
+    pictures = {}
+    for file in files[:THUMBNAILS]:
+        pixels = read_image(file, max_value=layout.max_value).permute(1, 2, 0).contiguous().numpy()
+        pictures[file.name] = to_display(pixels, THUMBNAIL_SIDE)
+    return pictures
 
 
 def _typed() -> Path | None:
@@ -51,13 +143,16 @@ def _dropped() -> Path | None:
     file = st.file_uploader("Zip file of images", ["zip"], key="own-zip")
     if file is None:
         return None
-    folder = root() / ".uploads" / f"{_name(file.name)}-{file.file_id[:8]}"
+    folder = place_for(_name(file.name), _digest(file.file_id, file))
     if not folder.is_dir():
         from kdad.data.archives import unpack_images
+
+        forget_unused(folder)
 
         try:
             with st.spinner("Unpacking…"):
                 unpacked = unpack_images(file, folder)
+                write_text(folder / ZIP_DIGEST, _digest(file.file_id, file))
         except UserError as error:
             st.error(plain(error), icon=":material/folder_zip:")
             return None
@@ -66,6 +161,40 @@ def _dropped() -> Path | None:
     for sentence in st.session_state.get("own-zip-said", []):
         st.caption(f":material/info: {plain(sentence)}.")
     return folder.resolve()
+
+
+def place_for(name: str, digest: str) -> Path:
+    """The folder that a zip file of this content is unpacked to: that of the same zip file, or one named after it."""
+    for number in itertools.count(1):
+        folder = root() / UPLOADS / (name if number == 1 else f"{name}-{number}")
+        if not folder.is_dir() or ((folder / ZIP_DIGEST).is_file() and (folder / ZIP_DIGEST).read_text() == digest):
+            return folder
+    raise AssertionError
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _digest(file_id: str, _file: BinaryIO) -> str:
+    """SHA-256 of an uploaded file."""
+    _file.seek(0)
+    return hashlib.file_digest(_file, "sha256").hexdigest()
+
+
+def forget_unused(kept: Path) -> None:
+    """Delete images unpacked more than a day ago of which no student and no job has made use."""
+    used = {Path(folder_path(student.dataset)) for student in find()[0].values() if student.own}
+    used |= {
+        Path(folder_path(dataset)) for job in manager.find_all(jobs_root()) for dataset in _datasets(job.arguments)
+    }
+    for folder in kept.parent.glob("*"):
+        old = time.time() - folder.stat().st_mtime > ABANDONED_AFTER_SECONDS
+        if old and folder != kept and folder.resolve() not in used:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _datasets(arguments: Sequence[str]) -> list[str]:
+    """Own folders that a job's arguments name."""
+    named = [argument.removeprefix("--dataset=") for argument in arguments if argument.startswith("--dataset=")]
+    return [dataset for dataset in named if is_folder(dataset)]
 
 
 def _name(file_name: str) -> str:

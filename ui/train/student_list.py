@@ -35,12 +35,12 @@ def show_students() -> None:
     for (dataset, teacher), family in families.items():
         with st.container(border=True):
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                st.markdown(f"**{plain(dataset)}** · {plain(Path(teacher).name)}", width="content")
-                overlap_badge(family[0].label_overlap)
+                st.markdown(f"**{plain(family[0].dataset_name)}** · {plain(Path(teacher).name)}", width="content")
+                overlap_badge(family[0].label_overlap, dataset)
             for student in family:
                 _row(student, deletable=_deletable(student))
     if not all(map(_deletable, students.values())):
-        st.caption("Students that ship with the project have no delete button, as git would restore them.")
+        st.caption("Bundled students cannot be deleted.")
 
 
 def _deletable(student: Student) -> bool:
@@ -80,7 +80,9 @@ def _delete(student: Student) -> None:
     busy = any(job.active and job.student == student.folder.resolve() for job in manager.find_all(jobs_root()))
     if busy or not _deletable(student):
         st.toast(
-            f"{plain(student.key)} is being retrained: stop that job first." if busy else "It ships with the project."
+            f"{plain(student.key)} is being retrained: stop that job first."
+            if busy
+            else "Bundled students cannot be deleted."
         )
         return
     shutil.rmtree(student.folder, ignore_errors=True)

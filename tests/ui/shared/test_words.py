@@ -9,9 +9,9 @@ from ui.shared.words import OVERLAP_COLOURS, auroc, percent, plain, unusualness
 @pytest.mark.parametrize(
     ("share", "sentence"),
     [
-        (0.986, "More unusual than 98.6 % of held-out normal cat images."),
-        (1, "More unusual than all 500 held-out normal cat images."),
-        (0, "Less unusual than all 500 held-out normal cat images."),
+        (0.986, "More unusual than 98.6 % of 500 normal cat images."),
+        (1, "More unusual than all 500 normal cat images."),
+        (0, "Less unusual than all 500 normal cat images."),
     ],
 )
 def test_unusualness(share, sentence):
