@@ -104,14 +104,16 @@ def patches(found: Features, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
 def gaussians(train: Tensor, test: Tensor) -> Tensor:
     """Standardised distances (N, P) of test images from one Gaussian per position."""
     fitted, left_out = PositionGaussians.fit(train)
-    return Scale.fit(left_out).standardise(fitted.distances(test))
+    everywhere = torch.arange(left_out.shape[1])
+    return Scale.fit(left_out, everywhere).standardise(fitted.distances(test))
 
 
 def nearest(train: Tensor, test: Tensor, grid: tuple[int, int]) -> Tensor:
     """Standardised distances (N, P) of test images from the nearest patch of normals."""
     fitted = NearestPatches.fit(train, grid)
     found = torch.cat([fitted.distances(batch) for batch in test.split(AT_ONCE)])
-    return Scale.fit(fitted.left_out(train)).standardise(found)
+    left_out = fitted.left_out(train)
+    return Scale.fit(left_out, torch.arange(left_out.shape[1])).standardise(found)
 
 
 def regional_gaussians(found: Features) -> Tensor:

@@ -1,4 +1,4 @@
-"""The commands about one detector: `evaluate`, `score` and `export`."""
+"""The commands about one detector: `evaluate`, `score`, `export`, `correct` and `region`."""
 
 import argparse
 import json
@@ -47,6 +47,22 @@ def add_commands(command: "Command") -> None:
     sub.add_argument("--method", default="patch", help="how heatmaps are made; see the README (default %(default)s)")
     add_device(sub)
 
+    sub = command("correct", correct, "let a student of photographs learn that images are normal, as a new version")
+    sub.add_argument("folder")
+    sub.add_argument("images", nargs="+", metavar="IMAGE_OR_DIR")
+    _add_teacher(sub)
+    add_device(sub)
+
+    sub = command("region", region, "let a student of photographs look at a region of interest alone, as a new version")
+    sub.add_argument("folder")
+    marked = sub.add_mutually_exclusive_group(required=True)
+    marked.add_argument("--mask", metavar="FILE", help="an image that is not black where the region is")
+    marked.add_argument(
+        "--box", type=float, nargs=4, metavar=("TOP", "BOTTOM", "LEFT", "RIGHT"), help="a rectangle, each side 0 to 1"
+    )
+    _add_teacher(sub)
+    add_device(sub)
+
     sub = command("export", export, "write a student, its teacher and its calibration as one ONNX file")
     sub.add_argument("folder")
     sub.add_argument("file", metavar="FILE.onnx")
@@ -93,6 +109,56 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(evaluation.figures, indent=2))
     else:
+        print_figures(evaluation.figures)
+
+
+def correct(args: argparse.Namespace) -> None:
+    """Make a version of a student that takes some more images for normal."""
+    from kdad.data.images import find_images
+    from kdad.detection.revision import correct as make_corrected
+
+    detector, files = _load(args, args.folder), find_images(args.images)
+    _say_what_changed(args, make_corrected(Path(args.folder), files, detector=detector))
+
+
+def region(args: argparse.Namespace) -> None:
+    """Make a version of a student that looks at a region alone."""
+    import torch
+
+    from kdad.data.masks import read_mask
+    from kdad.detection.revision import rectangle, restrict
+
+    mask = torch.from_numpy(read_mask(Path(args.mask))) if args.mask else rectangle(*args.box)
+    _say_what_changed(args, restrict(Path(args.folder), mask, detector=_load(args, args.folder)))
+
+
+def _say_what_changed(args: argparse.Namespace, made: Path) -> None:
+    """Measure a new version where its images are, and print its figures beside those of the version before."""
+    from kdad.data.loading import load_task
+    from kdad.evaluation.evaluate import evaluate as evaluate_student
+    from kdad.evaluation.evaluate import is_own
+    from kdad.evaluation.sensitivity import try_drawn_defects
+    from kdad.storage import student_folder
+
+    detector = _load(args, made)
+    print(f"student folder: {made}")
+    try:
+        task = load_task(
+            _own_dataset(made, detector.config.dataset), detector.config.normal_class, detector.config.preprocessing, 0
+        )
+    except UserError as error:
+        print(f"what it costs in detection was not measured: {error}", file=sys.stderr)
+        return
+    if not is_own(task, detector.config):
+        print("what it costs in detection was not measured: its images have changed since", file=sys.stderr)
+        return
+    before = student_folder.load_sensitivity(Path(args.folder)) or {"lines": ["not tried"]}
+    print(f"before: {before['lines'][0]}\nnow:    {try_drawn_defects(task, detector, made)[0]}")
+    if task.test is not None:
+        evaluation = evaluate_student(task, detector)
+        evaluation.save(made)
+        known = student_folder.load_evaluation(Path(args.folder))
+        print(f"before: test AUROC {known['auroc']:.4f}" if known else "before: not evaluated")
         print_figures(evaluation.figures)
 
 

@@ -16,7 +16,7 @@ from kdad.data.task import Fold, Images, Task
 from kdad.detection.discrepancy import Observation, observe
 from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization, sampled
 from kdad.detection.mahalanobis import Gaussian
-from kdad.detection.normal_patches import MAX_NORMALS, FittedPatches, NormalPatches, worst_places
+from kdad.detection.normal_patches import MAX_NORMALS, FittedPatches, NormalPatches
 from kdad.detection.tiles import Tiler, WholeImages, tiler_for
 from kdad.detection.weighting import SyntheticPairs, pseudo_anomalies_for
 from kdad.errors import UserError, one_line
@@ -214,16 +214,17 @@ def calibrate(
         distance_weight=pairs.distance_weight(weights)[None] / unit if weighted else None,
         kind=CROSS_FITTED if len(held_out) > 1 else HELD_OUT,
     )
-    return calibration if fitted.patches is None else _with_patches(calibration, fitted.patches)
+    return calibration if fitted.patches is None else with_patches(calibration, fitted.patches)
 
 
-def _with_patches(calibration: Calibration, fitted: FittedPatches) -> Calibration:
+def with_patches(calibration: Calibration, fitted: FittedPatches) -> Calibration:
     """The same where the score and the heatmap read distances of patches from those of normals."""
+    patches = fitted.patches
     return replace(
         calibration,
-        heatmap_quantiles=_percentiles(fitted.left_out.sum(1).flatten()),
-        local_distances=worst_places(fitted.left_out),
-        patches=fitted.patches,
+        heatmap_quantiles=_percentiles(patches.region_values(fitted.left_out.sum(1))),
+        local_distances=patches.worst_places(fitted.left_out),
+        patches=patches,
         kind=LEFT_OUT,
     )
 

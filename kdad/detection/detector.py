@@ -16,7 +16,6 @@ from kdad.detection.calibration import Calibration, largest_distance, load_calib
 from kdad.detection.discrepancy import observe
 from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization
 from kdad.detection.inputs import to_batch
-from kdad.detection.normal_patches import worst_places
 from kdad.detection.rendering import colour_range
 from kdad.detection.tiles import tiler_for
 from kdad.devices import accelerator, halving_on_out_of_memory
@@ -229,7 +228,8 @@ class Detector:
         measurement = Measurement(observation.errors, distance, peak, mse_weight, self._distance_weight, tuple(maps))
         if observation.distances is None:
             return measurement
-        worst, local = worst_places(observation.distances), observation.distances
+        assert self._patches is not None
+        worst, local = self._patches.worst_places(observation.distances), observation.distances
         return replace(measurement, local_distances=worst.unbind(1), distance_maps=local.unbind(1))
 
     @cached_property

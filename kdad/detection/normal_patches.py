@@ -30,6 +30,7 @@ OWN_SHARE = 0.5  # of a position's own mean and variance in its scale, for few n
 MIN_SHRINKAGE = 1e-3  # of covariances: where normals are of two kinds, the estimate is none, and cannot be inverted
 MIN_STD = 0.01  # of logarithms of distances, where all normals are one
 MIN_SQUARE = 1e-6  # of distances, so that a patch that was seen before has a logarithm
+KNOWN_BELOW = 0.01  # of the usual distance of a normal from the others: it is one of them
 WORST_SHARE = 0.01  # of an image's patches: their mean is what a score reads
 POSITIONS_AT_ONCE = 32
 IMAGES_AT_ONCE = 16
@@ -209,10 +210,11 @@ class Scale:
     std: Tensor
 
     @classmethod
-    def fit(cls, left_out: Tensor) -> Scale:
-        """Fit to left-out distances (n, P), half by position and half over all."""
+    def fit(cls, left_out: Tensor, region: Tensor) -> Scale:
+        """Fit to left-out distances (n, P), half by position and half over all positions of a region."""
         values = _logarithm(left_out)
-        return cls.of_moments(values.mean(0), values.square().mean(0), values.mean(), values.square().mean())
+        pooled = values[:, region]
+        return cls.of_moments(values.mean(0), values.square().mean(0), pooled.mean(), pooled.square().mean())
 
     @classmethod
     def of_moments(cls, own: Tensor, own_square: Tensor, all_: Tensor, all_square: Tensor) -> Scale:
@@ -221,7 +223,7 @@ class Scale:
         return cls(OWN_SHARE * own + (1 - OWN_SHARE) * all_, variance.clamp(min=MIN_STD**2).sqrt())
 
     @classmethod
-    def standardise_left_out(cls, left_out: Tensor) -> Tensor:
+    def standardise_left_out(cls, left_out: Tensor, region: Tensor) -> Tensor:
         """Left-out distances (n, P), each image's in standard deviations of the others.
 
         An image that has a part in its own scale can be no outlier: of n, none is more than (n − 1)/√n deviations off.
@@ -232,7 +234,7 @@ class Scale:
             return (len(values) * moments.mean(0) - moments) / (len(values) - 1)
 
         squares = values.square()
-        over_all = [of_others(moments.mean(1, keepdim=True)) for moments in (values, squares)]
+        over_all = [of_others(moments[:, region].mean(1, keepdim=True)) for moments in (values, squares)]
         return cls.of_moments(of_others(values), of_others(squares), *over_all).standardise(left_out)
 
     def standardise(self, distances: Tensor) -> Tensor:
@@ -250,12 +252,14 @@ class NormalPatches:
 
     Args:
         scales: those of the distances from the nearest patch, and from the Gaussian.
+        region: the positions of the region of interest, flat, in order; what is elsewhere is never unusual.
     """
 
     projection: Projection
     nearest: NearestPatches
     gaussians: PositionGaussians
     scales: tuple[Scale, Scale]
+    region: Tensor
 
     @classmethod
     def fit(cls, teacher: Teacher, batches: Sequence[Tensor]) -> FittedPatches:
@@ -274,7 +278,7 @@ class NormalPatches:
         return cls.fit_patches(projection, torch.cat([projection(maps).half() for maps in seen()]))
 
     @classmethod
-    def fit_patches(cls, projection: Projection, patches: Tensor) -> FittedPatches:
+    def fit_patches(cls, projection: Projection, patches: Tensor, region: Tensor | None = None) -> FittedPatches:
         """Fit to the projected patches (n, P, D) of normals on the CPU, in half precision, as they will be saved.
 
         Both distances are divided by the deviation of their sum, which therefore is in standard deviations of a normal
@@ -284,12 +288,13 @@ class NormalPatches:
         nearest = NearestPatches.fit(patches, projection.grid)
         gaussians, from_gaussians = PositionGaussians.fit(patches)
         left_out = nearest.left_out(patches), from_gaussians
-        scales = [Scale.fit(distances) for distances in left_out]
-        maps = torch.stack([Scale.standardise_left_out(distances) for distances in left_out], 1)
-        unit = maps.sum(1).std().clamp(min=1e-6)
+        region = torch.arange(math.prod(projection.grid)) if region is None else region
+        scales = [Scale.fit(distances, region) for distances in left_out]
+        maps = torch.stack([Scale.standardise_left_out(distances, region) for distances in left_out], 1)
+        unit = maps.sum(1)[:, region].std().clamp(min=1e-6)
         one, other = (replace(scale, std=scale.std * unit) for scale in scales)
-        fitted = cls(projection, nearest, gaussians, (one, other))
-        return FittedPatches(fitted, maps.unflatten(2, projection.grid) / unit)
+        fitted = cls(projection, nearest, gaussians, (one, other), region)
+        return FittedPatches(fitted, fitted._within(maps / unit))
 
     def distances(self, layers: Sequence[Tensor]) -> Tensor:
         """How far each patch of B images is from normals, (B, 2, h, w); the two of a patch add up to σ of normals.
@@ -300,7 +305,47 @@ class NormalPatches:
         patches = self.projection(layers)
         distances = self.nearest.distances(patches), self.gaussians.distances(patches)
         maps = [scale.standardise(of) for scale, of in zip(self.scales, distances, strict=True)]
-        return torch.stack(maps, 1).unflatten(2, self.projection.grid)
+        return self._within(torch.stack(maps, 1))
+
+    def worst_places(self, maps: Tensor) -> Tensor:
+        """See `worst_places`, of maps (B, K, h, w) in the region."""
+        whole = len(self.region) == math.prod(self.projection.grid)
+        return worst_places(maps if whole else maps.flatten(2)[:, :, None, self.region])
+
+    @property
+    def region_map(self) -> Tensor:
+        """The region of interest, bool (h, w)."""
+        inside = torch.zeros(math.prod(self.projection.grid), dtype=torch.bool, device=self.region.device)
+        return inside.index_fill(0, self.region, True).unflatten(0, self.projection.grid)
+
+    def region_values(self, maps: Tensor) -> Tensor:
+        """The values of maps (B, h, w) in the region, flat."""
+        return maps.flatten(1)[:, self.region].flatten()
+
+    def _within(self, maps: Tensor) -> Tensor:
+        """Maps (B, K, P) as (B, K, h, w), 0 outside of the region."""
+        if len(self.region) < maps.shape[2]:
+            inside = maps.new_zeros(maps.shape[2]).index_fill(0, self.region, 1.0)
+            maps = maps * inside
+        return maps.unflatten(2, self.projection.grid)
+
+    def extended(self, added: Tensor) -> FittedPatches:
+        """The same with the projected patches (B, P, D) of more normals: fitted anew to all of them."""
+        return self.fit_patches(self.projection, torch.cat([self.remembered, added.half()]), self.region)
+
+    def know(self, patches: Tensor) -> Tensor:
+        """Whether images of these projected patches (B, P, D) are among the normals already, (B,) bool."""
+        usual = self.scales[0].mean.exp().median()
+        return self.nearest.distances(patches).median(1).values < KNOWN_BELOW * usual
+
+    def restricted(self, region: Tensor) -> FittedPatches:
+        """The same for another region of interest, bool (h, w)."""
+        return self.fit_patches(self.projection, self.remembered, region.flatten().nonzero()[:, 0])
+
+    @property
+    def remembered(self) -> Tensor:
+        """The projected patches (n, P, D) of all normals, in half precision."""
+        return self.nearest.memory.permute(2, 0, 1).half()
 
     def without(self, normals: Sequence[int]) -> NormalPatches:
         """The same with some normals left out of the memory, though not of the Gaussians."""
@@ -325,7 +370,7 @@ class NormalPatches:
             "patch_means": self.gaussians.mean,
             "patch_whitening": self.gaussians.whitening[:, row, column].half(),
             "patch_scales": torch.stack([torch.stack([scale.mean, scale.std]) for scale in self.scales]),
-        }
+        } | ({"patch_region": self.region} if len(self.region) < len(self.gaussians.mean) else {})
 
     @classmethod
     def unpacked(cls, tensors: Mapping[str, Tensor]) -> NormalPatches:
@@ -342,6 +387,7 @@ class NormalPatches:
             NearestPatches(memory, Windows.of((height, width))),
             PositionGaussians(tensors["patch_means"], whitening),
             (one, other),
+            tensors.get("patch_region", torch.arange(positions, device=memory.device)),
         )
 
     @staticmethod
@@ -360,7 +406,7 @@ class NormalPatches:
             "patch_means": (positions, size),
             "patch_whitening": (positions, size * (size + 1) // 2),
             "patch_scales": (2, 2, positions),
-        }
+        } | ({"patch_region": (tensors["patch_region"].numel(),)} if "patch_region" in tensors else {})
 
 
 class FittedPatches(NamedTuple):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.functional import interpolate
 
 from kdad.data.images import evenly
 from kdad.data.protocol import ENOUGH_TO_CALIBRATE
@@ -109,7 +110,7 @@ def draw_and_judge(detector: Detector, task: Task) -> DrawnDefects:
     assert calibration is not None and calibration.patches is not None
     known = calibration.patches.nearest.memory.shape[2]
     remembered = evenly(len(task.train) + int((~task.validation.anomalous).sum()), MAX_NORMALS)
-    rows = torch.arange(known)[remembered[:known] < len(task.train)]
+    rows = torch.arange(len(remembered))[remembered < len(task.train)]
     rows = rows[evenly(len(rows), DRAWN * len(KINDS) // 2)]  # of few normals, at most every one
     rows = rows[evenly(len(rows), max(1, known // 2))]  # enough must remain to compare with
     without = replace(calibration, patches=calibration.patches.without(rows.tolist()))
@@ -118,5 +119,13 @@ def draw_and_judge(detector: Detector, task: Task) -> DrawnDefects:
     chosen = np.arange(DRAWN * len(KINDS)) % len(images)
     drawn = draw_pseudo_anomalies(images[chosen], SEED)
     predictions = judge.predict_each(torch.from_numpy(image).permute(2, 0, 1) for image in drawn.images)
-    found = [part.is_anomaly for part in track(DRAWING, predictions, len)]
-    return DrawnDefects(drawn.kinds, drawn.masks.mean((1, 2)), np.concatenate(found), detector.default_fpr, known)
+    found = np.concatenate([part.is_anomaly for part in track(DRAWING, predictions, len)])
+    seen = _within(calibration.patches.region_map, drawn.masks)
+    kinds = [kind for kind, inside in zip(drawn.kinds, seen, strict=True) if inside]
+    return DrawnDefects(kinds, drawn.masks.mean((1, 2))[seen], found[seen], detector.default_fpr, known)
+
+
+def _within(region: torch.Tensor, masks: np.ndarray) -> np.ndarray:
+    """Which masks (N, H, W) lie in a region (h, w) for the most part, (N,) bool."""
+    inside = interpolate(region[None, None].float(), masks.shape[1:])[0, 0].numpy() > 0
+    return (masks & inside).sum((1, 2)) >= masks.sum((1, 2)) / 2

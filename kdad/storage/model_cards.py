@@ -39,7 +39,7 @@ where the copy fails, an image is anomalous.
 - Threshold: none is fixed. An image is called anomalous where its p-value among those normals is at most the
   false-positive rate that is asked for, 5 % by default.
 - Images: {_reading_in_words(config)}
-- {_figures_in_words(evaluation)}{_sensitivity_in_words(sensitivity)}
+- {_figures_in_words(evaluation)}{_ancestry_in_words(config)}{_sensitivity_in_words(sensitivity)}
 
 ```python
 from kdad import Detector
@@ -86,6 +86,18 @@ def _metadata(config: StudentConfig, evaluation: dict[str, Any] | None) -> str:
         eval_results=results or None,
     )
     return data.to_yaml()
+
+
+def _ancestry_in_words(config: StudentConfig) -> str:
+    """What was changed after training, a line each."""
+    lines = []
+    for change in config.ancestry:
+        normals = change.get("normals", [])
+        what = f"{len(normals)} image{'s' if len(normals) > 1 else ''} learned as normal"
+        if "region" in change:
+            what = f"looks at a region of interest alone, {100 * change['region']:.3g} % of the image"
+        lines.append(f"\n- After `{change['version']}`: {what}.")
+    return "".join(lines)
 
 
 def _reading_in_words(config: StudentConfig) -> str:

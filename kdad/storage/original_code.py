@@ -54,6 +54,7 @@ def import_cloner_file(file: Path, dataset: str, normal_class: str, out: Path) -
         tile_size=0,
         layers=[],
         max_value=0,
+        ancestry=[],
         seed=0,
         hardware="unknown",
         versions={},

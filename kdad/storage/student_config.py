@@ -36,6 +36,7 @@ RESULTS = (
     "hardware",
     "weights_sha256",
     "calibration_sha256",
+    "ancestry",
     SEAL,
 )  # fields of a configuration that are results rather than settings
 MAX_DIFFERENCES = 3
@@ -55,6 +56,7 @@ class StudentConfig:
         max_value: value of white in images of more than 8 bits; 0 if it was trained on none.
         weights_sha256, calibration_sha256: of the finished student's model.safetensors and calibration.safetensors;
             empty before.
+        ancestry: what was changed after training, the oldest first; see `kdad.detection.revision`.
     """
 
     dataset: str
@@ -74,6 +76,7 @@ class StudentConfig:
     versions: dict[str, Any]
     layers: list[str]
     max_value: int
+    ancestry: list[dict[str, Any]]
     weights_sha256: str = ""
     calibration_sha256: str = ""
 
@@ -120,6 +123,7 @@ class StudentConfig:
             hardware=hardware,
             layers=list(teacher.layers),
             max_value=task.max_value,
+            ancestry=[],
             versions={package: version(package) for package in RECORDED_VERSIONS} | {"kdad": __version__},
         )
 

@@ -18,6 +18,7 @@ from kdad.detection.normal_patches import (
 )
 
 GRID = (4, 5)
+EVERYWHERE = torch.arange(1000)  # a region of interest that leaves nothing out
 
 
 def patches(images: int, seed: int = 0, size: int = 6) -> torch.Tensor:
@@ -68,7 +69,7 @@ def test_left_out_normals_are_about_as_far_as_new_ones_and_anomalies_farther():
     normals, others = patches(60), patches(200, seed=1)
     nearest, (gaussians, left_out) = NearestPatches.fit(normals, GRID), PositionGaussians.fit(normals)
     for known, found in ((nearest.left_out(normals), nearest.distances), (left_out, gaussians.distances)):
-        scale = Scale.fit(known)
+        scale = Scale.fit(known, EVERYWHERE[: known.shape[1]])
         shown, new, odd = (scale.standardise(of) for of in (known, found(others), found(others + 3)))
         assert abs(float(shown.mean())) < 0.01 and float(shown.std()) == pytest.approx(1, abs=0.1)
         assert abs(float(new.mean())) < 0.15 and float(odd.mean()) > 1
@@ -77,8 +78,18 @@ def test_left_out_normals_are_about_as_far_as_new_ones_and_anomalies_farther():
 def test_normals_that_are_all_one_have_finite_distances():
     normals = patches(1).expand(10, -1, -1).contiguous()
     nearest, (gaussians, left_out) = NearestPatches.fit(normals, GRID), PositionGaussians.fit(normals)
-    assert (Scale.fit(nearest.left_out(normals)).standardise(nearest.distances(normals + 1)) > 0).all()
-    assert Scale.fit(left_out).standardise(gaussians.distances(normals + 1)).isfinite().all()
+    assert (
+        Scale.fit(nearest.left_out(normals), EVERYWHERE[: left_out.shape[1]]).standardise(
+            nearest.distances(normals + 1)
+        )
+        > 0
+    ).all()
+    assert (
+        Scale.fit(left_out, EVERYWHERE[: left_out.shape[1]])
+        .standardise(gaussians.distances(normals + 1))
+        .isfinite()
+        .all()
+    )
     assert nearest.left_out(normals).clamp(min=MIN_SQUARE).log().isfinite().all()
 
 
@@ -135,7 +146,7 @@ def test_few_normals_hold_their_false_positive_rate():
 
 def test_a_normal_is_measured_in_deviations_of_the_others():
     distances = patches(7)[..., 0].square() + 0.1
-    found = Scale.standardise_left_out(distances)
+    found = Scale.standardise_left_out(distances, EVERYWHERE[: distances.shape[1]])
     for index in range(7):
-        others = Scale.fit(torch.cat([distances[:index], distances[index + 1 :]]))
+        others = Scale.fit(torch.cat([distances[:index], distances[index + 1 :]]), EVERYWHERE[: distances.shape[1]])
         assert found[index] == pytest.approx(others.standardise(distances[index : index + 1])[0], rel=1e-3, abs=1e-3)

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers.miniatures import TinyTask
 
 from kdad.data.pseudo_anomalies import KINDS
 from kdad.detection.detector import Detector
@@ -12,7 +13,6 @@ from kdad.evaluation import sensitivity
 from kdad.evaluation.sensitivity import DrawnDefects, draw_and_judge, drawing, try_drawn_defects
 from kdad.scores import LOCAL_DISTANCE
 from kdad.storage import student_folder as storage
-from tests.helpers.tiny_train import TinyTask
 
 
 @pytest.fixture

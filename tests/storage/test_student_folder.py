@@ -27,7 +27,7 @@ def config_of(architecture: dict, **changes) -> student_config.StudentConfig:
         "dataset": "patterns", "normal_class": "dots", "teacher": "vgg-cifar10", "teacher_sha256": "0" * 64,
         "label_overlap": "none", "architecture": architecture, "recipe": Recipe(epochs=3, learning_rate=2e-3),
         "preprocessing": PREPROCESSING, "score": "last-layer", "calibration": "held-out", "tile_size": 0,
-        "images_sha256": "1" * 64, "layers": [], "max_value": 0,
+        "images_sha256": "1" * 64, "layers": [], "max_value": 0, "ancestry": [],
         "seed": 2, "hardware": "a CPU", "versions": {"torch": "2.11"},
     }  # fmt: skip
     return student_config.StudentConfig(**{**values, **changes})

@@ -1,0 +1,122 @@
+"""Revise a student of photographs without training: normals that it learns, and a region of interest.
+
+What its score reads of normals is remembered patch by patch, so that statistics and calibration are fitted anew in
+seconds. The result is a new version beside the old one, which stays as it is.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdad.detection.calibration import save_calibration, with_patches
+from kdad.detection.detector import Detector
+from kdad.detection.inputs import to_batch
+from kdad.detection.normal_patches import FittedPatches, NormalPatches, layer_maps
+from kdad.errors import UserError
+from kdad.storage import layout, student_folder
+
+FINE = 1000  # rows and columns on which a rectangle is drawn
+INSIDE = 0.5  # share of a patch that lies in a region, from which on the patch does
+KEPT = (layout.WEIGHTS, layout.HISTORY, layout.LOCAL)  # of the version before
+
+
+def correct(folder: Path, images: Sequence[Any], *, detector: Detector | None = None) -> Path:
+    """Let a student learn that images are normal; returns the folder of the new version.
+
+    Each image joins the normals that others are compared with, and is itself compared with them to set thresholds: what
+    looks like it is no longer unusual, and one false alarm in so many is expected still.
+
+    Args:
+        folder: the student's.
+        images: as `Detector.predict` takes them, of any sizes.
+        detector: the student, if it is loaded.
+
+    Raises:
+        UserError: the student's score reads no remembered normals, or an image is none or known already.
+    """
+    detector = detector or Detector.load(folder)
+    patches = _patches_of(detector)
+    batches = [to_batch(image, detector.config.max_value) for image in images]
+    added = torch.cat([_projected(detector, patches, batch) for batch in batches])
+    if patches.know(added).any():
+        raise UserError("an image is among the normals of this student already")
+    digests = [hashlib.sha256(batch.numpy().tobytes()).hexdigest() for batch in batches]
+    return _saved(folder, detector, patches.extended(added), {"normals": digests})
+
+
+def rectangle(top: float, bottom: float, left: float, right: float) -> Tensor:
+    """A region of interest, bool (h, w), from the sides of a rectangle as shares of the image's.
+
+    Raises:
+        UserError: a side lies outside of 0…1, or the rectangle is empty.
+    """
+    if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+        raise UserError("a rectangle needs 0 ≤ top < bottom ≤ 1 and 0 ≤ left < right ≤ 1, as shares of the image")
+    centres = (torch.arange(FINE) + 0.5) / FINE
+    return ((centres > top) & (centres < bottom))[:, None] & ((centres > left) & (centres < right))
+
+
+def restrict(folder: Path, region: Tensor, *, detector: Detector | None = None) -> Path:
+    """Let a student look at a region of interest alone; returns the folder of the new version.
+
+    Args:
+        folder: the student's.
+        region: bool (H, W) of any size: where an image is looked at.
+        detector: the student, if it is loaded.
+
+    Raises:
+        UserError: the student's score reads no remembered normals, or the region holds no whole patch.
+    """
+    detector = detector or Detector.load(folder)
+    patches = _patches_of(detector)
+    share = torch.nn.functional.adaptive_avg_pool2d(region[None, None].float(), patches.projection.grid)[0, 0]
+    inside = share >= INSIDE
+    if not inside.any():
+        raise UserError("the region is smaller than one patch: mark a larger part of the image")
+    return _saved(folder, detector, patches.restricted(inside), {"region": round(float(inside.float().mean()), 4)})
+
+
+def _patches_of(detector: Detector) -> NormalPatches:
+    if detector.calibration is None or detector.calibration.patches is None:
+        raise UserError(
+            "only students that compare whole photographs with remembered normals can be revised; add the images to "
+            "the normals of this one, and train it again"
+        )
+    return detector.calibration.patches.to("cpu")
+
+
+@torch.inference_mode()
+def _projected(detector: Detector, patches: NormalPatches, batch: Tensor) -> Tensor:
+    """The patches (B, P, D) of images, on the CPU."""
+    teacher = detector.teacher
+    features = teacher(teacher.preprocessing(batch.to(detector.device)))
+    return patches.projection([layer.cpu() for layer in layer_maps(features, teacher)])
+
+
+def _saved(folder: Path, detector: Detector, fitted: FittedPatches, change: dict[str, Any]) -> Path:
+    """Write the next version of a student, complete or not at all."""
+    assert detector.calibration is not None
+    calibration, config = with_patches(detector.calibration, fitted), detector.config
+    place = layout.next_version(folder)
+    temporary = place.with_name(f".{place.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        for name in KEPT:
+            if (folder / name).is_file():
+                shutil.copy2(folder / name, temporary / name)
+        before = {"version": folder.name, "calibration_sha256": config.calibration_sha256}
+        digest = save_calibration(temporary, calibration)
+        config = replace(config, calibration_sha256=digest, ancestry=[*config.ancestry, before | change])
+        student_folder.save_config(temporary, config)
+        student_folder.save_card(temporary, config)
+        temporary.replace(place)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return place
