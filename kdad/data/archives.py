@@ -2,6 +2,7 @@
 
 import shutil
 import zipfile
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -48,6 +49,36 @@ def unpack_images(archive: BinaryIO | Path, folder: Path) -> Unpacked:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Unpacked(len(members), of_unknown_ending(others))
+
+
+def image_names(archive: BinaryIO, max_bytes: int) -> list[str]:
+    """The names of the images in a zip file, sorted.
+
+    Raises:
+        UserError: as in `unpack_images`, or one of them is larger than `max_bytes`.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members, _ = _images(opened)
+            sizes = {name: opened.getinfo(name).file_size for name in members}
+    except zipfile.BadZipFile as error:
+        raise UserError(f"this is not a readable zip file ({one_line(error)})") from None
+    if large := [name for name, size in sizes.items() if size > max_bytes]:
+        raise UserError(f"{large[0]}: larger than {max_bytes / 2**20:g} MB; reduce its size")
+    return sorted(members)
+
+
+def member(archive: BinaryIO, name: str) -> BinaryIO:
+    """One file of a zip file, in memory.
+
+    Raises:
+        UserError: it is damaged or encrypted.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return BytesIO(opened.read(name))
+    except Exception as error:  # zipfile and its decompressors raise many types on damaged data
+        raise UserError(f"{name}: cannot be unpacked ({one_line(error)})") from None
 
 
 def _images(opened: zipfile.ZipFile) -> tuple[dict[str, PurePosixPath], list[PurePosixPath]]:

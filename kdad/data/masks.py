@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -102,17 +103,21 @@ def joint_mask(files: Sequence[Path]) -> np.ndarray:
     return np.any(masks, axis=0)
 
 
-def read_mask(file: Path) -> np.ndarray:
+def read_mask(file: Path | BinaryIO, name: str = "") -> np.ndarray:
     """Read a mask file as bool (H, W): non-zero pixels of any depth are anomalous, unless they are transparent.
 
     EXIF rotation is applied, as in images. If all colours are black, the pixels that are not transparent are anomalous.
     If no colour of a palette is black, its first is the background. What compression leaves around marks does not
     count.
 
+    Args:
+        name: for messages; by default the path.
+
     Raises:
         UserError: the file is missing, damaged or not an image, or contains values that are not finite.
     """
-    with opened_image(file, shown(file)) as image:
+    name = name or shown(str(file))
+    with opened_image(file, name) as image:
         lossy = image.format in LOSSY
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -123,7 +128,7 @@ def read_mask(file: Path) -> np.ndarray:
             return _marked_in_palette(image, lossy)
         values = np.asarray(image)
     if not np.isfinite(values).all():
-        raise UserError(f"{shown(file)}: a mask with values that are not finite")
+        raise UserError(f"{name}: a mask with values that are not finite")
     return _marked(np.atleast_3d(values), lossy)
 
 

@@ -26,7 +26,7 @@ INSIDE = 0.5  # share of a patch that lies in a region, from which on the patch 
 KEPT = (layout.WEIGHTS, layout.HISTORY, layout.LOCAL)  # of the version before
 
 
-def correct(folder: Path, images: Sequence[Any], *, detector: Detector | None = None) -> Path:
+def correct(folder: Path, images: Sequence[Any], *, into: Path | None = None, detector: Detector | None = None) -> Path:
     """Let a student learn that images are normal; returns the folder of the new version.
 
     Each image joins the normals that others are compared with, and is itself compared with them to set thresholds: what
@@ -34,7 +34,8 @@ def correct(folder: Path, images: Sequence[Any], *, detector: Detector | None = 
 
     Args:
         folder: the student's.
-        images: as `Detector.predict` takes them, of any sizes.
+        images: each as `Detector.predict` takes it, of any sizes.
+        into: the folder to make; by default, `<folder>-v2` or the next that is free.
         detector: the student, if it is loaded.
 
     Raises:
@@ -47,7 +48,7 @@ def correct(folder: Path, images: Sequence[Any], *, detector: Detector | None = 
     if patches.know(added).any():
         raise UserError("an image is among the normals of this student already")
     digests = [hashlib.sha256(batch.numpy().tobytes()).hexdigest() for batch in batches]
-    return _saved(folder, detector, patches.extended(added), {"normals": digests})
+    return _saved(folder, detector, patches.extended(added), {"normals": digests}, into)
 
 
 def rectangle(top: float, bottom: float, left: float, right: float) -> Tensor:
@@ -62,12 +63,13 @@ def rectangle(top: float, bottom: float, left: float, right: float) -> Tensor:
     return ((centres > top) & (centres < bottom))[:, None] & ((centres > left) & (centres < right))
 
 
-def restrict(folder: Path, region: Tensor, *, detector: Detector | None = None) -> Path:
+def restrict(folder: Path, region: Tensor, *, into: Path | None = None, detector: Detector | None = None) -> Path:
     """Let a student look at a region of interest alone; returns the folder of the new version.
 
     Args:
         folder: the student's.
         region: bool (H, W) of any size: where an image is looked at.
+        into: as in `correct`.
         detector: the student, if it is loaded.
 
     Raises:
@@ -79,7 +81,8 @@ def restrict(folder: Path, region: Tensor, *, detector: Detector | None = None) 
     inside = share >= INSIDE
     if not inside.any():
         raise UserError("the region is smaller than one patch: mark a larger part of the image")
-    return _saved(folder, detector, patches.restricted(inside), {"region": round(float(inside.float().mean()), 4)})
+    change = {"region": round(float(inside.float().mean()), 4)}
+    return _saved(folder, detector, patches.restricted(inside), change, into)
 
 
 def _patches_of(detector: Detector) -> NormalPatches:
@@ -99,11 +102,11 @@ def _projected(detector: Detector, patches: NormalPatches, batch: Tensor) -> Ten
     return patches.projection([layer.cpu() for layer in layer_maps(features, teacher)])
 
 
-def _saved(folder: Path, detector: Detector, fitted: FittedPatches, change: dict[str, Any]) -> Path:
+def _saved(folder: Path, detector: Detector, fitted: FittedPatches, change: dict[str, Any], into: Path | None) -> Path:
     """Write the next version of a student, complete or not at all."""
     assert detector.calibration is not None
     calibration, config = with_patches(detector.calibration, fitted), detector.config
-    place = layout.next_version(folder)
+    place = into or layout.next_version(folder)
     temporary = place.with_name(f".{place.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

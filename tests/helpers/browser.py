@@ -1,6 +1,7 @@
 """What the tests in a real browser share: a running server, Chromium, and a visit that must end without complaint."""
 
 import os
+import re
 import subprocess
 import time
 import urllib.request
@@ -16,6 +17,7 @@ if CHROMIUM is None:
     pytest.skip("no Chromium on this machine (apt-get install chromium)", allow_module_level=True)
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
+P_VALUE = re.compile("^p-value")  # what every image shown in detail has
 expect.set_options(timeout=60_000)
 
 
@@ -65,9 +67,14 @@ def visiting(chromium, address: str, path: str, size: dict = DESKTOP, scheme: st
     page.on("request", lambda request: requests.append(request.url))
     page.goto(address + path)
     yield page
-    assert not [complaint for complaint in complaints if not _is_streamlit_s_search_for_its_root(complaint)]
+    assert not [_said(complaint) for complaint in complaints if not _is_streamlit_s_search_for_its_root(complaint)]
     assert not [url for url in requests if not url.startswith((address, "data:", "blob:"))]
     page.close()
+
+
+def _said(complaint) -> str:
+    """What a message of the console or an uncaught error says, and where."""
+    return f"{getattr(complaint, 'text', complaint)} ({getattr(complaint, 'location', '')})"
 
 
 def _is_streamlit_s_search_for_its_root(complaint) -> bool:

@@ -13,7 +13,7 @@ from ui.shared.pictures import data_url
 
 PICTURE_HEIGHT = 300
 COARSE = 16  # cells per side of a map without patches
-CELL = "cell"  # selection made by a click on a picture
+CELL, REGION = "cell", "region"  # selections made by a click on a picture, and by drawing a rectangle
 # Scales a picture to fit a box of any width while keeping its aspect ratio.
 FIT = "min(width / {w}, height / {h})"
 
@@ -89,6 +89,27 @@ def _outline() -> alt.Chart:
         .mark_rect(fillOpacity=0, stroke="white", strokeWidth=2, strokeDash=[4, 3], tooltip=None)
         .encode(alt.X("left:Q"), alt.X2("right:Q"), alt.Y("top:Q"), alt.Y2("bottom:Q"))
     )
+
+
+def region(pixels: np.ndarray) -> dict:
+    """Specification of uint8 pixels (H, W, 3) to draw a rectangle on: the selection `REGION` of x and y in 0…1."""
+    height, width = pixels.shape[:2]
+    fit = FIT.format(w=width, h=height)
+    x = alt.Scale(domain=[0, 1], range=[0, alt.expr(f"{fit} * {width}")], nice=False)
+    y = alt.Scale(domain=[0, 1], range=[0, alt.expr(f"{fit} * {height}")], nice=False)
+    frame = pd.DataFrame({"x": [0.5], "y": [0.5], "url": [data_url(pixels)]})
+    mark = {"width": alt.expr(f"{fit} * {width}"), "height": alt.expr(f"{fit} * {height}"), "aspect": False}
+    chart = (
+        alt.Chart(frame)
+        .mark_image(**mark)
+        .encode(
+            alt.X("x:Q", scale=x, axis=None), alt.Y("y:Q", scale=y, axis=None), url="url:N", tooltip=alt.value(None)
+        )
+        .add_params(alt.selection_interval(name=REGION, encodings=["x", "y"]))
+        .properties(height=round(PICTURE_HEIGHT * min(1, height / width)))
+        .configure_view(stroke=None)
+    )
+    return json.loads(chart.to_json())
 
 
 def grid_cells(rows: int, columns: int, values: np.ndarray | None = None, border: float = 0.0) -> pd.DataFrame:

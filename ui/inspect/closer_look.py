@@ -35,17 +35,19 @@ def studied(chosen: Picture, pictures: list[Picture], detectors: list[CachedDete
 
 def _closer_look(picture: Picture, others: list[Picture], detectors: list[CachedDetector], view: View) -> Picture:
     """Show one picture in detail, with all detectors side by side; returns it as changed by the controls."""
-    st.divider()
     st.subheader(plain(picture.name) + (f" · {plain(picture.truth)}" if picture.truth else ""), anchor=False)
-    columns = st.columns(3, gap="medium")
-    with columns[0]:
+    grid = st.grid(2 if len(detectors) % 2 else 3, min_column_width=230, gap="medium")
+    with grid.cell():
         st.markdown("**Image**")
         place = st.container()
         change = perturbation_controls.choose_change(picture, others)
         with place:
             _input(change)
-    for column, cached in zip(columns[1:], detectors, strict=False):
-        with column:
+        if change.strength is not None:
+            _over_strength(change.strength, detectors, view)
+            _suggestion(detectors)
+    for cached in detectors:
+        with grid.cell():
             _heading(cached if len(detectors) > 1 else None)
             prediction = cached.predict(change.picture)
             _heatmap(change.picture, prediction, cached, view)
@@ -53,12 +55,7 @@ def _closer_look(picture: Picture, others: list[Picture], detectors: list[Cached
             if len(detectors) > 1:
                 evidence(change.picture, prediction, cached, view)
     if len(detectors) == 1:
-        with columns[2]:
-            evidence(change.picture, prediction, detectors[0], view)
-    if change.strength is not None:
-        with columns[0]:
-            _over_strength(change.strength, detectors, view)
-            _suggestion(detectors)
+        evidence(change.picture, prediction, detectors[0], view)
     return change.picture
 
 

@@ -99,13 +99,13 @@ class CachedDetector:
 
     def predict(self, picture: Picture) -> "Prediction":
         """Predict one picture."""
-        return _predict(self.stamp, picture.digest, self.detector, picture.pixels)
+        return _predict(self.stamp, picture.digest, self.detector, picture)
 
     def explain(self, picture: Picture) -> "list[Contribution]":
         """Decompose a picture's score, largest excess first, at its `display_size`; empty without calibration."""
         if self.detector.calibration is None:
             return []
-        return _explain(self.stamp, picture.digest, self.detector, picture.pixels)
+        return _explain(self.stamp, picture.digest, self.detector, picture)
 
     def score_map(self, picture: Picture) -> "ScoreMap | None":
         """Map of a picture's whole score at its `display_size`; None without calibration, or if no part has a map."""
@@ -115,7 +115,7 @@ class CachedDetector:
 
     def localise(self, picture: Picture, method: str) -> np.ndarray:
         """Map of one picture at its `display_size`, by a method of `kdad.detection.localisation`."""
-        return _localise(self.stamp, picture.digest, method, self.detector, picture.pixels)
+        return _localise(self.stamp, picture.digest, method, self.detector, picture)
 
 
 def cached_detector(student: Student) -> CachedDetector:
@@ -148,30 +148,32 @@ def _at_work(detector: "Detector", pixels: np.ndarray) -> Iterator[None]:
         yield
 
 
-@st.cache_data(max_entries=256, show_spinner=False)
-def _predict(stamp: str, digest: str, _detector: "Detector", _pixels: np.ndarray) -> "Prediction":
-    with _at_work(_detector, _pixels):
-        return _detector.predict([_pixels])
+@st.cache_data(max_entries=2048, show_spinner=False)
+def _predict(stamp: str, digest: str, _detector: "Detector", _picture: Picture) -> "Prediction":
+    pixels = _picture.pixels
+    with _at_work(_detector, pixels):
+        return _detector.predict([pixels])
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
-def _explain(stamp: str, digest: str, _detector: "Detector", _pixels: np.ndarray) -> "list[Contribution]":
+def _explain(stamp: str, digest: str, _detector: "Detector", _picture: Picture) -> "list[Contribution]":
     from kdad.detection.explanation import explain
 
-    prediction = _predict(stamp, digest, _detector, _pixels)
-    with _at_work(_detector, _pixels):
-        return explain(_detector, [_pixels], prediction, size=display_size(_pixels))
+    prediction, pixels = _predict(stamp, digest, _detector, _picture), _picture.pixels
+    with _at_work(_detector, pixels):
+        return explain(_detector, [pixels], prediction, size=display_size(pixels))
 
 
 @st.cache_data(max_entries=64, show_spinner="Asking for gradients…")
-def _localise(stamp: str, digest: str, method: str, _detector: "Detector", _pixels: np.ndarray) -> np.ndarray:
+def _localise(stamp: str, digest: str, method: str, _detector: "Detector", _picture: Picture) -> np.ndarray:
     from kdad.detection.inputs import to_batch
     from kdad.detection.localisation import localise
     from kdad.detection.rendering import resized_map
 
-    with _at_work(_detector, _pixels):
-        saliency = localise(_detector, to_batch([_pixels]), method)
-    return resized_map(saliency[0], *display_size(_pixels))
+    pixels = _picture.pixels
+    with _at_work(_detector, pixels):
+        saliency = localise(_detector, to_batch([pixels]), method)
+    return resized_map(saliency[0], *display_size(pixels))
 
 
 def rank(detectors: Sequence[CachedDetector], picture: Picture) -> list[dict]:

@@ -11,6 +11,7 @@ from kdad.spreadsheets import as_csv
 from ui.inspect.detectors import CachedDetector, verdict
 from ui.inspect.drawing import drawn, overlaid
 from ui.inspect.figure import figure
+from ui.inspect.triage import decision_on
 from ui.inspect.view_controls import View
 from ui.shared.figures import FORMATS
 from ui.shared.pictures import Picture, png
@@ -37,7 +38,10 @@ def downloads(shown: Picture, pictures: list[Picture], detectors: list[CachedDet
 
 
 def _csv(pictures: list[Picture], detectors: list[CachedDetector], view: View) -> str:
-    """One row per picture and student, with the columns of `kdad score --csv` and each layer's part."""
+    """One row per picture and student, with the columns of `kdad score --csv` and each layer's part.
+
+    `decision` is what was decided in triage, if anything.
+    """
     rows = []
     for cached in detectors:
         for picture in pictures:
@@ -46,7 +50,8 @@ def _csv(pictures: list[Picture], detectors: list[CachedDetector], view: View) -
             called = verdict(cached.detector, prediction, view.fpr)
             layers = {f"layer{i + 1}": float(part) for i, part in enumerate(prediction.measurement.layer_scores[0])}
             asked = {"student": cached.student.key, "is_anomaly": called, "false_positive_rate": view.fpr}
-            rows.append({"image": None, "student": None} | record | asked | layers)
+            decided = {"decision": decision_on(picture)}
+            rows.append({"image": None, "student": None} | record | asked | decided | layers)
     return as_csv(pd.DataFrame(rows))
 
 

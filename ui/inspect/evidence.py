@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from kdad.storage.layout import CROSS_FITTED
 from ui.inspect import charts
 from ui.inspect.detectors import CachedDetector, verdict
 from ui.inspect.drawing import Drawn, of_part, overlaid
@@ -27,14 +28,18 @@ def evidence(picture: Picture, prediction: "Prediction", cached: CachedDetector,
         _layers(prediction, detector)
         return
     parts = cached.explain(picture)
-    st.markdown("**Why**")
-    st.markdown(_reason(parts, verdict(detector, prediction, view.fpr)))
-    total = _sum_in_words(parts)
-    st.vega_lite_chart(spec=charts.parts(_bars(parts)), alt=f"What raises the score above a typical normal's: {total}")
-    st.caption(f"{total}. Band: the middle 90 % of normals.")
-    for part in parts:
-        if part.heatmap is not None:
-            _part(of_part(part), picture, view)
+    grid = st.grid(2, min_column_width=230, gap="medium")
+    with grid.cell():
+        st.markdown("**Why**")
+        st.markdown(_reason(parts, verdict(detector, prediction, view.fpr)))
+        total, chart = _sum_in_words(parts), charts.parts(_bars(parts))
+        st.vega_lite_chart(spec=chart, alt=f"What raises the score above a typical normal's: {total}")
+        st.caption(f"{total}. Band: the middle 90 % of normals.")
+    shown = [of_part(part) for part in parts if part.heatmap is not None]
+    with grid.cell():
+        for column, part in zip(st.columns(max(1, len(shown)), gap="small"), shown, strict=False):
+            with column:
+                _part(part, picture, view)
     # Drawn only when opened: charts take most of the time of a rerun.
     more = st.expander("The score, normals and layers", key=f"more-{cached.student.key}", on_change="rerun")
     if more.open:
@@ -49,9 +54,9 @@ def evidence(picture: Picture, prediction: "Prediction", cached: CachedDetector,
 def _part(shown: Drawn, picture: Picture, view: View) -> None:
     """Show the map of a part."""
     pixels = overlaid(picture, shown, view.opacity, side=2 * PART_WIDTH)  # for high-density screens
-    st.image(png(pixels), width=PART_WIDTH, alt=shown.in_words(picture))
-    charts.scale_bar(shown.low, shown.high, shown.unit)
-    st.caption(f"**{shown.words}**")
+    st.image(png(pixels), width="stretch", alt=shown.in_words(picture))
+    charts.scale_bar(shown.low, shown.high, "")
+    st.caption(f"**{shown.words}**, {shown.unit}")
 
 
 def _layers(prediction: "Prediction", detector: "Detector") -> None:
@@ -64,6 +69,10 @@ def _layers(prediction: "Prediction", detector: "Detector") -> None:
     st.altair_chart(chart, alt="The image's error in each critical layer and the middle 90 % of normals")
     if normals is None:
         st.caption(detector.score.description)
+    elif detector.calibration is not None and detector.calibration.kind == CROSS_FITTED:
+        st.caption(
+            "The band is of the helper networks that calibrated this student, so it lies to the right of its own."
+        )
 
 
 def _bars(parts: "list[Contribution]") -> pd.DataFrame:

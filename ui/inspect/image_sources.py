@@ -7,12 +7,10 @@ import streamlit as st
 from kdad.data import patterns
 from kdad.data.datasets import at_hand
 from kdad.errors import UserError
-from ui.shared.links import GALLERY, PER_PAGE, SOURCE, kind_key, page_key
-from ui.shared.pictures import MAX_UPLOAD_MB, TYPES, Picture, gallery, gallery_page, read_uploads, samples
+from ui.shared.links import CAMERA, GALLERY, PER_PAGE, SAMPLES, SOURCE, UPLOAD, kind_key, page_key
+from ui.shared.pictures import MAX_UPLOAD_MB, TYPES, Picture, gallery, gallery_page, samples, uploaded
 from ui.shared.student_index import Student
 from ui.shared.words import plain
-
-SAMPLES, UPLOAD, CAMERA = "Samples", "Upload", "Camera"
 
 
 def choose_pictures(student: Student) -> list[Picture]:
@@ -64,14 +62,14 @@ def _draw_again() -> None:
 
 def _uploads(student: Student) -> list[Picture]:
     files = st.file_uploader(
-        f"Images to compare with {_normals(student)}: drop them here or browse", TYPES,
+        f"Images to compare with {_normals(student)}: drop them here or browse", [*TYPES, "zip"],
         accept_multiple_files=True, key="uploads",
     )  # fmt: skip
-    pictures, problems = read_uploads(files, student.max_value)
+    pictures, problems = uploaded(files, student.max_value)
     for problem in problems:
         st.error(plain(problem), icon=":material/broken_image:")
     if not files:
-        st.info(f"Drop one or more images above: PNG, JPEG, WebP, BMP or TIFF, up to {MAX_UPLOAD_MB} MB each.")
+        st.info(f"Drop one or more images above, or a zip file of them: up to {MAX_UPLOAD_MB} MB each.")
     return pictures
 
 
@@ -80,7 +78,7 @@ def _camera(student: Student) -> list[Picture]:
     if photo is None:
         st.info("Take a photo above; it stays on this machine.")
         return []
-    pictures, problems = read_uploads([photo], student.max_value)
+    pictures, problems = uploaded([photo], student.max_value)
     for problem in problems:
         st.error(plain(problem), icon=":material/broken_image:")
     return [replace(picture, name="photo") for picture in pictures]  # instead of the browser's file name

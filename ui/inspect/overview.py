@@ -1,4 +1,4 @@
-"""Cards of all pictures, with each detector's heatmap and verdict."""
+"""Cards of all judged pictures, with each detector's heatmap and verdict."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -8,8 +8,9 @@ import streamlit as st
 from kdad.errors import UserError
 from ui.inspect.detectors import CachedDetector, cached_detector, share_below, verdict
 from ui.inspect.drawing import drawn, overlaid
+from ui.inspect.triage import ACCEPTED, MARKS, REJECTED, decision_on
 from ui.inspect.view_controls import View
-from ui.shared.links import LINKED
+from ui.shared.links import LINKED, SOURCE, UPLOAD
 from ui.shared.pictures import Picture, card, png, side_by_side
 from ui.shared.student_index import Student
 from ui.shared.words import percentile, plain
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from kdad.detection.detector import Prediction
 
 CARD_SIDE = 160
-MAX_UNSCROLLED = 18
-ALL, ANOMALIES, DISAGREED = "All", "Anomalies", "Judged differently"
+MAX_UNSCROLLED, PER_PAGE = 12, 24
+MANY = 12  # pictures, whose judging takes long enough for a bar
+ALL, ANOMALIES, DISAGREED, OPEN = "All", "Anomalies", "Judged differently", "Open"
+DECIDED = {OPEN: None, "Accepted": ACCEPTED, "Rejected": REJECTED}
 
 
 def load_detectors(students: list[Student]) -> list[CachedDetector]:
@@ -43,27 +46,73 @@ class Row:
     predictions: "list[Prediction]"
     verdicts: list[bool | None]
 
+    @property
+    def score(self) -> float:
+        """The first detector's."""
+        return float(self.predictions[0].score[0])
 
-def overview(pictures: list[Picture], detectors: list[CachedDetector], view: View) -> Picture:
-    """Show all pictures as cards with heatmaps and verdicts; returns the one to show in detail."""
-    with st.spinner("Judging the images…"):
-        rows = [_row(picture, detectors, view) for picture in pictures]
-    picked = _picked(rows)
-    shown = _filtered(rows, compared=len(detectors) > 1)
-    if not shown:
-        st.caption("No images match this filter.")
-    with st.container(height=460 if len(shown) > MAX_UNSCROLLED else "content", border=False):
-        grid = st.grid(6, min_column_width=100, gap="small")
-        for index in shown:
-            with grid.cell():
-                _card(index, rows[index], detectors, view)
-    return picked
+    @property
+    def anomalous(self) -> bool:
+        """Whether any detector calls it anomalous."""
+        return any(self.verdicts)
+
+
+def judged(pictures: list[Picture], detectors: list[CachedDetector], view: View) -> list[Row]:
+    """Judge all pictures; those that cannot be read are named on the page and left out."""
+    rows, bar = [], st.empty()
+    for number, picture in enumerate(pictures):
+        if len(pictures) > MANY:
+            bar.progress(number / len(pictures), f"Judging image {number + 1} of {len(pictures)}…")
+        try:
+            rows.append(_row(picture, detectors, view))
+        except UserError as error:
+            st.error(plain(error), icon=":material/broken_image:")
+    bar.empty()
+    return rows
 
 
 def _row(picture: Picture, detectors: list[CachedDetector], view: View) -> Row:
     predictions = [cached.predict(picture) for cached in detectors]
     both = zip(detectors, predictions, strict=True)
     return Row(picture, predictions, [verdict(cached.detector, one, view.fpr) for cached, one in both])
+
+
+def overview(rows: list[Row], detectors: list[CachedDetector], view: View) -> tuple[Picture, list[Picture]]:
+    """Show judged pictures as cards; returns the one to show in detail, and those that pass the filter, in order."""
+    picked = _picked(rows)
+    ordered = sorted(rows, key=lambda row: -row.score) if _worst_first() else rows
+    shown = _filtered(ordered, compared=len(detectors) > 1)
+    if not shown:
+        st.caption("No images match this filter.")
+    page = _page(shown)
+    with st.container(height=860 if len(page) > MAX_UNSCROLLED else "content", border=False):
+        grid = st.grid(3, min_column_width=80, gap="small")
+        for row in page:
+            with grid.cell():
+                _card(rows.index(row), row, detectors, view)
+    return picked, [row.picture for row in shown]
+
+
+def _worst_first() -> bool:
+    """Draw the choice of an order; returns whether the most unusual come first."""
+    source = st.session_state.get(SOURCE, "")
+    return st.toggle("Most unusual first", source == UPLOAD, key=f"worst-first-{source}", persist_state="session")
+
+
+def _page(rows: list[Row]) -> list[Row]:
+    """Choose a page of the rows; that of the picked picture, if it has changed."""
+    pages = -(-len(rows) // PER_PAGE)
+    if pages < 2:
+        return rows
+    names = [row.picture.name for row in rows]
+    picked = st.session_state["picked"]
+    if st.session_state.get("paged-for") != picked and picked in names:
+        st.session_state["cards"] = names.index(picked) // PER_PAGE + 1
+    st.session_state["paged-for"] = picked
+    if st.session_state.get("cards", 1) > pages:
+        st.session_state["cards"] = 1
+    page = st.pagination(pages, key="cards", max_visible_pages=5)
+    return rows[(page - 1) * PER_PAGE : page * PER_PAGE]
 
 
 def _picked(rows: list[Row]) -> Picture:
@@ -75,18 +124,20 @@ def _picked(rows: list[Row]) -> Picture:
     return by_name[st.session_state["picked"]]
 
 
-def _filtered(rows: list[Row], compared: bool) -> list[int]:
-    """Indices of the rows that pass the filter."""
+def _filtered(rows: list[Row], compared: bool) -> list[Row]:
+    """The rows that pass the filter."""
     found = {
-        ALL: list(range(len(rows))),
-        ANOMALIES: [index for index, row in enumerate(rows) if any(row.verdicts)],
-        DISAGREED: [index for index, row in enumerate(rows) if {True, False} <= set(row.verdicts)],
+        ALL: rows,
+        ANOMALIES: [row for row in rows if row.anomalous],
+        DISAGREED: [row for row in rows if {True, False} <= set(row.verdicts)],
     }
+    found |= {name: [row for row in rows if decision_on(row.picture) == kept] for name, kept in DECIDED.items()}
     choices = [ALL, ANOMALIES, *([DISAGREED] if compared else [])]
+    choices += [name for name in DECIDED if len(found[OPEN]) < len(rows)]
     if st.session_state.get("filter", ALL) not in choices:
         st.session_state["filter"] = ALL
-    chosen = st.segmented_control(
-        "Show", choices, default=ALL, required=True, key="filter", persist_state="page", bind="query-params",
+    chosen = st.pills(
+        "Show", choices, default=ALL, required=True, key="filter", persist_state="page", bind="query-params", wrap=True,
         label_visibility="collapsed", format_func=lambda name: f"{name} ({len(found[name])})",
     )  # fmt: skip
     return found[chosen]
@@ -94,7 +145,7 @@ def _filtered(rows: list[Row], compared: bool) -> list[int]:
 
 def _most_telling(rows: list[Row]) -> str:
     """Name of the most unusual picture; defects take precedence, as they show more than other textures."""
-    ranked = sorted(rows, key=lambda row: -row.predictions[0].score[0])
+    ranked = sorted(rows, key=lambda row: -row.score)
     return next((row.picture.name for row in ranked if row.picture.truth == "defect"), ranked[0].picture.name)
 
 
@@ -111,7 +162,8 @@ def _card(index: int, row: Row, detectors: list[CachedDetector], view: View) -> 
     picked = st.session_state["picked"] == picture.name
     st.button(
         plain(picture.name), key=f"card-{index}", width="stretch", type="primary" if picked else "secondary",
-        on_click=_pick, args=(picture.name,), help=None if picked else "Show this image in detail",
+        icon=MARKS.get(decision_on(picture)), on_click=pick, args=(picture.name,),
+        help=None if picked else "Show this image in detail",
     )  # fmt: skip
     st.caption("  \n".join(shown for shown, _ in words), text_alignment="center")
 
@@ -125,7 +177,8 @@ def _drawn(stamps: tuple[str, ...], digest: str, view: View, _detectors: list[Ca
     return png(side_by_side(halves))
 
 
-def _pick(name: str) -> None:
+def pick(name: str) -> None:
+    """Show a picture in detail, and link to it."""
     st.session_state["picked"] = st.query_params[LINKED] = name
 
 

@@ -3,7 +3,8 @@
 from ui.shared.pictures import gallery
 from ui.shared.student_index import Student
 
-SOURCE, GALLERY = "source", "Data set"  # image source, and its value for the student's data set
+# Image source, and its values.
+SOURCE, SAMPLES, UPLOAD, CAMERA, GALLERY = "source", "Samples", "Upload", "Camera", "Data set"
 LINKED = "image"  # the picture shown in detail
 PER_PAGE = 12  # gallery pictures
 

@@ -4,10 +4,10 @@ import base64
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path, PurePosixPath
+from functools import cached_property, partial
+from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,22 +23,43 @@ if TYPE_CHECKING:
 SAMPLE_SEED = 100  # data sets of `kdad.data.sources` use lower seeds only
 DISPLAY_SIDE = 448
 MAX_UPLOAD_MB = 20  # MB; the server's limit in .streamlit/config.toml is higher so the page can explain the refusal
+MAX_UPLOADS = 1000
+ZIP = ".zip"
 TYPES = ["png", "jpg", "jpeg", "jfif", "heic", "heif", "hif", "avif", "webp", "bmp", "tif", "tiff", "gif", "pgm", "jp2"]
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One image, uint8 (H, W, 3), with its name and, if known, its label and defect mask, bool (H, W)."""
+    """One image that is read when it is asked for, so that hundreds of them need no memory.
+
+    Args:
+        name: for people.
+        digest: identifies its content, whatever its name.
+        read: returns its pixels, uint8 (H, W, 3).
+        truth: its label, if known.
+        mask: of its defect, bool (H, W), if known.
+    """
 
     name: str
-    pixels: np.ndarray
+    digest: str
+    read: Callable[[], np.ndarray]
     truth: str | None = None
     mask: np.ndarray | None = None
 
-    @cached_property
-    def digest(self) -> str:
-        """Hash of content and shape, independent of the name."""
-        return hashlib.blake2b(str(self.pixels.shape).encode() + self.pixels.tobytes(), digest_size=16).hexdigest()
+    @classmethod
+    def of(cls, name: str, pixels: np.ndarray, truth: str | None = None, mask: np.ndarray | None = None) -> "Picture":
+        """A picture of pixels in memory."""
+        content = str(pixels.shape).encode() + pixels.tobytes()
+        return cls(name, hashlib.blake2b(content, digest_size=16).hexdigest(), partial(np.asarray, pixels), truth, mask)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """Its pixels, uint8 (H, W, 3).
+
+        Raises:
+            UserError: the file is damaged or not an image.
+        """
+        return self.read()
 
     @cached_property
     def shown(self) -> np.ndarray:
@@ -47,7 +68,7 @@ class Picture:
 
     def changed(self, pixels: np.ndarray, words: str) -> "Picture":
         """Return a copy with changed pixels and the change in its name; the mask no longer applies and is dropped."""
-        return replace(self, name=f"{self.name} {words}", pixels=pixels, mask=None)
+        return Picture.of(f"{self.name} {words}", pixels, self.truth)
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
@@ -55,44 +76,63 @@ def samples(texture: str, draw: int) -> list[Picture]:
     """Built-in samples: normals of one texture, each kind of defect on it, and two other textures."""
     seed = SAMPLE_SEED + draw
     pictures = [
-        Picture(f"normal {i + 1}", _channels_last(image), "normal")
+        Picture.of(f"normal {i + 1}", _channels_last(image), "normal")
         for i, image in enumerate(patterns.normals(texture, 3, seed))
     ]
     for kind in patterns.DEFECTS:
         images, masks = patterns.defects(texture, kind, 1, seed)
-        pictures.append(Picture(kind, _channels_last(images[0]), "defect", masks[0]))
+        pictures.append(Picture.of(kind, _channels_last(images[0]), "defect", masks[0]))
     others = [name for name in patterns.CLASSES if name != texture]
     for name in np.random.default_rng(seed).choice(others, 2, replace=False):
-        pictures.append(Picture(str(name), _channels_last(patterns.normals(name, 1, seed)[0]), "other texture"))
+        pictures.append(Picture.of(str(name), _channels_last(patterns.normals(name, 1, seed)[0]), "other texture"))
     return pictures
 
 
-def read_uploads(files: list, max_value: int) -> tuple[list[Picture], list[str]]:
-    """Read uploaded files, with the student's `max_value`; returns pictures, and a message per failure and on masks."""
+def uploaded(files: list, max_value: int) -> tuple[list[Picture], list[str]]:
+    """Pictures of uploaded files, also of those in zip files, and a message per refused file and on masks.
+
+    Files are read when their pixels are asked for, with the student's `max_value`.
+    """
     from kdad.data.images import set_aside, split_masks
 
-    _, masks = split_masks(PurePosixPath(file.name) for file in files)
-    pictures, problems = [], set_aside(masks, "scored")
+    pictures, problems = [], []
     for file in files:
-        if PurePosixPath(file.name) in masks:
-            continue
-        if file.size > MAX_UPLOAD_MB * 2**20:
-            problems.append(f"{file.name}: larger than {MAX_UPLOAD_MB} MB; reduce its size")
-            continue
         try:
-            picture = _decode(file.file_id, file, max_value)
+            pictures += _in_zip(file, max_value) if file.name.lower().endswith(ZIP) else [_alone(file, max_value)]
         except UserError as error:
             problems.append(str(error))
-        else:
-            pictures.append(picture)
-    return _with_distinct_names(pictures), problems
+    _, masks = split_masks(PurePosixPath(picture.name) for picture in pictures)
+    kept = [picture for picture in pictures if PurePosixPath(picture.name) not in masks]
+    if len(kept) > MAX_UPLOADS:
+        problems.append(f"{len(kept)} images: the first {MAX_UPLOADS} are shown; score the others with kdad score")
+    return _with_distinct_names(kept[:MAX_UPLOADS]), [*set_aside(masks, "scored"), *problems]
+
+
+def _alone(file, max_value: int) -> Picture:
+    """The picture of an uploaded file."""
+    if file.size > MAX_UPLOAD_MB * 2**20:
+        raise UserError(f"{file.name}: larger than {MAX_UPLOAD_MB} MB; reduce its size")
+    return Picture(file.name, f"{file.file_id} {max_value}", partial(_decode, file.file_id, file.name, max_value, file))
+
+
+def _in_zip(file, max_value: int) -> list[Picture]:
+    """The pictures in an uploaded zip file, named by their paths below the folder that they share."""
+    from kdad.data.archives import image_names
+
+    names = image_names(file, MAX_UPLOAD_MB * 2**20)
+    return [
+        Picture(short, f"{file.file_id} {name} {max_value}", partial(_decode, file.file_id, name, max_value, file))
+        for name, short in zip(names, _below_common_folder(map(PurePosixPath, names)), strict=True)
+    ]
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def _decode(file_id: str, _file, max_value: int) -> Picture:
+def _decode(file_id: str, name: str, max_value: int, _file) -> np.ndarray:
+    from kdad.data.archives import member
     from kdad.data.decoding import read_image
 
-    return Picture(_file.name, read_image(_file, _file.name, max_value).permute(1, 2, 0).contiguous().numpy())
+    content = member(_file, name) if _file.name.lower().endswith(ZIP) else _file
+    return read_image(content, name, max_value).permute(1, 2, 0).contiguous().numpy()
 
 
 def _with_distinct_names(pictures: list[Picture]) -> list[Picture]:
@@ -145,12 +185,13 @@ def gallery(dataset: str, normal_class: str) -> Gallery:
         return Gallery(source.classes, labels, lambda indices: (source.images("test", indices), None))
     if task.test is None:
         raise UserError(f"{dataset} lacks normal or anomalous test images: put them in test/good and test/<kind>")
-    files = _names(task.test.images.files) if isinstance(task.test.images, ImageFiles) else ()
+    files = _below_common_folder(task.test.images.files) if isinstance(task.test.images, ImageFiles) else ()
     return Gallery(task.kinds, task.test.labels.numpy(), lambda indices: _chosen(task.test, indices.tolist()), files)
 
 
-def _names(files: list[Path]) -> tuple[str, ...]:
+def _below_common_folder(files: Iterable[PurePath]) -> tuple[str, ...]:
     """Paths of files below the folder that they share."""
+    files = tuple(files)
     common = os.path.commonpath([file.parent for file in files])
     return tuple(file.relative_to(common).as_posix() for file in files)
 
@@ -170,7 +211,7 @@ def gallery_page(dataset: str, normal_class: str, kind: str, page: int, per_page
     truth = "normal" if kind in (normal_class, "good") else "anomaly"
     images, masks = shown.fetch(torch.from_numpy(indices))
     return [
-        Picture(shown.name(index), _channels_last(image.numpy()), truth, None if masks is None else masks[i])
+        Picture.of(shown.name(index), _channels_last(image.numpy()), truth, None if masks is None else masks[i])
         for i, (index, image) in enumerate(zip(indices, images, strict=True))
     ]
 

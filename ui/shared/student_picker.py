@@ -5,25 +5,35 @@ import streamlit as st
 from ui.shared.student_index import Student, comparable, find, root, train_command
 from ui.shared.words import auroc, overlap_badge, plain
 
+MAX_COMPARED = 2
+
 
 def choose_students() -> list[Student]:
-    """Choose one student, and optionally a second one for comparison; ends the page if there is none."""
+    """Choose one student, and up to two others to compare it with; ends the page if there is none."""
     students = students_or_stop()
+    if wanted := st.session_state.pop("switch-to", None):
+        st.session_state["student"] = wanted
     check_link("student", students)
     check_link("compare", students)
     keys = list(students)
     left, right = st.columns(2)
     first = left.selectbox("Student", keys, index=_favourite(students), key="student", bind="query-params")
     others = [student.key for student in comparable(students[first], students)]
-    second = right.selectbox(
-        "Compare with", others, index=None, key="compare", bind="query-params", placeholder="a second student…",
-        disabled=not others,
+    compared = right.multiselect(
+        "Compare with", others, key="compare", bind="query-params", placeholder="one or two others…",
+        max_selections=MAX_COMPARED, disabled=not others,
     )  # fmt: skip
-    for column, key in ((left, first), (right, second)):
-        if key:
-            with column:
-                provenance(students[key])
-    return [students[key] for key in (first, second) if key]
+    with left:
+        provenance(students[first])
+    with right:
+        for key in compared:
+            provenance(students[key])
+    return [students[key] for key in (first, *compared)]
+
+
+def switch_to(key: str) -> None:
+    """Choose another student in the next run of the page."""
+    st.session_state["switch-to"] = key
 
 
 def students_or_stop() -> dict[str, Student]:

@@ -52,7 +52,7 @@ def test_only_what_is_small_is_computed_by_one_thread(root, monkeypatch, two_thr
         return predict(*given, **options)
 
     monkeypatch.setattr(Detector, "predict", watched)
-    cached().predict(Picture("noise", np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)))
+    cached().predict(Picture.of("noise", np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)))
     assert seen == [threads]
 
 

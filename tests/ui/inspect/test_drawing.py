@@ -22,12 +22,12 @@ def spot():
 
 @pytest.mark.parametrize(("found", "lined"), [(2.0, True), (9.0, False), (np.inf, False)])
 def test_what_lies_above_nearly_all_normal_patches_is_outlined(spot, found, lined):
-    drawn = outlined(PIXELS, Drawn(spot, "σ above normal", 0, 1, found=found), Picture("a", PIXELS))
+    drawn = outlined(PIXELS, Drawn(spot, "σ above normal", 0, 1, found=found), Picture.of("a", PIXELS))
     assert (drawn == FOUND).all(2).any() == lined
 
 
 def test_where_a_defect_truly_is_is_outlined_too(spot):
-    drawn = outlined(PIXELS, Drawn(spot, "", 0, 1), Picture("a", PIXELS, "defect", spot > 0))
+    drawn = outlined(PIXELS, Drawn(spot, "", 0, 1), Picture.of("a", PIXELS, "defect", spot > 0))
     assert (drawn == TRUE).all(2).any()
 
 

@@ -28,7 +28,7 @@ def cached(students_root, vgg_teacher, monkeypatch):
 @pytest.fixture
 def picture():
     pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    return Picture("a $name_ that is no formula$", pixels)
+    return Picture.of("a $name_ that is no formula$", pixels)
 
 
 @pytest.mark.parametrize("kind", list(FORMATS))

@@ -9,7 +9,7 @@ from PIL import Image
 from kdad.data import patterns
 from kdad.data.images import SUFFIXES
 from ui.shared import pictures
-from ui.shared.pictures import DISPLAY_SIDE, TYPES, Picture, card, display_size, read_uploads, samples, to_display
+from ui.shared.pictures import DISPLAY_SIDE, TYPES, Picture, card, display_size, samples, to_display, uploaded
 
 
 def test_samples_hold_normals_every_defect_and_other_textures():
@@ -60,9 +60,9 @@ def test_a_card_is_square_and_transparent_around_the_picture():
 
 def test_a_digest_tells_content_and_shape_apart():
     pixels = np.zeros((2, 6, 3), np.uint8)
-    assert Picture("a", pixels).digest == Picture("b", pixels.copy()).digest
-    assert Picture("a", pixels).digest != Picture("a", pixels.reshape(6, 2, 3)).digest
-    assert Picture("a", pixels).digest != Picture("a", pixels + 1).digest
+    assert Picture.of("a", pixels).digest == Picture.of("b", pixels.copy()).digest
+    assert Picture.of("a", pixels).digest != Picture.of("a", pixels.reshape(6, 2, 3)).digest
+    assert Picture.of("a", pixels).digest != Picture.of("a", pixels + 1).digest
 
 
 def test_the_gallery_shows_exactly_the_test_part():
@@ -88,6 +88,6 @@ class Upload(io.BytesIO):
 
 
 def test_uploaded_masks_are_told_and_not_scored():
-    found, problems = read_uploads([Upload("a.png"), Upload("a_mask.png"), Upload("b_mask.png")], 0)
+    found, problems = uploaded([Upload("a.png"), Upload("a_mask.png"), Upload("b_mask.png")], 0)
     assert [picture.name for picture in found] == ["a.png", "b_mask.png"]
     assert problems == ["1 mask beside images, such as a_mask.png, was not scored"]
