@@ -6,6 +6,7 @@ Of its maps, whitened principal components are kept, in half precision.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -26,6 +27,7 @@ from kdad.data.sources import Source
 from kdad.devices import full_float32
 from kdad.errors import UserError
 from kdad.files import sha256_of, write_bytes, write_json
+from kdad.locks import exclusive_lock
 from kdad.networks.teachers.loading import Teacher
 from kdad.networks.teachers.registry import teacher_slug
 from kdad.networks.teachers.timm_backbones import FINAL, TimmFeatures
@@ -150,7 +152,7 @@ def guide_features(guide: Guide, source: Source, order: Tensor) -> GuideFeatures
     The components are fitted on the first pictures of `order`. What is interrupted goes on where it was.
 
     Raises:
-        UserError: there is no room for the file, or its folder cannot be written.
+        UserError: there is no room for the file, its folder cannot be written, or another run fills it.
     """
     settings = {
         **guide.settings,
@@ -162,36 +164,39 @@ def guide_features(guide: Guide, source: Source, order: Tensor) -> GuideFeatures
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     folder = cache_folder() / "guides" / f"{source.name}-{teacher_slug(guide.teacher.name)}-{digest[:12]}"
-    record = _read_record(folder)
-    if record.get("sha256") is None or not _is_whole(folder, record):
-        _compute(folder, settings, guide, source, order)
+    if not _is_whole(folder):
+        try:
+            with exclusive_lock(folder / "lock", f"{folder} is being filled by another run: wait for it"):
+                _compute(folder, settings, guide, source, order)
+        except OSError as error:
+            raise UserError(f"{folder}: {error.strerror}; set KDAD_CACHE to a folder that can be written") from None
     return GuideFeatures(np.load(folder / ROWS, mmap_mode="r"), guide.widths)
 
 
 def _compute(folder: Path, settings: dict[str, Any], guide: Guide, source: Source, order: Tensor) -> None:
     """Fill the file of rows under a temporary name, chunk by chunk, and give it its name and hash at the end."""
-    unfinished = folder / f"{ROWS}.part"
-    done = int(_read_record(folder).get("rows", 0)) if unfinished.is_file() else 0
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not done:
-            _fit(folder, guide, source, order)
-        whitenings = _whitenings(folder)
-        width = sum(_sizes(guide.widths)) + guide.classes
-        if not done:
-            _announce(folder, 2 * width * len(order), len(order))
-        rows = open_memmap(unfinished, "r+" if done else "w+", np.float16, (len(order), width))
-        with running(lambda: [Stage(FEATURES, len(order) - done, 1)]):
-            for start in range(done, len(order), CHUNK):
-                chunk = order[start : start + CHUNK]
-                rows[start : start + len(chunk)] = _rows(guide, whitenings, source, chunk)
-                rows.flush()
-                write_json(folder / RECORD, {**settings, "rows": start + len(chunk)})
-        sha256 = sha256_of([unfinished])
-        unfinished.replace(folder / ROWS)
-        write_json(folder / RECORD, {**settings, "rows": len(order), "sha256": sha256})
-    except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}; set KDAD_CACHE to a folder that can be written") from None
+    unfinished, shape = folder / f"{ROWS}.part", (len(order), sum(_sizes(guide.widths)) + guide.classes)
+    done = _rows_done(folder, unfinished, shape)
+    if not done:
+        _announce(folder, shape)
+        _fit(folder, guide, source, order)
+    whitenings = _whitenings(folder)
+    rows = open_memmap(unfinished, "r+" if done else "w+", np.float16, shape)
+    with running(lambda: [Stage(FEATURES, len(order) - done, 1)]):
+        for start in range(done, len(order), CHUNK):
+            chunk = order[start : start + CHUNK]
+            rows[start : start + len(chunk)] = _rows(guide, whitenings, source, chunk)
+            rows.flush()
+            write_json(folder / RECORD, {**settings, "rows": start + len(chunk)})
+    write_json(folder / RECORD, {**settings, "rows": len(order), "sha256": sha256_of([unfinished])})
+    unfinished.replace(folder / ROWS)
+
+
+def _rows_done(folder: Path, unfinished: Path, shape: tuple[int, int]) -> int:
+    """How many rows an interrupted run has left; 0 if its files are not those of one."""
+    if not ((folder / BASIS).is_file() and unfinished.is_file() and unfinished.stat().st_size > 2 * math.prod(shape)):
+        return 0
+    return int(_read_record(folder).get("rows", 0))
 
 
 def _rows(guide: Guide, whitenings: Sequence[Whitening], source: Source, chunk: Tensor) -> np.ndarray[Any, Any]:
@@ -224,14 +229,15 @@ def _whitenings(folder: Path) -> list[Whitening]:
     return [Whitening(tensors[f"{layer}.mean"], tensors[f"{layer}.axes"]) for layer in range(len(GRIDS))]
 
 
-def _announce(folder: Path, size: int, pictures: int) -> None:
+def _announce(folder: Path, shape: tuple[int, int]) -> None:
     """Say what will be written, before it is; refuse what does not fit."""
-    if size > (free := shutil.disk_usage(folder).free):
+    size, free = 2 * math.prod(shape), shutil.disk_usage(folder).free
+    if size > free:
         raise UserError(
             f"{folder}: no room for {size / 1e9:.1f} GB of guide features ({free / 1e9:.1f} GB free); "
             "set KDAD_CACHE to a folder on a larger disk"
         )
-    tqdm.write(f"guide features of {pictures} pictures: {size / 1e9:.2f} GB in {folder}", file=sys.stderr)
+    tqdm.write(f"guide features of {shape[0]} pictures: {size / 1e9:.2f} GB in {folder}", file=sys.stderr)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -243,5 +249,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _is_whole(folder: Path, record: dict[str, Any]) -> bool:
-    return (folder / ROWS).is_file() and sha256_of([folder / ROWS]) == record["sha256"]
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder holds all rows, unchanged since they were written."""
+    file, sha256 = folder / ROWS, _read_record(folder).get("sha256")
+    return sha256 is not None and file.is_file() and sha256_of([file]) == sha256

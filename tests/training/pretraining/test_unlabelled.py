@@ -199,6 +199,25 @@ def test_a_guide_needs_a_classifier_and_room(tmp_path, monkeypatch, guide, sourc
         seen(guide, source)
 
 
+def test_what_is_left_of_another_file_is_no_beginning(tmp_path, guide, source):
+    first = np.array(seen(guide, source).rows)
+    folder = only_folder(tmp_path)
+    (folder / "features.npy").replace(folder / "features.npy.part")
+    (folder / "components.safetensors").unlink()
+    assert np.array_equal(seen(guide, source).rows, first)
+
+
+def test_two_runs_do_not_fill_one_file(tmp_path, monkeypatch, guide, source):
+    def meanwhile(*_):
+        with pytest.raises(UserError, match="is being filled by another run"):
+            seen(guide, source)
+        raise Crash
+
+    monkeypatch.setattr(guide_features, "_compute", meanwhile)
+    with pytest.raises(Crash):
+        seen(guide, source)
+
+
 def test_a_cache_that_cannot_be_written_is_a_mistake(tmp_path, monkeypatch, guide, source):
     (tmp_path / "file").write_text("mine")
     monkeypatch.setenv("KDAD_CACHE", str(tmp_path / "file"))
