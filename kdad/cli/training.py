@@ -206,7 +206,7 @@ def _completing(engine: str) -> "Complete":
 def pretrain(args: argparse.Namespace) -> None:
     """Train a compact teacher."""
     load = Load()
-    from kdad.networks.teachers.cards import figures
+    from kdad.networks.teachers.cards import without_labels
     from kdad.training.pretraining.pretrain import train_teacher
 
     choose_threads(args.threads, load)
@@ -215,4 +215,6 @@ def pretrain(args: argparse.Namespace) -> None:
         epochs=args.epochs, batch_size=args.batch_size, image_sizes=args.image_sizes, seed=args.seed,
         device=args.device, overwrite=args.overwrite,
     )  # fmt: skip
-    print(f"{args.backbone} on {args.dataset}: {figures(card)}\nteacher folder: {args.out}")
+    kind = "agreement" if without_labels(card) else "accuracy"
+    figures = ", ".join(f"{split} {kind} {value:.4f}" for split, value in card[kind].items())
+    print(f"{args.backbone} on {args.dataset}: {figures}\nteacher folder: {args.out}")

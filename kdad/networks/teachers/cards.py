@@ -9,10 +9,10 @@ def teacher_card(card: dict[str, Any]) -> str:
 
 A compact `{card["backbone"]}` teacher for 32 px images, trained by `kdad pretrain`.
 
-- Data: {data(card)}. Never seen: {card["held_out"]}.
+- Data: {_data(card)}. Never seen: {card["held_out"]}.
 - Trained {origin(card)}.
 - Recipe: {", ".join(f"{name} {value}" for name, value in card["recipe"].items())}; seed {card["seed"]}.
-- {figures(card)}.
+- {_figures(card)}.
 - {card["seconds"]} s on {card["hardware"]}.
 - Licence: {card["licence"]}; the weights inherit that.
 """
@@ -23,7 +23,7 @@ def without_labels(card: dict[str, Any]) -> bool:
     return "agreement" in card
 
 
-def data(card: dict[str, Any]) -> str:
+def _data(card: dict[str, Any]) -> str:
     """Images and labels that a teacher learned from; from its teacher.json."""
     if without_labels(card):
         learned = ", ".join(card["trained_on"])
@@ -31,7 +31,7 @@ def data(card: dict[str, Any]) -> str:
     return f"{', '.join(card['trained_on'])}, with labels ({len(card['classes'])} classes)"
 
 
-def figures(card: dict[str, Any]) -> str:
+def _figures(card: dict[str, Any]) -> str:
     """How well a teacher does what it learned; from its teacher.json."""
     named = card["agreement"] if without_labels(card) else card["accuracy"]
     shown = ", ".join(f"{split} {100 * value:.2f} %" for split, value in named.items())

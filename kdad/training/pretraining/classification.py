@@ -74,8 +74,8 @@ class Classification(pl.LightningModule):
             averaging = get_ema_multi_avg_fn(recipe.average)
             self.averaged = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
 
-    def prepare(self) -> None:
-        """Do what takes long and comes before the first epoch; nothing here."""
+    def prepare(self, device: str) -> None:
+        """Do what takes long and comes before the first epoch, on a device; nothing here."""
 
     def train_dataloader(self) -> loop.Loader:
         dataset = TensorDataset(torch.arange(len(self.kept)), self.source.labels("train")[self.kept])

@@ -101,18 +101,19 @@ class Guide:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> GuideView:
-        """See uint8 images (B, 3, H, W), in float32."""
-        pixels = self.teacher.preprocessing(images).contiguous(memory_format=torch.channels_last)
+        """See uint8 images (B, 3, H, W), in float32; what is seen is in main memory."""
+        pixels = self.teacher.preprocessing(images.to(next(self.model.parameters()).device))
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
         with full_float32(pixels.device):
             final, (fine,) = self.model.forward_intermediates(pixels, indices=[self.fine], output_fmt="NCHW")
             coarse = tokens(final)
             if self.network.projection is not None:
                 coarse = coarse @ self.network.projection
             maps = [
-                resized(patches, grid, side)
+                resized(patches, grid, side).cpu()
                 for patches, grid, side in zip((tokens(fine), coarse), self.teacher.grids[-2:], GRIDS, strict=True)
             ]
-            return GuideView(maps, self.model.forward_head(final))
+            return GuideView(maps, self.model.forward_head(final).cpu())
 
 
 def resized(patches: Tensor, grid: tuple[int, int], side: int) -> Tensor:

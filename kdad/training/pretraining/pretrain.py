@@ -167,7 +167,7 @@ def train_teacher(
     labels = set() if _unlabelled(distil_from) else {dataset}
     trained_on = sorted({*labels, *_heritage(start_from), *_heritage(distil_from)})
     _claim(out, {**settings, "dataset": dataset}, overwrite)
-    module.prepare()
+    module.prepare(device)
     loop.fit(module, out, epochs=recipe.epochs, seed=seed, device=device)
     card = _card(module, out, settings, trained_on, device)
     write_json(out / CARD_FILE, card)

@@ -40,8 +40,9 @@ class UnlabelledDistillation(Classification):
         widths = zip(own, guide.widths, strict=True)
         self.readers = nn.ModuleList(nn.Linear(layer.shape[2], width) for layer, width in widths)
 
-    def prepare(self) -> None:
-        """Look at every picture through the guide, or read what it saw."""
+    def prepare(self, device: str) -> None:
+        """Look at every picture through the guide, on a device, or read what it saw."""
+        self.guide.teacher.to(device)
         self.features = guide_features(self.guide, self.source, torch.cat([self.kept, self.held_out]))
 
     def train_dataloader(self) -> loop.Loader:
