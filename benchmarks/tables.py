@@ -10,7 +10,7 @@ from kdad.errors import UserError
 from kdad.evaluation import results_file
 from kdad.evaluation.results_file import AUROCS, DATASET, FAMILIES, LABELS_SEEN, SQUARE, Line, load_results
 from kdad.files import write_text
-from kdad.networks.teachers.cards import origin
+from kdad.networks.teachers.cards import origin, without_labels
 from kdad.networks.teachers.registry import CARD_FILE, LITE0, WEIGHTS_FOLDER, shipped
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -406,10 +406,14 @@ def teachers(folder: Path) -> str:
     rows = [["teacher", *heads]]
     for name in shipped():
         card = _read(folder / name / CARD_FILE)
-        recipe, accuracy = card["recipe"], _percents(card["accuracy"], ("validation", "test"))
+        recipe, accuracy = card["recipe"], ["–", "–"]  # of those that learned no labels
+        if not without_labels(card):
+            accuracy = _percents(card["accuracy"], ("validation", "test"))
         cost = f"{card['seconds'] / 60:.0f} ({card['hardware']})"
-        data = f"{', '.join(card['trained_on'])}, {len(card['classes'])} classes, {origin(card)}"
-        rows.append([f"`{name}`", *accuracy, str(recipe["epochs"]), cost, data])
+        learned = f"{', '.join(card['trained_on'])}, {len(card['classes'])} classes"
+        if without_labels(card):
+            learned = f"{card['images']}, no labels"
+        rows.append([f"`{name}`", *accuracy, str(recipe["epochs"]), cost, f"{learned}, {origin(card)}"])
     words = "Per cent, without test-time augmentation; the test part was read once; epochs and minutes of the last run."
     return f"{_table(rows)}\n\n{words}"
 

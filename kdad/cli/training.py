@@ -66,13 +66,17 @@ def add_commands(command: "Command") -> None:
     )
     sub.add_argument("--json", action="store_true")
 
-    sub = command("pretrain", pretrain, "train a compact teacher on labelled images")
+    sub = command("pretrain", pretrain, "train a compact teacher on labelled images, or on what another sees in them")
     sub.add_argument("--backbone", required=True, choices=["vgg", "vit"])
     sub.add_argument("--dataset", required=True, choices=["cifar10", "tiny-imagenet-32", "patterns"])
     sub.add_argument(
         "--from", dest="start_from", metavar="TEACHER", help="tune this teacher's weights (a recipe of its own)"
     )
-    sub.add_argument("--distil-from", metavar="TEACHER", help="also copy this teacher's last two feature maps")
+    guides = (
+        "a compact teacher whose last two maps to copy beside the labels; or lite0-imagenet or timm:NAME, whose maps "
+    )
+    guides += "and soft answers are learned instead of the labels"
+    sub.add_argument("--distil-from", metavar="TEACHER", help=guides)
     sub.add_argument("--out", required=True)
     sub.add_argument("--epochs", type=positive)
     sub.add_argument("--batch-size", type=positive)
@@ -223,6 +227,7 @@ def _completing(engine: str) -> "Complete":
 def pretrain(args: argparse.Namespace) -> None:
     """Train a compact teacher."""
     load = Load()
+    from kdad.networks.teachers.cards import without_labels
     from kdad.training.pretraining.pretrain import train_teacher
 
     choose_threads(args.threads, load)
@@ -231,5 +236,6 @@ def pretrain(args: argparse.Namespace) -> None:
         epochs=args.epochs, batch_size=args.batch_size, image_sizes=args.image_sizes, seed=args.seed,
         device=args.device, overwrite=args.overwrite,
     )  # fmt: skip
-    accuracies = ", ".join(f"{split} accuracy {value:.4f}" for split, value in card["accuracy"].items())
-    print(f"{args.backbone} on {args.dataset}: {accuracies}\nteacher folder: {args.out}")
+    kind = "agreement" if without_labels(card) else "accuracy"
+    figures = ", ".join(f"{split} {kind} {value:.4f}" for split, value in card[kind].items())
+    print(f"{args.backbone} on {args.dataset}: {figures}\nteacher folder: {args.out}")

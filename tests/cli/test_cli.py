@@ -316,7 +316,14 @@ def test_sweep_merges_its_figures_into_a_results_file(tmp_path, monkeypatch, cap
     assert entries["patterns/tiny-vgg"] == printed
 
 
-def test_pretrain_prints_accuracies_and_leaves_a_teacher(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("options", "figures"),
+    [
+        ([], r"validation accuracy 0\.\d{4}, test accuracy 0\.\d{4}"),
+        (["--distil-from", "lite0-imagenet"], r"validation agreement [01]\.\d{4}"),
+    ],
+)
+def test_pretrain_prints_figures_and_leaves_a_teacher(tmp_path, monkeypatch, capsys, options, figures):
     from kdad.data import sources
     from kdad.training.pretraining import pretrain
 
@@ -327,10 +334,11 @@ def test_pretrain_prints_accuracies_and_leaves_a_teacher(tmp_path, monkeypatch, 
             return torch.zeros(len(indices), 3, 32, 32, dtype=torch.uint8)
 
     monkeypatch.setattr(pretrain, "load_source", lambda _: Few())
-    request = ["pretrain", "--backbone", "vgg", "--dataset", "patterns", "--epochs", "1", "--device", "cpu"]
+    monkeypatch.setenv("KDAD_CACHE", str(tmp_path / "cache"))
+    request = ["pretrain", "--backbone", "vgg", "--dataset", "patterns", "--epochs", "1", "--device", "cpu", *options]
     assert main([*request, "--out", str(tmp_path / "teacher")]) == 0
     said = capsys.readouterr().out
-    assert re.match(r"vgg on patterns: validation accuracy 0\.\d{4}, test accuracy 0\.\d{4}\n", said)
+    assert re.match(rf"vgg on patterns: {figures}\n", said)
     assert (tmp_path / "teacher" / "model.safetensors").is_file()
 
 

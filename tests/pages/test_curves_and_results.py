@@ -223,7 +223,7 @@ def test_baselines_are_in_the_table_and_not_in_the_chart(results, entry, tmp_pat
 def test_another_data_set_has_its_own_table(results, entry, tmp_path):
     merge_entry(tmp_path / "results.json", entry(dataset="mnist"))
     at = choose(results("All classes"), "selectbox", "Data set", "mnist")
-    assert at.dataframe[0].value["system"].tolist() == ["vgg-cifar10"]
+    assert at.dataframe[0].value["system"].tolist() == ["vgg-cifar10", "VGG-16, published", "Deep SVDD, published"]
     assert "Every class of mnist" in texts(at)
 
 

@@ -74,6 +74,9 @@ class Classification(pl.LightningModule):
             averaging = get_ema_multi_avg_fn(recipe.average)
             self.averaged = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
 
+    def prepare(self, device: str) -> None:
+        """Do what takes long and comes before the first epoch, on a device; nothing here."""
+
     def train_dataloader(self) -> loop.Loader:
         dataset = TensorDataset(torch.arange(len(self.kept)), self.source.labels("train")[self.kept])
         return loop.shuffled(dataset, self.recipe.batch_size, self.seed)
@@ -90,8 +93,8 @@ class Classification(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         # Alternating flip: every second epoch shows the mirror image of the epoch before.
-        mirrored = self.coin ^ bool(self.current_epoch % 2)
-        images = torch.where(mirrored[:, None, None, None], self.images.flip(-1), self.images)
+        self.mirrored = self.coin ^ bool(self.current_epoch % 2)
+        images = torch.where(self.mirrored[:, None, None, None], self.images.flip(-1), self.images)
         self.shown = random_augment(images, self.recipe)
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
@@ -107,6 +110,12 @@ class Classification(pl.LightningModule):
     def _image_size(self) -> int:
         image_sizes = self.recipe.image_sizes
         return image_sizes[self.current_epoch * len(image_sizes) // self.recipe.epochs]
+
+    def _squares(self, n: int, device: torch.device) -> Tensor:
+        """The squares of n images to show in this epoch, (n, k): a random choice for each image, or all."""
+        if self.current_epoch >= self.recipe.all_squares_from * self.recipe.epochs:
+            return SQUARES.to(device).expand(n, -1)
+        return torch.rand(n, len(SQUARES), device=device).argsort(1)[:, : self.recipe.squares]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.averaged is not None:
@@ -221,12 +230,6 @@ class GuidedClassification(Classification):
         read = [reader(own) for reader, own in zip(self.readers, maps, strict=True)]
         copied = distillation_loss(layer_errors(read, in_squares(self.guide(pixels), squares)), mse_weight=0.0)
         return cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) + copied
-
-    def _squares(self, n: int, device: torch.device) -> Tensor:
-        """The squares of n images to show in this epoch, (n, k): a random choice for each image, or all."""
-        if self.current_epoch >= self.recipe.all_squares_from * self.recipe.epochs:
-            return SQUARES.to(device).expand(n, -1)
-        return torch.rand(n, len(SQUARES), device=device).argsort(1)[:, : self.recipe.squares]
 
 
 class LastMaps(FeatureNetwork):

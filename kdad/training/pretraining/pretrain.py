@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,14 @@ from kdad.networks.features import CompactClassifier
 from kdad.networks.recipes import with_overrides
 from kdad.networks.teachers.cards import teacher_card
 from kdad.networks.teachers.loading import load_teacher, teacher_folder
-from kdad.networks.teachers.registry import CARD_FILE, TEACHERS, WEIGHTS_FILE, WEIGHTS_FOLDER
+from kdad.networks.teachers.registry import (
+    CARD_FILE,
+    TEACHERS,
+    WEIGHTS_FILE,
+    WEIGHTS_FOLDER,
+    adjustable,
+    default_image_size,
+)
 from kdad.networks.vgg import CompactVGG
 from kdad.storage.history import read_history
 from kdad.storage.student_folder import round_to_half
@@ -33,10 +40,13 @@ from kdad.training.pretraining.classification import (
     GuidedClassification,
     PretrainRecipe,
 )
+from kdad.training.pretraining.guide_features import Guide
+from kdad.training.pretraining.unlabelled import UnlabelledDistillation
 
 LICENCE = {
     "cifar10": "CIFAR-10 (Krizhevsky 2009) is free for research",
     "tiny-imagenet-32": "Tiny-ImageNet, from ImageNet, is free for non-commercial research",
+    "imagenet-1k": "ImageNet is free for non-commercial research",
     "patterns": "the procedural data set is part of kdad (MIT)",
 }
 SETTINGS = "unfinished.json"
@@ -54,6 +64,7 @@ class Backbone:
     recipe: PretrainRecipe
     tuned: PretrainRecipe  # from another teacher's weights
     guided: PretrainRecipe  # with an older teacher to copy
+    unlabelled: PretrainRecipe  # with nothing but a guide to copy
 
 
 @torch.no_grad()
@@ -93,12 +104,17 @@ VIT = PretrainRecipe(
     average=0.9995,
 )
 GUIDED_VIT = PretrainRecipe(12, 128, "adamw", 1e-3, 0.05, warm_up=0.1, shift=0, squares=6, all_squares_from=0.9)
+UNLABELLED_VGG = replace(VGG, epochs=16, shift=0)
+UNLABELLED_VIT = replace(GUIDED_VIT, epochs=14)
 BACKBONES = {
-    "vgg": Backbone(lambda classes, _: CompactVGG(classes), whiten_and_pass_through, VGG, TUNED_VGG, VGG),
-    "vit": Backbone(
-        lambda classes, recipe: CompactViT(classes, recipe.drop_path), _keep_initialisation, VIT, VIT, GUIDED_VIT
+    "vgg": Backbone(
+        lambda classes, _: CompactVGG(classes), whiten_and_pass_through, VGG, TUNED_VGG, VGG, UNLABELLED_VGG
     ),
-}
+    "vit": Backbone(
+        lambda classes, recipe: CompactViT(classes, recipe.drop_path), _keep_initialisation, VIT, VIT, GUIDED_VIT,
+        UNLABELLED_VIT,
+    ),
+}  # fmt: skip
 
 
 def train_teacher(
@@ -117,11 +133,13 @@ def train_teacher(
 ) -> dict[str, Any]:
     """Train a compact teacher into the folder `out`; returns its card. Interrupted runs continue.
 
-    The recipe is the backbone's `guided` with `distil_from`, else its `tuned` with `start_from`, else its plain one.
+    The recipe is the backbone's `guided` (or `unlabelled`) with `distil_from`, else its `tuned` with `start_from`, else
+    its plain one.
 
     Args:
         start_from: a teacher of the same backbone whose weights to tune; its head is kept if it fits.
-        distil_from: a teacher whose features the new one copies beside learning the labels.
+        distil_from: a compact teacher whose features the new one copies beside learning the labels, or a CNN of timm,
+            such as `lite0-imagenet`, whose features and soft answers it learns instead of any label.
         image_sizes: of the square training images, in pixels, each for an equal share of the epochs.
 
     Raises:
@@ -132,7 +150,7 @@ def train_teacher(
     _check_out(out, start_from, distil_from)
     chosen = BACKBONES[one_of("backbone", backbone, BACKBONES)]
     source = load_source(one_of("data set", dataset, PREPROCESSING))
-    preset = chosen.guided if distil_from else chosen.tuned if start_from else chosen.recipe
+    preset = _preset(chosen, start_from, distil_from)
     recipe = with_overrides(
         preset, epochs=epochs, batch_size=batch_size, image_sizes=_image_sizes(image_sizes, backbone)
     )
@@ -144,12 +162,12 @@ def train_teacher(
         "distil_from": distil_from,
         "seed": seed,
     }
-    torch.manual_seed(seed)
-    model = chosen.build(len(source.classes), recipe)
-    module = _lesson(model, source, recipe, seed, distil_from)
+    module = _lesson(chosen, source, recipe, seed, distil_from)
     _start(module, chosen, start_from)
-    trained_on = sorted({dataset, *_heritage(start_from), *_heritage(distil_from)})
+    labels = set() if _unlabelled(distil_from) else {dataset}
+    trained_on = sorted({*labels, *_heritage(start_from), *_heritage(distil_from)})
     _claim(out, {**settings, "dataset": dataset}, overwrite)
+    module.prepare(device)
     loop.fit(module, out, epochs=recipe.epochs, seed=seed, device=device)
     card = _card(module, out, settings, trained_on, device)
     write_json(out / CARD_FILE, card)
@@ -163,20 +181,36 @@ def train_teacher(
 def _card(
     module: Classification, out: Path, settings: dict[str, Any], trained_on: list[str], device: str
 ) -> dict[str, Any]:
-    """The card of a finished teacher, with its accuracy; reads the test part."""
-    source = module.source
+    """The card of a finished teacher, with its accuracy, which takes the test part, or its agreement with its guide."""
+    source, unlabelled = module.source, isinstance(module, UnlabelledDistillation)
+    if isinstance(module, UnlabelledDistillation):
+        figures = {"agreement": _agreement(module, device)}
+    else:
+        figures = {"accuracy": _accuracies(module, device)}
     return {
         "name": out.name,
         "trained_on": trained_on,
-        "classes": list(source.classes),
+        "images": source.name,
+        "classes": [] if unlabelled else list(source.classes),
         "held_out": "the last 10 % of torch.randperm(n) with seed 42 of the training images",
         "preprocessing": module.preprocessing.as_dict(),
         **settings,
         "seconds": round(sum(row["seconds"] for row in read_history(out) if row["split"] == "train")),
         "hardware": hardware(device),
-        "licence": "; ".join(LICENCE.get(name, f"{name}: see there") for name in trained_on),
-        "accuracy": _accuracies(module, source, device),
+        "licence": "; ".join(LICENCE.get(name, f"{name}: see there") for name in sorted({source.name, *trained_on})),
+        **figures,
     }
+
+
+def _unlabelled(distil_from: str | None) -> bool:
+    """Whether a guide is one that teaches without labels."""
+    return distil_from is not None and adjustable(distil_from)
+
+
+def _preset(chosen: Backbone, start_from: str | None, distil_from: str | None) -> PretrainRecipe:
+    if distil_from is not None:
+        return chosen.unlabelled if _unlabelled(distil_from) else chosen.guided
+    return chosen.tuned if start_from else chosen.recipe
 
 
 def _image_sizes(image_sizes: Sequence[int] | None, backbone: str) -> tuple[int, ...] | None:
@@ -229,11 +263,25 @@ def _obstacle(out: Path, settings: dict[str, Any]) -> str | None:
 
 
 def _lesson(
-    model: CompactClassifier, source: Source, recipe: PretrainRecipe, seed: int, distil_from: str | None
+    chosen: Backbone, source: Source, recipe: PretrainRecipe, seed: int, distil_from: str | None
 ) -> Classification:
+    if distil_from is not None and _unlabelled(distil_from):
+        return _without_labels(chosen, source, recipe, seed, distil_from)
+    torch.manual_seed(seed)
+    model = chosen.build(len(source.classes), recipe)
     if distil_from is None:
         return Classification(model, source, recipe, seed)
     return GuidedClassification(model, source, recipe, seed, load_teacher(distil_from))
+
+
+def _without_labels(
+    chosen: Backbone, source: Source, recipe: PretrainRecipe, seed: int, distil_from: str
+) -> UnlabelledDistillation:
+    if recipe.image_sizes != (IMAGE_SIZE,):
+        raise UserError(f"what {distil_from} sees is copied at {IMAGE_SIZE} pixels; leave out --image-sizes")
+    guide = Guide(load_teacher(distil_from, image_size=default_image_size(distil_from, source.name)))
+    torch.manual_seed(seed)
+    return UnlabelledDistillation(chosen.build(guide.classes, recipe), source, recipe, seed, guide)
 
 
 def _start(module: Classification, chosen: Backbone, start_from: str | None) -> None:
@@ -255,12 +303,27 @@ def _heritage(name: str | None) -> tuple[str, ...]:
 
 
 @torch.inference_mode()
-def _accuracies(module: Classification, source: Source, device: str) -> dict[str, float]:
+def _accuracies(module: Classification, device: str) -> dict[str, float]:
     """Accuracy of the weights as they will be saved, on the held-out images and, once, on the test part."""
-    model = module.kept_model.to(device).eval()
-    round_to_half(model)
+    model, source = _as_saved(module, device), module.source
     parts = {"validation": ("train", module.held_out), "test": ("test", torch.arange(len(source.labels("test"))))}
     return {split: _accuracy(model, module.preprocessing, source, *part, device) for split, part in parts.items()}
+
+
+@torch.inference_mode()
+def _agreement(module: UnlabelledDistillation, device: str) -> dict[str, float]:
+    """Share of held-out images whose likeliest class, by the weights as they will be saved, is the guide's."""
+    model, agreed = _as_saved(module, device), 0
+    for images, rows in module.val_dataloader():
+        likeliest = model(module.preprocessing(images.to(device))).argmax(1).cpu()
+        agreed += int((likeliest == module.features[rows].logits.argmax(1)).sum())
+    return {"validation": round(agreed / len(module.held_out), 4)}
+
+
+def _as_saved(module: Classification, device: str) -> CompactClassifier:
+    model = module.kept_model.to(device).eval()
+    round_to_half(model)
+    return model
 
 
 def _accuracy(

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.miniatures import Crash, crash
+from helpers.tiny_source import TinySource, contents, taught
 
 from kdad.data.task import holdout_split
 from kdad.errors import UserError, WorkFailed
@@ -19,35 +20,11 @@ from kdad.training.pretraining.classification import PREPROCESSING, Classificati
 from kdad.training.pretraining.pretrain import train_teacher
 
 
-class TinySource:
-    """Sixty training and twenty test images of noise, every one different; it remembers what it was asked for."""
-
-    name = "patterns"
-    classes = ("even", "odd")
-    counts = {"train": 60, "test": 20}
-
-    def __init__(self):
-        self.asked: list[tuple[str, set[int]]] = []
-
-    def labels(self, part):
-        return torch.arange(self.counts[part]) % 2
-
-    def images(self, part, indices):
-        self.asked.append((part, set(indices.tolist())))
-        generator = torch.Generator().manual_seed(len(part))
-        drawn = torch.randint(0, 256, (self.counts[part], 3, 32, 32), dtype=torch.uint8, generator=generator)
-        return drawn[indices]
-
-
 @pytest.fixture(autouse=True)
 def source(monkeypatch):
     tiny = TinySource()
     monkeypatch.setattr(pretrain, "load_source", lambda _: tiny)
     return tiny
-
-
-def taught(backbone, out, **options):
-    return train_teacher(backbone, "patterns", out, **{"epochs": 1, "device": "cpu", **options})
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +35,6 @@ def taught_vgg(tmp_path_factory):
         patched.setattr(pretrain, "load_source", lambda _: TinySource())
         taught("vgg", out)
     return out
-
-
-def contents(folder) -> dict:
-    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 @pytest.mark.parametrize(("backbone", "grids"), [("vgg", [32, 16, 8, 4]), ("vit", [8, 8, 8, 8])])
