@@ -2,6 +2,8 @@
 
 import streamlit as st
 
+from ui.shared.links import use_link
+from ui.shared.page import TRAIN
 from ui.shared.student_index import Student, find, root, train_command
 from ui.shared.words import auroc, overlap_badge, plain
 
@@ -60,3 +62,6 @@ def provenance(student: Student) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         overlap_badge(student.label_overlap)
         st.caption(known + figures, width="content")
+        st.page_link(
+            TRAIN, label="Use it", icon=":material/terminal:", query_params=use_link(student), width="content"
+        )  # fmt: skip
