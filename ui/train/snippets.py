@@ -29,6 +29,16 @@ def score(student: Student) -> str:
     )
 
 
+def report(student: Student) -> str:
+    """Shell command that writes one HTML file on all images of a folder."""
+    return _kdad("report", str(student.folder.resolve()), PHOTOS, "--output", "report.html")
+
+
+def watch(student: Student) -> str:
+    """Shell command that goes on judging what arrives in a folder."""
+    return _kdad("score", str(student.folder.resolve()), PHOTOS, "--watch", "--csv", "arrived.csv")
+
+
 def serve(student: Student, port: int = PORT) -> str:
     """Shell command that starts a server for other programs, on this machine alone."""
     return _kdad("serve", str(student.folder.resolve()), "--port", str(port))

@@ -40,6 +40,10 @@ def _contents(student: Student) -> None:
     with shell:
         st.markdown("Scores, p-values and verdicts of one image; of a folder, with a table and heatmaps:")
         _code(snippets.score(student))
+        st.markdown("A report to print or to send, as one HTML file:")
+        _code(snippets.report(student))
+        st.markdown("Whatever arrives in a folder, from now on:")
+        _code(snippets.watch(student))
     with http:
         st.markdown("Start a server on this machine (`pip install 'kdad[serve]'`):")
         _code(snippets.serve(student))

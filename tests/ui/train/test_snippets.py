@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def place(tmp_path):
     folder = tmp_path / "elsewhere"
     (folder / snippets.PHOTOS).mkdir(parents=True)
     pixels = TinyTask().test.images[-1].permute(1, 2, 0).numpy()
-    for name in (snippets.PHOTO, f"{snippets.PHOTOS}/a.png"):
+    for name in (snippets.PHOTO, f"{snippets.PHOTOS}/a.jpg"):
         Image.fromarray(pixels).save(folder / name)
     return folder
 
@@ -76,25 +77,45 @@ def test_score_as_printed(student, place, expected):
     assert f"{expected[0]:9.6f}  p {expected[1]:.4f}" in said
     (row,) = csv.DictReader((place / "scores.csv").read_text().splitlines())
     (heatmap,) = (place / "heatmaps").iterdir()
-    assert row["image"] == "photos/a.png"
+    assert row["image"] == "photos/a.jpg"
     assert row["heatmap"] == f"heatmaps/{heatmap.name}"
+
+
+@pytest.mark.slow
+def test_report_as_printed(student, place, expected):
+    shell(snippets.report(student), place)
+    assert f"p {expected[1]:.4f}" in (place / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_watch_as_printed(student, place, expected):
+    with running(snippets.watch(student), place):
+        eventually(lambda: (place / "arrived.csv").exists(), seconds=120)
+    (row,) = csv.DictReader((place / "arrived.csv").read_text().splitlines())
+    assert float(row["score"]) == pytest.approx(expected[0], abs=1e-4)
+
+
+@contextmanager
+def running(code: str, place: Path):
+    """A command that goes on until the end of the block; yields its process."""
+    process = subprocess.Popen(["bash", "-c", code], cwd=place, env=environment(), start_new_session=True)
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
 
 
 @pytest.mark.slow
 def test_serve_and_its_requests_as_printed(student, place, expected):
     pytest.importorskip("uvicorn")
     port = free_port()
-    command = ["bash", "-c", snippets.serve(student, port)]
-    server = subprocess.Popen(command, cwd=place, env=environment(), start_new_session=True, text=True)
-    try:
+    with running(snippets.serve(student, port), place) as server:
         eventually(lambda: server.poll() is not None or answers(port), seconds=120)
         said = shell(snippets.requests(student, port), place)
         assert float(re.search(r'"score":([-\d.e]+)', said)[1]) == pytest.approx(expected[0], abs=1e-4)
         with Image.open(place / "heatmap.png") as heatmap:
             assert (heatmap.format, heatmap.size) == ("PNG", (32, 32))
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
 
 
 def answers(port: int) -> bool:
