@@ -49,15 +49,15 @@ def samples(texture: str, draw: int) -> list[Picture]:
     """Built-in samples: normals of one texture, each kind of defect on it, and two other textures."""
     seed = SAMPLE_SEED + draw
     pictures = [
-        Picture(f"normal {i + 1}", _channels_last(image), "normal")
+        Picture(f"normal {i + 1}", channels_last(image), "normal")
         for i, image in enumerate(patterns.normals(texture, 3, seed))
     ]
     for kind in patterns.DEFECTS:
         images, masks = patterns.defects(texture, kind, 1, seed)
-        pictures.append(Picture(kind, _channels_last(images[0]), "defect", masks[0]))
+        pictures.append(Picture(kind, channels_last(images[0]), "defect", masks[0]))
     others = [name for name in patterns.CLASSES if name != texture]
     for name in np.random.default_rng(seed).choice(others, 2, replace=False):
-        pictures.append(Picture(str(name), _channels_last(patterns.normals(name, 1, seed)[0]), "other texture"))
+        pictures.append(Picture(str(name), channels_last(patterns.normals(name, 1, seed)[0]), "other texture"))
     return pictures
 
 
@@ -134,12 +134,12 @@ def gallery_page(dataset: str, normal_class: str, kind: str, page: int, per_page
     truth = "normal" if kind in (normal_class, "good") else "anomaly"
     images, masks = fetch(torch.from_numpy(indices))
     return [
-        Picture(f"{kind} {index}", _channels_last(image.numpy()), truth, None if masks is None else masks[i])
+        Picture(f"{kind} {index}", channels_last(image.numpy()), truth, None if masks is None else masks[i])
         for i, (index, image) in enumerate(zip(indices, images, strict=True))
     ]
 
 
-def _channels_last(image: np.ndarray) -> np.ndarray:
+def channels_last(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image.transpose(1, 2, 0))
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from kdad.data.datasets import DATASETS, FOLDER, at_hand, class_names, is_folder
+from kdad.data.datasets import BUILT_IN, DATASETS, FOLDER, at_hand, class_names, is_folder
 from kdad.errors import UserError
 from kdad.jobs import manager
 from kdad.networks.recipes import MAX_SEED, Recipe
@@ -20,6 +20,8 @@ from ui.train.request import Request, obstacle, refusal, teacher_named, unmet
 DATASET_NOTES = {
     "patterns": "Ten built-in textures, one-vs-rest.",
     "patterns-defects": "A built-in texture, with scratches, spots, holes and patches as defects.",
+    "photo-textures": "Built-in photographs of bricks, grass and gravel; scratches, stains, holes, paint and foreign "
+    "parts are the defects.",
     "cifar10": "Small photos of ten object classes, one-vs-rest.",
     "mnist": "Handwritten digits, one-vs-rest.",
     "fashion-mnist": "Ten kinds of clothing, one-vs-rest.",
@@ -49,7 +51,7 @@ def new_student() -> DeltaGenerator:
 
 
 def _whereabouts(dataset: str) -> str:
-    if dataset.startswith("patterns"):
+    if dataset in BUILT_IN:
         return "Needs no download."
     if at_hand(dataset, ("train", "test")):
         return "On this machine."
