@@ -10,7 +10,7 @@ from kdad.data.datasets import DATASETS, at_hand, class_names
 from kdad.data.loading import load_task
 from kdad.data.photo_defects import PhotoTexturesTask
 from kdad.data.photo_textures import CLASSES, DEFECTS, PHOTOGRAPHS
-from kdad.networks.teachers.registry import default_image_size
+from kdad.networks.teachers.registry import default_image_size, default_teacher
 
 
 class SmallTask(PhotoTexturesTask):
@@ -21,6 +21,7 @@ def test_the_name_leads_to_the_task():
     assert "photo-textures" in DATASETS and at_hand("photo-textures", ("train", "test"))
     assert class_names("photo-textures") == CLASSES
     assert isinstance(load_task("photo-textures", "brick"), PhotoTexturesTask)
+    assert default_teacher("photo-textures") == "lite0-imagenet"
     assert default_image_size("lite0-imagenet", "photo-textures") is None  # its own, as large as the crops
     assert default_image_size("lite0-imagenet", "patterns-defects") == 160
 

@@ -61,8 +61,8 @@ def _whereabouts(dataset: str) -> str:
 def _choose_teacher(dataset: str) -> tuple[str, Recipe | None]:
     """Choose a teacher; returns its name and, if known before loading it, the preset for its students."""
     names, proposed = available(), default_teacher(dataset)
-    # Custom images and data sets have different default teachers, so each keeps its own choice.
-    key = "teacher-own" if is_folder(dataset) else "teacher"
+    # Photographs and other data sets have different default teachers, so each keeps its own choice.
+    key = "teacher-own" if proposed else "teacher"
     teacher = st.selectbox(
         "Teacher", names, index=names.index(proposed) if proposed in names else 0, key=key, persist_state="session",
         accept_new_options=True,

@@ -124,8 +124,8 @@ def available() -> list[str]:
 
 
 def default_teacher(dataset: str) -> str | None:
-    """Default teacher: for custom folders, one trained on photographs; None for other data sets."""
-    return LITE0 if is_folder(dataset) else None
+    """Default teacher: of photographs, in custom folders too, one trained on photographs; None for other data sets."""
+    return LITE0 if is_folder(dataset) or dataset == PHOTO_TEXTURES else None
 
 
 def adjustable(name: str) -> bool:
