@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from kdad import __version__
+from kdad.data.datasets import dataset_slug, is_folder
 from kdad.data.sizes import size_in_words
 from kdad.detection import conformal
 from kdad.detection.detector import Detector
@@ -28,6 +29,7 @@ from kdad.files import check_output, shown
 from kdad.networks.teachers.provenance import OVERLAP_IN_WORDS
 from kdad.storage.layout import UNKNOWN
 from kdad.storage.model_cards import CALIBRATION_IN_WORDS, reading_in_words
+from kdad.storage.student_config import StudentConfig
 from kdad.storage.student_folder import load_evaluation
 
 TEMPLATE = "report.html"
@@ -157,7 +159,7 @@ class Report:
         return environment.get_template(TEMPLATE).render(
             mark=MARK,
             made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-            title=f"{self.detector.config.normal_class} of {self.detector.config.dataset}",
+            title=_normals_in_words(self.detector.config),
             entries=[self.entries[index] for index in order],
             pictures=[(self.entries[pair.entry], pair) for pair in pictures],
             anomalies=sum(bool(entry.is_anomaly) for entry in self.entries),
@@ -199,7 +201,7 @@ class Report:
     def _card(self) -> Iterator[tuple[str, str]]:
         """What is known of the student, as on its model card."""
         config = self.detector.config
-        yield "normal class", f"{config.normal_class} of {config.dataset}"
+        yield "trained on", f"normal {_normals_in_words(config)}"
         yield "teacher", f"{config.teacher} (SHA-256 {config.teacher_sha256})"
         yield "label overlap", f"{config.label_overlap}. {OVERLAP_IN_WORDS[config.label_overlap]}"
         yield "training", f"{config.recipe.epochs} epochs, seed {config.seed}, at {size_in_words(config.image_size)} px"
@@ -266,6 +268,13 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     kind = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     return np.asarray(Image.fromarray(pixels).resize(size, kind, reducing_gap=3.0))
+
+
+def _normals_in_words(config: StudentConfig) -> str:
+    """What the normals are, to follow the word normal; an own folder has no classes."""
+    if is_folder(config.dataset):
+        return f"images of {dataset_slug(config.dataset)}"
+    return f"{config.normal_class} of {config.dataset}"
 
 
 def _data_url(pixels: np.ndarray) -> str:
