@@ -1,11 +1,11 @@
 """Makes the example on the app's home page: `python -m docs.make_pictures`, once students or teachers change.
 
-One defect of `patterns-defects`, judged by every shipped student of its texture.
+One defect of `photo-textures`, judged by the shipped student of its texture.
 """
 
 from pathlib import Path
 
-from kdad.data import patterns
+from kdad.data import photo_textures
 from kdad.detection.detector import Detector
 from kdad.detection.rendering import overlay, save_png
 from kdad.files import write_json
@@ -13,15 +13,15 @@ from ui.shared.page import ASSETS
 from ui.shared.pictures import to_display
 from ui.shared.student_index import root
 
-TEXTURE, DEFECT, DRAW, SIDE = "bricks", "hole", 100, 256
-TEACHERS = ("lite0-imagenet", "vit-cifar10")  # a CNN and a ViT; there is no room for more
+TEXTURE, DEFECT, DRAW, SIDE = "brick", "scratch", 102, 256
+TEACHERS = ("lite0-imagenet",)
 
 
 def main() -> None:
     """Write `example.png`, `example-<teacher>.png` for each student, and `example.json` into `ui/assets/`."""
-    pixels = patterns.defects(TEXTURE, DEFECT, 1, DRAW)[0][0].transpose(1, 2, 0)
+    pixels = photo_textures.defective(TEXTURE, DEFECT, 1, DRAW)[0][0].transpose(1, 2, 0)
     save_png(ASSETS / "example.png", to_display(pixels, SIDE))
-    students = [_judged(root() / "patterns-defects" / teacher / TEXTURE, pixels) for teacher in TEACHERS]
+    students = [_judged(root() / "photo-textures" / teacher / TEXTURE, pixels) for teacher in TEACHERS]
     write_json(ASSETS / "example.json", {"texture": TEXTURE, "defect": DEFECT, "students": students})
 
 

@@ -14,10 +14,11 @@ def as_csv(table: "pandas.DataFrame", separator: str = ",") -> str:
     Names of files and classes come from other people, and `=HYPERLINK(…)` is a valid one. Numbers stay numbers.
     """
     words = table.select_dtypes(exclude=["number", "bool"])  # the others keep their precision
-    return table.assign(**words.map(_harmless)).rename(columns=_harmless).to_csv(index=False, sep=separator)
+    return table.assign(**words.map(harmless)).rename(columns=harmless).to_csv(index=False, sep=separator)
 
 
-def _harmless(cell: Any) -> Any:
+def harmless(cell: Any) -> Any:
+    """A cell as `as_csv` writes it: text that would be run as a formula is quoted, all else stays."""
     if not isinstance(cell, str) or _is_number(cell):
         return cell
     text = cell.replace("\r", "\\r")  # not quoted by `csv` before Python 3.13, where it ended the row

@@ -3,15 +3,14 @@
 import streamlit as st
 
 from ui.shared.devices import device_in_words
+from ui.shared.links import LOAD, TRAIN, VIEW
 from ui.shared.page import footer, setup
 from ui.train import form, job_list, student_list
-
-TRAIN, LOAD = "Train", "Load"
 
 setup("Train or load")
 st.title("Train or load students", anchor=False)
 view = st.segmented_control(
-    "What to do", [TRAIN, LOAD], default=TRAIN, required=True, key="view", bind="query-params",
+    "What to do", [TRAIN, LOAD], default=TRAIN, required=True, key=VIEW, bind="query-params",
     label_visibility="collapsed",
 )  # fmt: skip
 footer()

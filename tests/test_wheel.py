@@ -54,6 +54,8 @@ def test_commands_and_python_names_work_with_the_shipped_teachers(site, environm
     where = run("-c", "import kdad; print(kdad.__file__)", cwd=tmp_path, env=environment)
     assert Path(where.strip()).is_relative_to(site)
     assert "vgg-cifar10" in run("-m", "kdad", "list", cwd=tmp_path, env=environment)
+    for name in ("detection/report.html", "data/photographs/brick.png", "data/photographs/SOURCES.txt"):
+        assert (site / "kdad" / name).is_file()
     student = site / "kdad" / "_app" / "trained_students" / "patterns-defects" / "vgg-cifar10" / "bricks"
     code = (
         "import kdad, torch\n"

@@ -1,21 +1,26 @@
-"""The commands about one detector: `evaluate`, `score`, `export`, `correct` and `region`."""
+"""The commands about one detector: `evaluate`, `score`, `report`, `export`, `correct` and `region`."""
 
 import argparse
 import json
 import re
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdad.cli.options import HERE, RAY, Parser, add_device, add_engine, positive
+from kdad.cli.options import HERE, RAY, Parser, add_device, add_engine, positive, whole_number
 from kdad.errors import UserError
 from kdad.files import check_output, check_output_folder, shown, write_text
+from kdad.locks import exclusive_lock
 
 if TYPE_CHECKING:
     from kdad.cli import Command
     from kdad.detection.detector import Detector
 
 
+DEFAULT_INTERVAL = 2.0  # seconds
 CSV_ENDINGS = (".csv", ".tsv", ".txt", "")
 CSV_HEADER = re.compile(r"\W*image\W+score\b")  # also after a spreadsheet has saved it in its own dialect
 
@@ -33,7 +38,7 @@ def add_commands(command: "Command") -> None:
     sub.add_argument("folder")
     sub.add_argument("images", nargs="+", metavar="IMAGE_OR_DIR")
     _add_teacher(sub)
-    sub.add_argument("--fpr", type=float, help="false-positive rate of the verdict (default 0.05)")
+    _add_fpr(sub)
     output = sub.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true")
     output.add_argument("--csv", metavar="FILE")
@@ -43,8 +48,21 @@ def add_commands(command: "Command") -> None:
         help="for very many images, also at s3://… and the like: parts that a rerun completes",
     )
     add_engine(sub)
+    sub.add_argument("--watch", action="store_true", help="go on judging what arrives in directories, into --csv FILE")
+    sub.add_argument("--interval", type=_seconds, help="seconds between looks of --watch (default 2)")
     sub.add_argument("--heatmaps", metavar="DIR", help="also write a heatmap PNG for every image")
-    sub.add_argument("--method", default="patch", help="how heatmaps are made; see the README (default %(default)s)")
+    _add_method(sub)
+    add_device(sub)
+
+    sub = command("report", report, "write one HTML file about images: verdicts, heatmaps and the student's card")
+    sub.add_argument("folder")
+    sub.add_argument("images", nargs="+", metavar="IMAGE_OR_DIR")
+    _add_teacher(sub)
+    sub.add_argument("--output", metavar="FILE.html", default="report.html", help="default %(default)s")
+    _add_fpr(sub)
+    _add_method(sub)
+    shown = "how many images, the most unusual, are shown; all are listed (default %(default)s)"
+    sub.add_argument("--pictures", type=whole_number(0), default=200, metavar="N", help=shown)
     add_device(sub)
 
     sub = command("correct", correct, "let a student of photographs learn that images are normal, as a new version")
@@ -77,6 +95,14 @@ def add_commands(command: "Command") -> None:
 
 def _add_teacher(parser: Parser) -> None:
     parser.add_argument("--teacher", help="the student's teacher, if it is elsewhere: a folder, or a Hub id to fetch")
+
+
+def _add_fpr(parser: Parser) -> None:
+    parser.add_argument("--fpr", type=float, help="false-positive rate of the verdict (default 0.05)")
+
+
+def _add_method(parser: Parser) -> None:
+    parser.add_argument("--method", default="patch", help="how heatmaps are made; see the README (default %(default)s)")
 
 
 def _load(args: argparse.Namespace, folder: str | Path) -> "Detector":
@@ -205,6 +231,11 @@ def score(args: argparse.Namespace) -> None:
         return
     if args.engine != HERE:
         raise UserError("--engine is about very many images: give --parquet DIR as well")
+    if args.watch:
+        _watch(args)
+        return
+    if args.interval is not None:
+        raise UserError("--interval is about watching: give --watch as well")
     if args.csv:
         _check_csv(Path(args.csv))
     detector = _load(args, args.folder)
@@ -265,6 +296,70 @@ def _score_into_parts(args: argparse.Namespace) -> None:
     print(f"{left - unreadable} judged now, {unreadable} unreadable, {total - left} known before: {job.out}")
 
 
+def _watch(args: argparse.Namespace) -> None:
+    """Judge what arrives in directories until interrupted or terminated."""
+    if not args.csv:
+        raise UserError("--watch adds rows to a table: give --csv FILE as well")
+    folders = [Path(place) for place in args.images]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{shown(folder)} is no directory; --watch looks into directories")
+    file = Path(args.csv)
+    _check_csv(file)
+    from kdad.detection.image_files import check_heatmap_folder
+    from kdad.detection.watching import ScoreTable, Watcher
+
+    heatmaps = Path(args.heatmaps) if args.heatmaps else None
+    if heatmaps:
+        check_heatmap_folder(heatmaps, args.images)
+    with exclusive_lock(file.with_name(f".{file.name}.lock"), f"another run writes to {shown(file)}"):
+        detector = _load(args, args.folder)
+        fpr = detector.default_fpr if args.fpr is None else args.fpr
+        detector.threshold(fpr)  # or refuse the rate now
+        watcher = Watcher(detector, folders, ScoreTable(file, detector, fpr), fpr, heatmaps, args.method)
+        print(f"watching {', '.join(map(shown, folders))}; Ctrl-C ends", file=sys.stderr, flush=True)
+        judged = unreadable = 0
+        with until_stopped() as stopped:
+            for row in watcher.run(stopped, args.interval or DEFAULT_INTERVAL):
+                unreadable += row.get("error") is not None
+                judged += row.get("error") is None
+                print(_line(row) if row.get("error") is None else f"unreadable: {row['error']}", flush=True)
+    print(f"{judged} judged, {unreadable} unreadable: {shown(file)}", file=sys.stderr)
+
+
+@contextmanager
+def until_stopped() -> Iterator[Callable[[], bool]]:
+    """Whether SIGINT or SIGTERM has come since, instead of its usual effect; a second one has that effect."""
+    asked: list[int] = []
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+    def ask(number: int, _: Any) -> None:
+        asked.append(number)
+        restore()
+
+    for number in usual:
+        signal.signal(number, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        restore()
+
+
+def _seconds(text: str) -> float:
+    """An argument type: a positive number of seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number of seconds, not {text!r}")
+    return seconds
+
+
 def _from_anywhere(student: str) -> str:
     """The absolute path of a folder, for other processes; a Hub id unchanged."""
     return str(Path(student).resolve()) if Path(student).is_dir() else student
@@ -292,6 +387,22 @@ def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
     from kdad.spreadsheets import as_csv
 
     write_text(file, as_csv(pandas.DataFrame(rows), "\t" if file.suffix.lower() == ".tsv" else ","))
+
+
+def report(args: argparse.Namespace) -> None:
+    """Judge images, and write a report on them."""
+    from tqdm import tqdm
+
+    from kdad.data.images import say
+    from kdad.detection.report import Report, check_report
+
+    file = Path(args.output)
+    check_report(file)
+    made = Report(_load(args, args.folder), args.fpr, args.method, args.pictures)
+    judged = made.judge(args.images, lambda error: say(f"skipped {error}"))
+    anomalies = sum(bool(entry.is_anomaly) for entry in tqdm(judged, unit="image", dynamic_ncols=True, disable=None))
+    write_text(file, made.html())
+    print(f"{shown(file)}: {len(made.entries)} images, {anomalies} anomalous")
 
 
 def export(args: argparse.Namespace) -> None:

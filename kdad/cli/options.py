@@ -41,7 +41,7 @@ def add_task(parser: Parser) -> None:
     names = f"{', '.join(DATASETS)}, or folder:PATH for images of your own"
     parser.add_argument("--dataset", required=True, help=names)
     parser.add_argument(
-        "--teacher", help=f"a teacher's name, Hub id or folder, or timm:NAME[@FILE] (default of a folder: {LITE0})"
+        "--teacher", help=f"a teacher's name, Hub id or folder, or timm:NAME[@FILE] (default of photographs: {LITE0})"
     )
     parser.add_argument(
         "--image-size", type=positive, nargs="+", metavar="PIXELS",

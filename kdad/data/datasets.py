@@ -33,8 +33,10 @@ PARQUET = {
     "fashion-mnist": ParquetLayout("zalando-datasets/fashion_mnist", "fashion_mnist", "image", FASHION_CLASSES),
     "tiny-imagenet-32": ParquetLayout(None, "", "image", tuple(f"class{i:03d}" for i in range(202)), "valid"),
 }
+PHOTO_TEXTURES = "photo-textures"
+BUILT_IN = ("patterns", "patterns-defects", PHOTO_TEXTURES)  # made on this machine, without any file to fetch
 # Values of `--dataset`, besides a folder.
-DATASETS = ("patterns", "patterns-defects", "cifar10", "mnist", "fashion-mnist")
+DATASETS = (*BUILT_IN, "cifar10", "mnist", "fashion-mnist")
 FOLDER = "folder:"
 
 
@@ -63,8 +65,10 @@ def class_names(dataset: str) -> tuple[str, ...]:
     if is_folder(dataset):
         return ("good",)
     one_of("data set", dataset, DATASETS)
-    from kdad.data import patterns
+    from kdad.data import patterns, photo_textures
 
+    if dataset == PHOTO_TEXTURES:
+        return photo_textures.CLASSES
     return patterns.CLASSES if dataset.startswith("patterns") else PARQUET[dataset].classes
 
 

@@ -235,21 +235,21 @@ class EvenBatches(Sequence[Tensor]):
 
 
 def batches_of_one_size(
-    images: Iterable[tuple[str, Tensor]], most: int = BATCH_IMAGES
-) -> Iterator[tuple[list[str], Tensor]]:
-    """Group consecutive (name, image) pairs of equal size into (names, (B, 3, H, W)), keeping their order."""
-    names: list[str] = []
+    images: Iterable[tuple[Place, Tensor]], most: int = BATCH_IMAGES
+) -> Iterator[tuple[list[Place], Tensor]]:
+    """Group consecutive (place, image) pairs of equal size into (places, (B, 3, H, W)), keeping their order."""
+    places: list[Place] = []
     waiting: list[Tensor] = []
-    for name, image in images:
+    for place, image in images:
         if waiting and (
             image.shape != waiting[0].shape or len(waiting) == batch_size(image.shape[1], image.shape[2], most)
         ):
-            yield names, _stacked(waiting)
-            names, waiting = [], []
-        names.append(name)
+            yield places, _stacked(waiting)
+            places, waiting = [], []
+        places.append(place)
         waiting.append(image)
     if waiting:
-        yield names, _stacked(waiting)
+        yield places, _stacked(waiting)
 
 
 def _stacked(images: list[Tensor]) -> Tensor:

@@ -1,9 +1,10 @@
 """Loading of tasks by the name of their data set."""
 
-from kdad.data.datasets import DATASETS, folder_path, is_folder
+from kdad.data.datasets import DATASETS, PHOTO_TEXTURES, folder_path, is_folder
 from kdad.data.folders import FolderTask
 from kdad.data.one_vs_rest import OneVsRestTask
 from kdad.data.pattern_defects import PatternDefectsTask
+from kdad.data.photo_defects import PhotoTexturesTask
 from kdad.data.preprocessing import Preprocessing
 from kdad.data.sources import load_source
 from kdad.data.task import Task
@@ -29,4 +30,6 @@ def load_task(
         raise UserError(f"tiles are for folders of large images; the images of {dataset} are small")
     if dataset == "patterns-defects":
         return PatternDefectsTask(normal_class)
+    if dataset == PHOTO_TEXTURES:
+        return PhotoTexturesTask(normal_class)
     return OneVsRestTask(load_source(dataset), normal_class)

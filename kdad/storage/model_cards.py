@@ -38,7 +38,7 @@ where the copy fails, an image is anomalous.
 - Calibration: {CALIBRATION_IN_WORDS[config.calibration]}
 - Threshold: none is fixed. An image is called anomalous where its p-value among those normals is at most the
   false-positive rate that is asked for, 5 % by default.
-- Images: {_reading_in_words(config)}
+- Images: {reading_in_words(config)}
 - {_figures_in_words(evaluation)}{_ancestry_in_words(config)}{_sensitivity_in_words(sensitivity)}
 
 ```python
@@ -100,7 +100,7 @@ def _ancestry_in_words(config: StudentConfig) -> str:
     return "".join(lines)
 
 
-def _reading_in_words(config: StudentConfig) -> str:
+def reading_in_words(config: StudentConfig) -> str:
     """Describe the preprocessing of images."""
     reading = config.preprocessing
     side = f"resized to {size_in_words(reading.resize)} px ({reading.interpolation})"

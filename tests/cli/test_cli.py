@@ -87,7 +87,8 @@ def test_train_leaves_a_complete_evaluated_student_and_says_where(tmp_path, caps
         f"(20 normal, 20 anomalous; seed 0; teacher tiny-vgg, label overlap: none)",
         f"student folder: {folder}",
     ]
-    assert {file.name for file in folder.iterdir()} == {*layout.SHARED_FILES, layout.LOCAL} - {layout.PIXEL_CURVES}
+    of_photographs = {layout.PIXEL_CURVES, layout.SENSITIVITY}
+    assert {file.name for file in folder.iterdir()} == {*layout.SHARED_FILES, layout.LOCAL} - of_photographs
 
 
 def test_train_into_a_complete_folder_is_refused_without_overwrite(tmp_path, tiny_patterns, vgg_folder, rejected):

@@ -9,8 +9,8 @@ from urllib.parse import parse_qs
 from helpers.miniatures import ROOT, reseal
 from helpers.page import texts
 
-from ui.home.overview import STORY
-from ui.shared.pictures import samples
+from ui.home.overview import STORY, STORY_SAMPLES
+from ui.shared import samples
 
 
 def test_students_are_shown_by_data_set_and_teacher(open_page):
@@ -32,7 +32,7 @@ def test_a_first_visit_is_led_to_images_that_are_there(open_page, students_root,
     links = [link.proto for link in open_page(root=tmp_path).get("page_link")]
     steps = [link for link in links if link.label[:1].isdigit()]
     assert [link.label.split(". ")[0] for link in steps] == ["1", "2", "3", "4", "5", "6"]
-    names = {picture.name for picture in samples("bricks", 0)}
+    names = {picture.name for picture in samples.pictures(STORY_SAMPLES, 0)}
     for link in steps[:3]:
         query = parse_qs(link.query_string)
         assert query["student"] == [STORY]

@@ -231,7 +231,7 @@ def test_draw_others_changes_the_samples(inspect):
 def test_samples_of_another_texture_come_with_a_word_of_caution(inspect):
     at = inspect()
     assert not at.info
-    control(at, "selectbox", "Texture").set_value("rings")
+    control(at, "selectbox", "Sample images").set_value("rings")
     assert "should look unusual" in rerun(at).info[0].value
 
 

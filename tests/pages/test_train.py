@@ -14,7 +14,7 @@ from kdad.data.datasets import DATASETS, class_names
 from kdad.errors import UserError
 from kdad.jobs import manager, status
 from kdad.storage.history import write_history
-from ui.train import student_list
+from ui.train import student_list, use_it
 
 TRAIN = "pages/1_Train_or_load.py"
 DOTS = "patterns/tiny-vgg/dots"
@@ -343,3 +343,25 @@ def test_a_zip_file_that_is_none_is_one_clear_line(train, root):
     control(at, "file_uploader", "Zip file of images").set_value(("a.zip", b"no zip", "application/zip"))
     assert "not a readable zip file" in plain_texts(rerun(at))
     assert not list((root / ".uploads").glob("*"))
+
+
+def test_how_a_student_is_used_elsewhere_is_shown_until_it_is_closed(train, root):
+    at = press(train(view="Load"), "Use it")
+    commands = [code.value for code in at.code]
+    assert any(f"kdad score {(root / DOTS).resolve()} photo.jpg" in command for command in commands)
+    assert any(command.startswith("curl") for command in commands)
+    assert not train(view="Load").code
+    assert commands == [code.value for code in train(view="Load", use=DOTS).code]
+    assert not train(view="Load", use="nobody").code
+
+
+def test_a_student_is_exported_and_what_fails_is_one_line(train, root, monkeypatch):
+    monkeypatch.setattr(use_it, "_exported", lambda student: b"network")
+    at = press(train(view="Load", use=DOTS), "Export")
+    assert [button.label for button in at.get("download_button")] == ["Save the file (0.0 MB)"]
+    monkeypatch.undo()
+    (root / DOTS / "model.safetensors").write_bytes(b"no network")
+    monkeypatch.setenv("KDAD_STUDENTS", str(root))
+    at = press(train(view="Load", use=DOTS), "Export")
+    assert "model.safetensors" in at.error[0].value
+    assert not at.get("download_button")

@@ -5,13 +5,13 @@ from collections import defaultdict
 
 import streamlit as st
 
+from ui.shared import samples
 from ui.shared.page import ASSETS, INSPECT, RESULTS, TRAIN
-from ui.shared.pictures import samples
 from ui.shared.student_index import Student, find, root, train_command
 from ui.shared.words import OWN_IMAGES, auroc, overlap_badge, plain, unusualness
 
 VGG_STORY = "patterns-defects/vgg-cifar10/bricks"
-STORY = "patterns-defects/lite0-imagenet/bricks"
+STORY, STORY_SAMPLES = "photo-textures/lite0-imagenet/brick", "brick"
 TO_TRAIN = {"dataset": "patterns-defects"}
 
 
@@ -21,7 +21,7 @@ def example() -> None:
     name = f"{made['texture']} with a {made['defect']}"
     grid = st.grid(1 + len(made["students"]), min_column_width=90)
     with grid.cell():
-        st.image(str(ASSETS / "example.png"), width="stretch", alt=f"A small texture of {name}")
+        st.image(str(ASSETS / "example.png"), width="stretch", alt=f"A photograph of {name}")
         st.caption(f"Image: {name}.")
     for judged in made["students"]:
         with grid.cell():
@@ -35,7 +35,7 @@ def story() -> None:
     students, _ = find()
     if STORY not in students:
         return
-    anomalous = next(picture.name for picture in samples("bricks", 0) if picture.truth == "other texture")
+    anomalous = next(picture.name for picture in samples.pictures(STORY_SAMPLES, 0) if picture.truth == "other texture")
     look = {"student": STORY}
     to_normal, to_defect, to_other = ({**look, "image": name} for name in ("normal 1", "scratch", anomalous))
     to_arena = {"show": "Arena", "first": VGG_STORY}

@@ -1,9 +1,11 @@
-"""Downloads: scores as CSV, heatmaps as PNG and a figure."""
+"""Downloads: scores as CSV, heatmaps as PNG, a report and a figure."""
 
 import io
 import zipfile
 from functools import partial
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -15,10 +17,14 @@ from ui.inspect.triage import decision_on
 from ui.inspect.view_controls import View
 from ui.shared.figures import FORMATS
 from ui.shared.pictures import Picture, png
+from ui.shared.words import plain
+
+if TYPE_CHECKING:
+    from kdad.detection.detector import Prediction
 
 
 def downloads(shown: Picture, pictures: list[Picture], detectors: list[CachedDetector], view: View) -> None:
-    """Offer scores as CSV, heatmaps as PNG in one archive, and the shown picture as a figure."""
+    """Offer scores as CSV, heatmaps as PNG in one archive, a report, and the shown picture as a figure."""
     st.divider()
     st.subheader("Take it with you", anchor=False)
     with st.container(horizontal=True):
@@ -29,6 +35,11 @@ def downloads(shown: Picture, pictures: list[Picture], detectors: list[CachedDet
         st.download_button(
             "Heatmaps (PNG)", lambda: _archive(pictures, detectors, view), "heatmaps.zip", "application/zip",
             icon=":material/image:", on_click="ignore",
+        )  # fmt: skip
+        st.download_button(
+            "Report (HTML)", lambda: _report(pictures, detectors[0], view), "report.html", "text/html",
+            icon=":material/description:", on_click="ignore",
+            help=f"One file on all images above and {plain(detectors[0].student.key)}, to print or to send",
         )  # fmt: skip
         for kind, mime in FORMATS.items():
             st.download_button(
@@ -53,6 +64,24 @@ def _csv(pictures: list[Picture], detectors: list[CachedDetector], view: View) -
             decided = {"decision": decision_on(picture)}
             rows.append({"image": None, "student": None} | record | asked | decided | layers)
     return as_csv(pd.DataFrame(rows))
+
+
+def _report(pictures: list[Picture], cached: CachedDetector, view: View) -> str:
+    """What `kdad report` writes, about all pictures and one student, with heatmaps as the view shows them."""
+    from kdad.detection.rendering import overlay, resized_map
+    from kdad.detection.report import Report, thumbnail
+
+    def draw(picture: Picture, prediction: "Prediction") -> tuple[np.ndarray, np.ndarray]:
+        pixels = thumbnail(picture.pixels)
+        shown = drawn(picture, prediction, cached, view)
+        heatmap = resized_map(shown.heatmap, *pixels.shape[:2])
+        return pixels, overlay(pixels, heatmap, shown.low, shown.high, view.opacity)
+
+    report = Report(cached.detector, view.fpr, view.method)
+    for picture in pictures:
+        prediction = cached.predict(picture)
+        report.add(picture.name, float(prediction.score[0]), partial(draw, picture, prediction))
+    return report.html()
 
 
 def _archive(pictures: list[Picture], detectors: list[CachedDetector], view: View) -> bytes:

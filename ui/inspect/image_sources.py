@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import streamlit as st
 
-from kdad.data import patterns
-from kdad.data.datasets import at_hand
+from kdad.data.datasets import BUILT_IN, at_hand
 from kdad.errors import UserError
+from ui.shared import samples
 from ui.shared.links import CAMERA, GALLERY, PER_PAGE, SAMPLES, SOURCE, UPLOAD, kind_key, page_key
-from ui.shared.pictures import MAX_UPLOAD_MB, TYPES, Picture, gallery, gallery_page, samples, uploaded
+from ui.shared.pictures import MAX_UPLOAD_MB, TYPES, Picture, gallery, gallery_page, uploaded
 from ui.shared.student_index import Student
 from ui.shared.words import plain
 
@@ -37,23 +37,23 @@ def _normals(student: Student) -> str:
 
 
 def _samples(student: Student) -> list[Picture]:
-    own = student.normal_class if student.dataset.startswith("patterns") else None
+    own = student.normal_class if student.dataset in BUILT_IN else None
     left, right = st.columns([3, 1], vertical_alignment="bottom")
-    textures = list(patterns.CLASSES)
-    texture = left.selectbox(
-        "Texture", textures, index=textures.index(own) if own in textures else textures.index("bricks"),
-        key=f"texture-{own}", bind="query-params",
-        help="Generated from a seed: three normals, four kinds of defect and two other textures.",
+    chosen = left.selectbox(
+        "Sample images", samples.NAMES, index=samples.NAMES.index(own or samples.PHOTOGRAPHS),
+        key=f"texture-{own}", bind="query-params", format_func=samples.label,
+        help="Of a texture: three normals, each kind of defect, and two other textures. Photographs come in full and "
+        "cut to the 32 pixels of CIFAR images.",
     )  # fmt: skip
     draws = st.session_state.setdefault("draws", 0)
-    right.button("Draw others", on_click=_draw_again, width="stretch")
-    if texture != own:
+    right.button("Draw others", on_click=_draw_again, width="stretch", disabled=chosen == samples.PHOTOGRAPHS)
+    if chosen != own:
         st.info(
-            f"This student was trained on **{plain(student.normal_class)}** of {plain(student.dataset_name)}, so all "
-            f"{texture} textures should look unusual to it. Upload images of its normal class for a fair test.",
+            f"This student was trained on **{plain(student.normal_class)}** of {plain(student.dataset_name)}: anything "
+            "else should look unusual to it. Upload images of its normal class for a fair test.",
             icon=":material/info:",
         )
-    return samples(texture, draws)
+    return samples.pictures(chosen, draws)
 
 
 def _draw_again() -> None:

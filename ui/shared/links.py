@@ -1,4 +1,4 @@
-"""Links to an image on the inspect page."""
+"""Links to an image on the inspect page, and to how a student is used elsewhere."""
 
 from ui.shared.pictures import gallery
 from ui.shared.student_index import Student
@@ -7,6 +7,8 @@ from ui.shared.student_index import Student
 SOURCE, SAMPLES, UPLOAD, CAMERA, GALLERY = "source", "Samples", "Upload", "Camera", "Data set"
 LINKED = "image"  # the picture shown in detail
 PER_PAGE = 12  # gallery pictures
+VIEW, TRAIN, LOAD = "view", "Train", "Load"  # what the train page shows, and its values
+USE = "use"  # the student whose use is explained there
 
 
 def gallery_link(student: Student, kind: str, index: int) -> dict[str, str]:
@@ -29,3 +31,8 @@ def kind_key(student: Student) -> str:
 def page_key(student: Student, kind: str) -> str:
     """Key of the gallery page for one kind, in the session and in links."""
     return f"gallery-{student.dataset}-{kind}"
+
+
+def use_link(student: Student) -> dict[str, str]:
+    """Query parameters of the train page that open how a student is used outside of the app."""
+    return {VIEW: LOAD, USE: student.key}

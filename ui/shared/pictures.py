@@ -14,13 +14,11 @@ import numpy as np
 import streamlit as st
 from PIL import Image
 
-from kdad.data import patterns
 from kdad.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-SAMPLE_SEED = 100  # data sets of `kdad.data.sources` use lower seeds only
 DISPLAY_SIDE = 448
 MAX_UPLOAD_MB = 20  # MB; the server's limit in .streamlit/config.toml is higher so the page can explain the refusal
 MAX_UPLOADS = 1000
@@ -69,23 +67,6 @@ class Picture:
     def changed(self, pixels: np.ndarray, words: str) -> "Picture":
         """Return a copy with changed pixels and the change in its name; the mask no longer applies and is dropped."""
         return Picture.of(f"{self.name} {words}", pixels, self.truth)
-
-
-@st.cache_data(max_entries=16, show_spinner=False)
-def samples(texture: str, draw: int) -> list[Picture]:
-    """Built-in samples: normals of one texture, each kind of defect on it, and two other textures."""
-    seed = SAMPLE_SEED + draw
-    pictures = [
-        Picture.of(f"normal {i + 1}", _channels_last(image), "normal")
-        for i, image in enumerate(patterns.normals(texture, 3, seed))
-    ]
-    for kind in patterns.DEFECTS:
-        images, masks = patterns.defects(texture, kind, 1, seed)
-        pictures.append(Picture.of(kind, _channels_last(images[0]), "defect", masks[0]))
-    others = [name for name in patterns.CLASSES if name != texture]
-    for name in np.random.default_rng(seed).choice(others, 2, replace=False):
-        pictures.append(Picture.of(str(name), _channels_last(patterns.normals(name, 1, seed)[0]), "other texture"))
-    return pictures
 
 
 def uploaded(files: list, max_value: int) -> tuple[list[Picture], list[str]]:
@@ -211,12 +192,12 @@ def gallery_page(dataset: str, normal_class: str, kind: str, page: int, per_page
     truth = "normal" if kind in (normal_class, "good") else "anomaly"
     images, masks = shown.fetch(torch.from_numpy(indices))
     return [
-        Picture.of(shown.name(index), _channels_last(image.numpy()), truth, None if masks is None else masks[i])
+        Picture.of(shown.name(index), channels_last(image.numpy()), truth, None if masks is None else masks[i])
         for i, (index, image) in enumerate(zip(indices, images, strict=True))
     ]
 
 
-def _channels_last(image: np.ndarray) -> np.ndarray:
+def channels_last(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image.transpose(1, 2, 0))
 
 

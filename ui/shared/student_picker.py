@@ -2,6 +2,9 @@
 
 import streamlit as st
 
+from kdad.data.datasets import PHOTO_TEXTURES
+from ui.shared.links import use_link
+from ui.shared.page import TRAIN
 from ui.shared.student_index import Student, comparable, find, root, train_command
 from ui.shared.words import auroc, overlap_badge, plain
 
@@ -59,9 +62,9 @@ def check_link(name: str, students: dict[str, Student]) -> None:
 
 
 def _favourite(students: dict[str, Student]) -> int:
-    """Index of a student that fits the built-in samples, or 0."""
-    suited = [i for i, student in enumerate(students.values()) if student.dataset == "patterns-defects"]
-    return suited[0] if suited else 0
+    """Index of a student that fits the built-in samples, of photographs if there is one, or 0."""
+    datasets = [student.dataset for student in students.values()]
+    return next((datasets.index(name) for name in (PHOTO_TEXTURES, "patterns-defects") if name in datasets), 0)
 
 
 def provenance(student: Student) -> None:
@@ -71,3 +74,6 @@ def provenance(student: Student) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         overlap_badge(student.label_overlap, student.dataset)
         st.caption(known + figures, width="content")
+        st.page_link(
+            TRAIN, label="Use it", icon=":material/terminal:", query_params=use_link(student), width="content"
+        )  # fmt: skip

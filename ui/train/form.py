@@ -5,7 +5,7 @@ from dataclasses import replace
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from kdad.data.datasets import DATASETS, FOLDER, at_hand, class_names, is_folder
+from kdad.data.datasets import BUILT_IN, DATASETS, FOLDER, at_hand, class_names, is_folder
 from kdad.errors import UserError
 from kdad.jobs import manager
 from kdad.networks.recipes import MAX_SEED, Recipe
@@ -20,6 +20,8 @@ from ui.train.request import Request, obstacle, refusal, teacher_named, unmet
 DATASET_NOTES = {
     "patterns": "Ten built-in textures, one-vs-rest.",
     "patterns-defects": "A built-in texture, with scratches, spots, holes and patches as defects.",
+    "photo-textures": "Built-in photographs of bricks, grass and gravel; scratches, stains, holes, paint and foreign "
+    "parts are the defects.",
     "cifar10": "Small photos of ten object classes, one-vs-rest.",
     "mnist": "Handwritten digits, one-vs-rest.",
     "fashion-mnist": "Ten kinds of clothing, one-vs-rest.",
@@ -51,7 +53,7 @@ def new_student() -> DeltaGenerator:
 
 
 def _whereabouts(dataset: str) -> str:
-    if dataset.startswith("patterns"):
+    if dataset in BUILT_IN:
         return "Needs no download."
     if at_hand(dataset, ("train", "test")):
         return "On this machine."
@@ -61,8 +63,8 @@ def _whereabouts(dataset: str) -> str:
 def _choose_teacher(dataset: str) -> tuple[str, Recipe | None]:
     """Choose a teacher; returns its name and, if known before loading it, the preset for its students."""
     names, proposed = available(), default_teacher(dataset)
-    # Custom images and data sets have different default teachers, so each keeps its own choice.
-    key = "teacher-own" if is_folder(dataset) else "teacher"
+    # Photographs and other data sets have different default teachers, so each keeps its own choice.
+    key = "teacher-own" if proposed else "teacher"
     teacher = st.selectbox(
         "Teacher", names, index=names.index(proposed) if proposed in names else 0, key=key, persist_state="session",
         accept_new_options=True,

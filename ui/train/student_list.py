@@ -17,6 +17,7 @@ from ui.shared.page import INSPECT, ROOT
 from ui.shared.places import at_the_machine
 from ui.shared.student_index import Student, find, jobs_root, root
 from ui.shared.words import overlap_badge, percent, plain
+from ui.train import use_it
 
 NAME_WIDTH, FIGURE_WIDTH = 140, 150  # pixels: keeps rows aligned, and fits a phone
 
@@ -39,6 +40,7 @@ def show_students() -> None:
                 overlap_badge(family[0].label_overlap, dataset)
             for student in family:
                 _row(student, deletable=_deletable(student))
+    use_it.offer(students)
     if not all(map(_deletable, students.values())):
         st.caption("Bundled students cannot be deleted.")
 
@@ -55,6 +57,10 @@ def _row(student: Student, deletable: bool) -> None:
         st.markdown(name, width=NAME_WIDTH)
         st.markdown(figures, width=FIGURE_WIDTH)
         st.page_link(INSPECT, label="Inspect", icon=":material/search:", query_params={"student": student.key})
+        st.button(
+            "Use it", key=f"use-{student.key}", type="tertiary", icon=":material/terminal:", on_click=use_it.ask,
+            args=(student,), help=f"Commands and code for {student.key}",
+        )  # fmt: skip
         if deletable:
             st.button(
                 "Delete", key=f"delete-{student.key}", type="tertiary", icon=":material/delete:", on_click=_ask,

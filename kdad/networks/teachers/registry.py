@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kdad.data.datasets import folder_path, in_hub_cache, is_folder
+from kdad.data.datasets import PHOTO_TEXTURES, folder_path, in_hub_cache, is_folder
 from kdad.data.sizes import Size, fitting_size, need_tiles
 from kdad.files import is_directory
 from kdad.networks.recipes import COMPACT_CONV, COMPACT_VGG, PAPER, PAPER_MVTEC, SEED_VIT, Recipe, vit_recipe
@@ -124,8 +124,8 @@ def available() -> list[str]:
 
 
 def default_teacher(dataset: str) -> str | None:
-    """Default teacher: for custom folders, one trained on photographs; None for other data sets."""
-    return LITE0 if is_folder(dataset) else None
+    """Default teacher: of photographs, in custom folders too, one trained on photographs; None for other data sets."""
+    return LITE0 if is_folder(dataset) or dataset == PHOTO_TEXTURES else None
 
 
 def adjustable(name: str) -> bool:
@@ -139,7 +139,7 @@ def default_image_size(name: str, dataset: str) -> int | Size | None:
     Folders of photographs are read in their own aspect by teachers that can: see `kdad.data.sizes.fitting_size`.
     """
     spec = TEACHERS.get(name)
-    if spec is None or spec.small_image_size is None:
+    if spec is None or spec.small_image_size is None or dataset == PHOTO_TEXTURES:
         return None
     if not is_folder(dataset):
         return spec.small_image_size

@@ -9,7 +9,8 @@ import torch
 from kdad.detection.detector import Detector
 from ui.inspect import detectors
 from ui.shared import student_index
-from ui.shared.pictures import Picture, samples
+from ui.shared.pictures import Picture
+from ui.shared.samples import of_pattern
 
 DOTS, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/stripes"
 
@@ -27,7 +28,7 @@ def cached(key: str = DOTS) -> detectors.CachedDetector:
 
 def test_a_cached_detector_says_what_the_detector_says(root):
     detector = Detector.load(root / DOTS)
-    for picture in samples("dots", 0):
+    for picture in of_pattern("dots", 0):
         seen, expected = cached().predict(picture), detector.predict([picture.pixels])
         np.testing.assert_allclose(seen.score, expected.score, rtol=1e-5)
         assert seen.p_value == expected.p_value
@@ -69,14 +70,14 @@ def test_a_student_is_loaded_once_and_again_when_its_files_change(root):
 
 
 def test_a_threshold_agrees_with_the_detector_s_verdict(root):
-    picture = samples("stripes", 0)[0]
+    picture = of_pattern("stripes", 0)[0]
     for fpr in (0.05, 0.1, 0.5):
         called = detectors.verdict(cached().detector, cached().predict(picture), fpr)
         assert called == Detector.load(root / DOTS).predict([picture.pixels], fpr=fpr).is_anomaly
 
 
 def test_a_ranking_is_in_order_and_in_each_student_s_own_units(root):
-    picture = samples("dots", 0)[0]
+    picture = of_pattern("dots", 0)[0]
     rows = detectors.rank([cached(DOTS), cached(STRIPES)], picture)
     assert sorted(row["key"] for row in rows) == [DOTS, STRIPES]
     deviations = [row["deviations"] for row in rows]
@@ -89,5 +90,7 @@ def test_a_ranking_is_in_order_and_in_each_student_s_own_units(root):
 
 def test_students_without_calibration_are_left_out_of_a_ranking(root):
     (root / DOTS / "calibration.safetensors").unlink()
-    assert [row["key"] for row in detectors.rank([cached(DOTS), cached(STRIPES)], samples("dots", 0)[0])] == [STRIPES]
-    assert detectors.rank([cached(DOTS)], samples("dots", 0)[0]) == []
+    assert [row["key"] for row in detectors.rank([cached(DOTS), cached(STRIPES)], of_pattern("dots", 0)[0])] == [
+        STRIPES
+    ]
+    assert detectors.rank([cached(DOTS)], of_pattern("dots", 0)[0]) == []

@@ -7,7 +7,8 @@ from ui.inspect.detectors import cached_detector
 from ui.inspect.drawing import FOUND, TRUE, Drawn, drawn, outlined
 from ui.inspect.view_controls import SCORE, View
 from ui.shared import student_index
-from ui.shared.pictures import DISPLAY_SIDE, Picture, samples
+from ui.shared.pictures import DISPLAY_SIDE, Picture
+from ui.shared.samples import of_pattern
 
 PIXELS = np.zeros((DISPLAY_SIDE, DISPLAY_SIDE, 3), np.uint8)
 
@@ -38,7 +39,7 @@ def test_over_a_set_brighter_maps_belong_to_higher_scores(monkeypatch, students_
     cached = cached_detector(student_index.find()[0]["patterns/tiny-vgg/dots"])
     view = View(fpr=0.1, method=SCORE, layer=None, opacity=0.5, own_contrast=False, outlines=False)
     scores, brightness = [], []
-    for picture in [*samples("dots", 0), *samples("dots", 1), *samples("stripes", 0)]:
+    for picture in [*of_pattern("dots", 0), *of_pattern("dots", 1), *of_pattern("stripes", 0)]:
         prediction = cached.predict(picture)
         shown = drawn(picture, prediction, cached, view)
         scores.append(float(prediction.score[0]))

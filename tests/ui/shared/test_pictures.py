@@ -9,11 +9,12 @@ from PIL import Image
 from kdad.data import patterns
 from kdad.data.images import SUFFIXES
 from ui.shared import pictures
-from ui.shared.pictures import DISPLAY_SIDE, TYPES, Picture, card, display_size, samples, to_display, uploaded
+from ui.shared.pictures import DISPLAY_SIDE, TYPES, Picture, card, display_size, to_display, uploaded
+from ui.shared.samples import of_pattern
 
 
 def test_samples_hold_normals_every_defect_and_other_textures():
-    drawn = samples("bricks", 0)
+    drawn = of_pattern("bricks", 0)
     assert [picture.truth for picture in drawn] == ["normal"] * 3 + ["defect"] * 4 + ["other texture"] * 2
     assert [picture.name for picture in drawn[3:7]] == list(patterns.DEFECTS)
     assert len({picture.digest for picture in drawn}) == 9
@@ -21,7 +22,7 @@ def test_samples_hold_normals_every_defect_and_other_textures():
 
 
 def test_samples_are_the_same_for_the_same_draw_and_differ_between_draws():
-    first, again, other = samples("dots", 0), samples("dots", 0), samples("dots", 1)
+    first, again, other = of_pattern("dots", 0), of_pattern("dots", 0), of_pattern("dots", 1)
     assert [picture.digest for picture in first] == [picture.digest for picture in again]
     assert not {picture.digest for picture in first[:3]} & {picture.digest for picture in other[:3]}
 
