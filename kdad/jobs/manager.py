@@ -40,7 +40,10 @@ COMMAND = (sys.executable, "-m", "kdad")
 
 @dataclass(frozen=True)
 class Job:
-    """Snapshot of a job; `state` is one of queued, running, finished, failed, stopped, killed, silent."""
+    """Snapshot of a job; `state` is one of queued, running, finished, failed, stopped, killed, silent.
+
+    `group` is what jobs that were started together have in common; '' for a job alone.
+    """
 
     folder: Path
     arguments: tuple[str, ...]
@@ -48,6 +51,7 @@ class Job:
     created: float
     status: Status
     state: str
+    group: str = ""
 
     @property
     def active(self) -> bool:
@@ -55,19 +59,27 @@ class Job:
         return self.state in ACTIVE
 
 
-def start(root: Path, arguments: Sequence[str], student: Path, command: Sequence[str] = COMMAND) -> Job:
+def start(
+    root: Path, arguments: Sequence[str], student: Path, command: Sequence[str] = COMMAND, group: str = ""
+) -> Job:
     """Start `kdad <arguments> --job FOLDER` in a separate process; returns once it reports or has failed.
 
     Args:
         root: folder of the job folders; jobs below the same root take turns.
         student: the student folder that the job creates.
         command: command to start; this Python's `kdad` by default.
+        group: see `Job`.
     """
     created = time.time()
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
     folder = Path(root) / f"{stamp}-{secrets.token_hex(3)}"
     folder.mkdir(parents=True)
-    request = {"arguments": list(arguments), "student": str(Path(student).resolve()), "created": created}
+    request = {
+        "arguments": list(arguments),
+        "student": str(Path(student).resolve()),
+        "created": created,
+        "group": group,
+    }
     write_json(folder / REQUEST, request)
     return _launch(folder, arguments, command)
 
@@ -134,10 +146,11 @@ def find(folder: Path) -> Job:
         request = json.loads((folder / REQUEST).read_text())
         arguments = tuple(str(argument) for argument in request["arguments"])
         student, created = Path(request["student"]), float(request["created"])
+        group = str(request.get("group", ""))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is no job, or its {REQUEST} is damaged ({type(error).__name__})") from None
     status = read_status(folder)
-    return Job(folder, arguments, student, created, status, _state(status))
+    return Job(folder, arguments, student, created, status, _state(status), group)
 
 
 def find_all(root: Path) -> list[Job]:

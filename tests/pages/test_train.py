@@ -35,7 +35,7 @@ def train(open_page, root):
 def started(monkeypatch):
     """What the page starts, instead of doing so."""
     started = []
-    monkeypatch.setattr(manager, "start", lambda root, arguments, student: started.append((arguments, student)))
+    monkeypatch.setattr(manager, "start", lambda root, arguments, student, **_: started.append((arguments, student)))
     return started
 
 
@@ -365,3 +365,23 @@ def test_a_student_is_exported_and_what_fails_is_one_line(train, root, monkeypat
     at = press(train(view="Load", use=DOTS), "Export")
     assert "model.safetensors" in at.error[0].value
     assert not at.get("download_button")
+
+
+def test_several_teachers_are_one_start(train, monkeypatch):
+    groups = []
+    monkeypatch.setattr(
+        manager, "start", lambda root, arguments, student, group: groups.append((group, student.parts[-2]))
+    )
+    at = train()
+    control(at, "toggle", "Compare teachers").set_value(True)
+    assert control(rerun(at), "multiselect", "Teachers").value == ["vgg-cifar10", "vit-cifar10"]
+    press(at, "Start training")
+    assert [teacher for _, teacher in groups] == ["vgg-cifar10", "vit-cifar10"]
+    assert len({group for group, _ in groups}) == 1 and groups[0][0]
+
+
+def test_one_teacher_is_no_comparison(train):
+    at = train()
+    control(at, "toggle", "Compare teachers").set_value(True)
+    control(rerun(at), "multiselect", "Teachers").set_value(["vgg-cifar10"])
+    assert "two teachers or more" in plain_texts(rerun(at))

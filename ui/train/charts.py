@@ -5,7 +5,7 @@ import math
 import altair as alt
 import pandas as pd
 
-from ui.shared.palette import ACCENT, CALM
+from ui.shared.palette import ACCENT, CALM, SERIES
 
 
 def losses(history: list[dict], trace: list[tuple[float, float]], epochs: int) -> alt.LayerChart:
@@ -21,6 +21,29 @@ def validation_auroc(history: list[dict], epochs: int) -> alt.LayerChart:
     rows = [(row["epoch"], 100 * row["auroc"], "validation") for row in history]
     lowest = min(90, *(10 * math.floor(value / 10) for _, value, _ in rows))
     return _by_epoch(rows, alt.Scale(domain=[lowest, 100], nice=False), epochs, "AUROC, %")
+
+
+def together(frame: pd.DataFrame, names: list[str], title: str, shown: str) -> alt.Chart:
+    """Lines of several students over the share of their training: columns `teacher`, `done` and `value`.
+
+    `shown` is the format of values.
+    """
+    colour = alt.Color(
+        "teacher:N", scale=alt.Scale(domain=names, range=list(SERIES[: len(names)])),
+        legend=alt.Legend(title=None, orient="bottom", columns=2, labelLimit=160, symbolType="stroke"),
+    )  # fmt: skip
+    tooltip = ["teacher:N", alt.Tooltip("done:Q", format=".0%"), alt.Tooltip("value:Q", title=title, format=shown)]
+    axis = alt.Axis(format="%", tickCount=5)
+    return (
+        alt.Chart(frame)
+        .mark_line(strokeWidth=2, point={"size": 20})
+        .encode(
+            alt.X("done:Q", title="share of training", scale=alt.Scale(domain=[0, 1]), axis=axis),
+            alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4, format=shown)),
+            color=colour, tooltip=tooltip,
+        )
+        .properties(height=240)
+    )  # fmt: skip
 
 
 def _by_epoch(rows: list[tuple], scale: alt.Scale, epochs: int, title: str) -> alt.LayerChart:

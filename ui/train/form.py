@@ -1,5 +1,6 @@
 """Form for starting a training."""
 
+import secrets
 from dataclasses import replace
 
 import streamlit as st
@@ -28,6 +29,7 @@ DATASET_NOTES = {
 }
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SLOW_ABOVE_MEGABYTES = 100
+PAIR, OWN_PAIR = ("vgg-cifar10", "vit-cifar10"), ("lite0-imagenet", "vit-cifar10")  # teachers to compare
 
 
 def new_student() -> DeltaGenerator:
@@ -41,15 +43,39 @@ def new_student() -> DeltaGenerator:
         st.caption(f"{DATASET_NOTES[dataset]} {_whereabouts(dataset)}")
         names = class_names(dataset)
         normal_class = st.selectbox("Normal class", names, key=f"class-{dataset}", persist_state="session")
-    teacher, preset = _choose_teacher(dataset or FOLDER)
-    knobs = _choose_knobs(preset, dataset or FOLDER)
-    request = Request(dataset, normal_class, teacher, preset, **knobs)
-    problem, request = _choose_overwrite(request)
+    requests, problem = _choose_requests(dataset, normal_class)
     if problem:
         st.info(plain(problem), icon=":material/info:")
     if st.button("Start training", type="primary", icon=":material/play_arrow:", disabled=problem is not None):
-        _start(request)
+        _start(requests)
     return st.empty()
+
+
+def _choose_requests(dataset: str, normal_class: str) -> tuple[list[Request], str | None]:
+    """Choose one or several teachers and their settings; returns the trainings, and what prevents the start, if any."""
+    asked = dataset or FOLDER
+    if st.toggle(
+        "Compare teachers", key="several", persist_state="session", help="Train a student of each, one by one"
+    ):
+        teachers = _choose_teachers(asked)
+        requests = [Request(dataset, normal_class, name, teacher_facts(name).recipe) for name in teachers]
+        if len(teachers) < 2:
+            return requests, "Choose two teachers or more, or turn the comparison off."
+    else:
+        teacher, preset = _choose_teacher(asked)
+        requests = [Request(dataset, normal_class, teacher, preset, **_choose_knobs(preset, asked))]
+    checked = [_choose_overwrite(request) for request in requests]
+    return [request for _, request in checked], next((problem for problem, _ in checked if problem), None)
+
+
+def _choose_teachers(dataset: str) -> list[str]:
+    """Choose teachers to compare, by default a CNN and a ViT that have seen the same."""
+    names = available()
+    own = is_folder(dataset)
+    return st.multiselect(
+        "Teachers", names, [name for name in (OWN_PAIR if own else PAIR) if name in names],
+        key="teachers-own" if own else "teachers", persist_state="session",
+    )  # fmt: skip
 
 
 def _whereabouts(dataset: str) -> str:
@@ -153,11 +179,13 @@ def _choose_overwrite(request: Request) -> tuple[str | None, Request]:
     return f"There is already a {there} for this class, teacher and seed. Tick the box to replace it.", request
 
 
-def _start(request: Request) -> None:
+def _start(requests: list[Request]) -> None:
+    """Start all trainings, or none if one of them cannot be."""
+    group = secrets.token_hex(4) if len(requests) > 1 else ""
     with st.spinner("Starting…"):
-        problem = unmet(request)
-        if problem is None:
-            manager.start(jobs_root(), request.arguments, request.folder)
+        problem = next(filter(None, map(unmet, requests)), None)
+        for request in [] if problem else requests:
+            manager.start(jobs_root(), request.arguments, request.folder, group=group)
     if problem:
         st.error(plain(problem), icon=":material/error:")
     else:

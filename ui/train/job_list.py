@@ -14,11 +14,11 @@ from kdad.storage.layout import WEIGHTS
 from ui.shared.page import INSPECT
 from ui.shared.student_index import jobs_root, root, sensitivity_of
 from ui.shared.words import duration, percent, plain
-from ui.train import charts
+from ui.train import charts, comparison
 
 SECONDS_BETWEEN_LOOKS = 1.5
 LOG_LINES = 30
-MAX_ENDED_JOBS = 12
+MAX_ENDED_JOBS, MAX_GROUPS = 12, 3
 BADGES = {
     QUEUED: ("queued", "gray", ":material/schedule:"),
     RUNNING: ("running", "blue", ":material/play_arrow:"),
@@ -48,6 +48,9 @@ def _jobs() -> None:
             "No training yet. Choose a normal class and a teacher, and start: a student on built-in textures takes "
             "a minute or two. Training continues when you leave this page.", icon=":material/model_training:",
         )  # fmt: skip
+    for group in comparison.groups(found)[:MAX_GROUPS]:
+        with st.container(border=True, key=f"group-{group[0].group}"):
+            comparison.show(group)
     ended = [job for job in reversed(found) if not job.active]
     for job in [*(job for job in found if job.active), *ended[:MAX_ENDED_JOBS]]:
         with st.container(border=True, key=f"job-{job.folder.name}"):
