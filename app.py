@@ -3,7 +3,7 @@
 import streamlit as st
 
 from ui.home.overview import example, here, story
-from ui.shared.devices import device_in_words
+from ui.shared.devices import device_in_words, load_ahead
 from ui.shared.page import INSPECT, footer, setup
 
 setup("Home")
@@ -25,3 +25,4 @@ story()
 here()
 device.caption("Device: detecting…")
 device.caption(f"Device: {device_in_words()}")
+load_ahead()

@@ -1,6 +1,6 @@
 """Decompose a score into its parts, each with a map that adds up to it, beside those of the held-out normals."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,12 +65,11 @@ def explain(
     Raises:
         UserError: the detector was never calibrated, so that there is nothing to compare with.
     """
-    if detector.normals is None:
-        raise UserError("a student without calibration has no normals to explain a score by; run evaluate on it")
+    normals = _normals_of(detector)
     batch = to_batch(image, detector.config.max_value)
     prediction = prediction or detector.predict(batch)
     contributions = [
-        _contribution(detector, part, batch, prediction, detector.normals, size or prediction.size)
+        _contribution(detector, part, batch, prediction, normals, size or prediction.size)
         for part in detector.score.parts_of(prediction.measurement)
     ]
     return sorted(contributions, key=lambda contribution: -contribution.excess)
@@ -95,25 +94,52 @@ class ScoreMap:
     found: float = np.inf
 
 
-def score_map(detector: Detector, parts: Sequence[Contribution]) -> ScoreMap | None:
-    """Join the maps of all parts, as from `explain`, into the map of their sum; None if no part has a map.
+def score_map(
+    detector: Detector, image: Any, prediction: Prediction | None = None, *, size: tuple[int, int] | None = None
+) -> ScoreMap | None:
+    """Join the maps of a score's parts into the map of their sum, for one image; None if no part has a map.
 
     Maps in standard deviations of a normal patch are added, and what else is added to the score raises the whole image.
     Shares of logarithms are multiplied with how far the score exceeds a typical normal's.
+
+    Args:
+        image, prediction, size: as in `explain`.
+
+    Raises:
+        UserError: as in `explain`.
     """
-    maps = [(part, part.heatmap) for part in parts if part.heatmap is not None]
-    if not maps or detector.calibration_scores is None:
+    normals = _normals_of(detector)
+    batch = to_batch(image, detector.config.max_value)
+    prediction = prediction or detector.predict(batch)
+    parts = detector.score.parts_of(prediction.measurement)
+    drawn = [part for part in parts if part.name in MAPS]
+    of_patches = [part for part in drawn if part.unit == HIGHEST_PATCH.unit]
+    if not drawn:
         return None
-    of_patches = [heatmap for part, heatmap in maps if part.unit == HIGHEST_PATCH.unit]
+
+    def map_of(part: Part) -> np.ndarray:
+        return MAPS[part.name](detector, batch, prediction, size or prediction.size)[0]
+
+    def excess_of(part: Part) -> float:
+        return float(part.value(prediction.measurement)[0]) - float(np.median(part.value(normals)))
+
     if of_patches:
-        raised = sum(part.excess for part in parts if part.unit != HIGHEST_PATCH.unit)
-        found = detector.heatmap_threshold + raised
-        return ScoreMap(np.sum(of_patches, 0) + raised, HIGHEST_PATCH.unit, detector.colour_range, found)
-    typical = float(np.median(detector.calibration_scores))
-    excess = sum(part.value for part in parts) - typical
-    shares = np.mean([heatmap / max(part.quantity, MIN_LOGARITHM) for part, heatmap in maps], 0)
-    ends = colour_range(np.percentile(detector.calibration_scores - typical, np.arange(101)))
+        raised = sum(excess_of(part) for part in parts if part not in of_patches)
+        heatmap = np.sum([map_of(part) for part in of_patches], 0) + raised
+        return ScoreMap(heatmap, HIGHEST_PATCH.unit, detector.colour_range, detector.heatmap_threshold + raised)
+    scores = detector.score(normals)
+    typical = float(np.median(scores))
+    quantities = [max(float(part.quantity(prediction.measurement)[0]), MIN_LOGARITHM) for part in drawn]
+    shares = np.mean([map_of(part) / quantity for part, quantity in zip(drawn, quantities, strict=True)], 0)
+    excess = float(prediction.score[0]) - typical
+    ends = colour_range(np.percentile(scores - typical, np.arange(101)))
     return ScoreMap(excess + np.log(shares.clip(min=MIN_SHARE)), SCORE_UNIT, ends)
+
+
+def _normals_of(detector: Detector) -> Measurement:
+    if detector.normals is None:
+        raise UserError("a student without calibration has no normals to explain a score by; run evaluate on it")
+    return detector.normals
 
 
 def _contribution(

@@ -95,7 +95,7 @@ def test_of_two_maps_of_a_score_the_brighter_one_is_that_of_the_higher_score(det
     for level in range(6):
         pixels = (image(3) * (level / 5)).byte()
         prediction = detector.predict(pixels)
-        shown = score_map(detector, explain(detector, pixels, prediction))
+        shown = score_map(detector, pixels, prediction)
         scores.append(float(prediction.score[0]))
         of_peak = score in (DISTANT_PEAK, PEAK)
         brightness.append(shown.heatmap.max() if of_peak else np.log(np.exp(shown.heatmap).mean()))
@@ -105,4 +105,4 @@ def test_of_two_maps_of_a_score_the_brighter_one_is_that_of_the_higher_score(det
 
 def test_a_score_whose_parts_have_no_map_has_none(detector):
     detector = scored_by(detector, MKD)
-    assert score_map(detector, explain(detector, image())) is None
+    assert score_map(detector, image()) is None

@@ -109,9 +109,9 @@ class CachedDetector:
 
     def score_map(self, picture: Picture) -> "ScoreMap | None":
         """Map of a picture's whole score at its `display_size`; None without calibration, or if no part has a map."""
-        from kdad.detection.explanation import score_map
-
-        return score_map(self.detector, self.explain(picture))
+        if self.detector.calibration is None:
+            return None
+        return _score_map(self.stamp, picture.digest, self.detector, picture)
 
     def localise(self, picture: Picture, method: str) -> np.ndarray:
         """Map of one picture at its `display_size`, by a method of `kdad.detection.localisation`."""
@@ -162,6 +162,15 @@ def _explain(stamp: str, digest: str, _detector: "Detector", _picture: Picture) 
     prediction, pixels = _predict(stamp, digest, _detector, _picture), _picture.pixels
     with _at_work(_detector, pixels):
         return explain(_detector, [pixels], prediction, size=display_size(pixels))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _score_map(stamp: str, digest: str, _detector: "Detector", _picture: Picture) -> "ScoreMap | None":
+    from kdad.detection.explanation import score_map
+
+    prediction, pixels = _predict(stamp, digest, _detector, _picture), _picture.pixels
+    with _at_work(_detector, pixels):
+        return score_map(_detector, [pixels], prediction, size=display_size(pixels))
 
 
 @st.cache_data(max_entries=64, show_spinner="Asking for gradients…")

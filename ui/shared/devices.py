@@ -1,4 +1,7 @@
-"""The compute device, in words."""
+"""The compute device, in words; and what every page will need, loaded before it is asked for."""
+
+from importlib import import_module
+from threading import Thread
 
 import streamlit as st
 
@@ -14,3 +17,11 @@ def device_in_words() -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     return "Apple GPU (MPS)" if device == "mps" else f"CPU, threads: {torch.get_num_threads()}"
+
+
+@st.cache_resource(max_entries=1, show_spinner=False)
+def load_ahead() -> Thread:
+    """Import what the default teacher needs while a visitor reads the page, once per server; call it last."""
+    thread = Thread(target=import_module, args=("timm",), daemon=True)
+    thread.start()
+    return thread
