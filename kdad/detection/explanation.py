@@ -99,7 +99,7 @@ def score_map(
 ) -> ScoreMap | None:
     """Join the maps of a score's parts into the map of their sum, for one image; None if no part has a map.
 
-    Maps in standard deviations of a normal patch are added, and what else is added to the score raises the whole image.
+    Maps in standard deviations of a normal patch are added, and stretched by what else is added to the score.
     Shares of logarithms are multiplied with how far the score exceeds a typical normal's.
 
     Args:
@@ -124,9 +124,12 @@ def score_map(
         return float(part.value(prediction.measurement)[0]) - float(np.median(part.value(normals)))
 
     if of_patches:
-        raised = sum(excess_of(part) for part in parts if part not in of_patches)
-        heatmap = np.sum([map_of(part) for part in of_patches], 0) + raised
-        return ScoreMap(heatmap, HIGHEST_PATCH.unit, detector.colour_range, detector.heatmap_threshold + raised)
+        heatmap = np.sum([map_of(part) for part in of_patches], 0)
+        peak = max(float(heatmap.max()), MIN_LOGARITHM)
+        raised = max(0.0, peak + sum(excess_of(part) for part in parts if part not in of_patches)) / peak
+        return ScoreMap(
+            heatmap * raised, HIGHEST_PATCH.unit, detector.colour_range, detector.heatmap_threshold * raised
+        )
     scores = detector.score(normals)
     typical = float(np.median(scores))
     quantities = [max(float(part.quantity(prediction.measurement)[0]), MIN_LOGARITHM) for part in drawn]
