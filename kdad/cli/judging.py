@@ -209,6 +209,8 @@ def print_figures(figures: dict[str, Any]) -> None:
         f"({figures['n_normal']} normal, {figures['n_anomalous']} anomalous; seed {figures['seed']}; "
         f"teacher {figures['teacher']}, label overlap: {figures['label_overlap']})"
     )
+    if learned := figures.get("n_learned"):
+        print(f"warning: {learned} of the test images were learned as normal, so that these figures flatter")
     _warn(figures["n_calibration"], figures["calibration"])
 
 

@@ -1,5 +1,6 @@
 """Image files: search, read-ahead, and batches of equal size."""
 
+import hashlib
 import os
 import re
 import sys
@@ -202,6 +203,11 @@ def in_batches(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
         yield from images.split(batch_size(*images.shape[2:]))
     else:
         yield from (batch for _, batch in batches_of_one_size(("", image) for image in images))
+
+
+def digest_of(image: Tensor) -> str:
+    """SHA-256 of the pixels of an image, uint8 (3, H, W)."""
+    return hashlib.sha256(str(tuple(image.shape)).encode() + image.contiguous().numpy().tobytes()).hexdigest()
 
 
 def evenly(total: int, most: int) -> Tensor:

@@ -4,7 +4,6 @@ What its score reads of normals is remembered patch by patch, so that statistics
 seconds. The result is a new version beside the old one, which stays as it is.
 """
 
-import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdad.data.images import digest_of
 from kdad.detection.calibration import save_calibration, with_patches
 from kdad.detection.detector import Detector
 from kdad.detection.inputs import to_batch
@@ -47,7 +47,7 @@ def correct(folder: Path, images: Sequence[Any], *, into: Path | None = None, de
     added = torch.cat([_projected(detector, patches, batch) for batch in batches])
     if patches.know(added).any():
         raise UserError("an image is among the normals of this student already")
-    digests = [hashlib.sha256(batch.numpy().tobytes()).hexdigest() for batch in batches]
+    digests = [digest_of(image) for batch in batches for image in batch]
     return _saved(folder, detector, patches.extended(added), {"normals": digests}, into)
 
 

@@ -1,13 +1,15 @@
 """Evaluate a finished student: reads the test set once, for figures and raw scores."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from kdad.data.datasets import public_name
+from kdad.data.images import digest_of
 from kdad.data.task import Labelled, Task
 from kdad.detection.calibration import calibrate, fit_statistics, save_calibration
 from kdad.detection.detector import Detector, Prediction
@@ -114,7 +116,9 @@ class _Judged:
         self.masks: list[np.ndarray] = []
         self.anomalous: list[bool] = []
         scores, measurements, first = [], [], 0
-        for prediction in detector.predict_each(test.images):
+        learned = detector.config.learned_normals
+        self.learned = 0  # test images that the student was told to be normal
+        for prediction in detector.predict_each(self._counted(test.images, learned) if learned else test.images):
             scores.append(prediction.score)
             measurements.append(replace(prediction.measurement, patch_maps=(), distance_maps=()))
             if test.masks is not None:
@@ -123,6 +127,12 @@ class _Judged:
             first += len(prediction)
             advance(TESTING, len(prediction))
         self.score, self.measurement = np.concatenate(scores), Measurement.concatenated(measurements)
+
+    def _counted(self, images: Iterable[Tensor], learned: frozenset[str]) -> Iterator[Tensor]:
+        """The images, of which those that were learned are counted."""
+        for image in images:
+            self.learned += digest_of(image) in learned
+            yield image
 
     def _keep(self, prediction: Prediction, masks: Sequence[np.ndarray | None], anomalous: list[bool]) -> None:
         height, width = shrunk(*prediction.size)
@@ -194,6 +204,7 @@ def _figures(judged: _Judged, task: Task, test: Labelled, detector: Detector) ->
         "n_normal": int((~anomalous).sum()),
         "n_anomalous": int(anomalous.sum()),
         "calibration": config.calibration,
+        **({"n_learned": judged.learned} if config.ancestry else {}),
         "n_calibration": 0 if detector.calibration is None else len(detector.calibration),
     }
 

@@ -97,6 +97,11 @@ class StudentConfig:
             raise UserError(f"max_value must be 0 or one of {', '.join(map(str, MAX_VALUES))}, not {self.max_value}")
 
     @property
+    def learned_normals(self) -> frozenset[str]:
+        """Digests of the images that were learned as normal after training, see `kdad.data.images.digest_of`."""
+        return frozenset(digest for change in self.ancestry for digest in change.get("normals", []))
+
+    @property
     def image_size(self) -> Size:
         """The (height, width) in pixels at which the networks read images, or their tiles."""
         return self.preprocessing.resize

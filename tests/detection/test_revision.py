@@ -10,10 +10,12 @@ from helpers.miniatures import TinyTask
 from PIL import Image
 
 from kdad.cli import main
+from kdad.cli.judging import print_figures
 from kdad.data import patterns
 from kdad.detection.detector import Detector
 from kdad.detection.revision import correct, rectangle, restrict
 from kdad.errors import UserError
+from kdad.evaluation.evaluate import evaluate
 from kdad.scores import LOCAL_DISTANCE
 from kdad.storage import student_folder as storage
 
@@ -104,6 +106,17 @@ def test_nothing_is_left_of_a_version_that_cannot_be_written(folder, load, strip
     with pytest.raises(OSError, match="full"):
         correct(folder, [stripes[:1]], detector=load(folder))
     assert sorted(path.name for path in folder.parent.iterdir()) == ["dots"]
+
+
+def test_figures_say_how_many_test_images_were_learned(folder, load, capsys):
+    task = TinyTask()
+    task.score = LOCAL_DISTANCE
+    made = correct(folder, [task.test.images[0], task.test.images[1]], detector=load(folder))
+    figures = evaluate(task, load(made)).figures
+    assert figures["n_learned"] == 2
+    print_figures(figures)
+    assert "2 of the test images were learned as normal" in capsys.readouterr().out
+    assert "n_learned" not in evaluate(task, load(folder)).figures
 
 
 @pytest.fixture
