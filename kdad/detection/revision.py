@@ -114,7 +114,7 @@ def _saved(folder: Path, detector: Detector, fitted: FittedPatches, change: dict
         for name in KEPT:
             if (folder / name).is_file():
                 shutil.copy2(folder / name, temporary / name)
-        before = {"version": folder.name, "calibration_sha256": config.calibration_sha256}
+        before = {"name": place.name, "version": folder.name, "calibration_sha256": config.calibration_sha256}
         digest = save_calibration(temporary, calibration)
         config = replace(config, calibration_sha256=digest, ancestry=[*config.ancestry, before | change])
         student_folder.save_config(temporary, config)

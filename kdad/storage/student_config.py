@@ -93,6 +93,8 @@ class StudentConfig:
             raise UserError(f"tile_size must be 0 to {MAX_TILE_SIZE}, not {self.tile_size}")
         if self.tile_size and LOCAL_DISTANCES in score_named(self.score).needs:
             raise UserError(f"the score {self.score!r} is of whole images, not of tiles")
+        if not all(isinstance(change, dict) and Path(str(change.get("name", ""))).name for change in self.ancestry):
+            raise UserError("ancestry must be a list of changes with the names of their versions")
         if self.max_value not in (0, *MAX_VALUES):
             raise UserError(f"max_value must be 0 or one of {', '.join(map(str, MAX_VALUES))}, not {self.max_value}")
 

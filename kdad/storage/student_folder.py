@@ -22,8 +22,9 @@ from kdad.storage.student_config import StudentConfig, public_teacher
 
 
 def folder_of(out: Path, config: StudentConfig) -> Path:
-    """Folder below `out` for the student of `config`."""
-    return student_folder(out, config.dataset, config.teacher, config.normal_class, config.seed)
+    """Folder below `out` for the student of `config`, or for the version that it is."""
+    folder = student_folder(out, config.dataset, config.teacher, config.normal_class, config.seed)
+    return folder.with_name(Path(config.ancestry[-1]["name"]).name) if config.ancestry else folder
 
 
 def is_complete(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,12 +51,13 @@ def test_what_is_learned_is_normal_and_what_is_like_it_less_unusual(folder, load
 def test_a_version_says_what_it_comes_from(folder, load, stripes):
     made = correct(folder, [stripes[0], stripes[1]], detector=load(folder))
     (change,) = storage.load_config(made).ancestry
-    assert change["version"] == "dots" and len(change["normals"]) == 2
+    assert (change["version"], change["name"]) == ("dots", "dots-v2") and len(change["normals"]) == 2
+    assert storage.folder_of(Path("out"), storage.load_config(made)).name == "dots-v2"
     assert change["calibration_sha256"] == storage.load_config(folder).calibration_sha256
     assert "2 images learned as normal" in (made / "README.md").read_text()
     third = restrict(made, rectangle(0, 0.5, 0, 1), detector=load(made))
     assert third.name == "dots-v3"
-    assert [sorted(change) for change in storage.load_config(third).ancestry][1][1] == "region"
+    assert "region" in storage.load_config(third).ancestry[1]
 
 
 def test_what_is_known_already_is_refused(folder, load, stripes):
@@ -145,5 +147,5 @@ def test_commands_make_versions_and_say_what_they_cost(commands, stripes, tmp_pa
     assert main(["region", str(commands), "--box", "0", "0.5", "0", "1"]) == 0
     masked, boxed = (commands.with_name(name) for name in ("dots-v3", "dots-v4"))
     of_mask, of_box = (json.loads((made / "config.json").read_text())["ancestry"] for made in (masked, boxed))
-    assert of_mask == of_box
+    assert [change["region"] for change in of_mask] == [change["region"] for change in of_box]
     assert main(["region", str(commands), "--box", "1", "0.5", "0", "1"]) == 2

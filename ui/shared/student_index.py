@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,6 +42,17 @@ class Student:
     def own(self) -> bool:
         """Whether it was trained on images of one's own."""
         return is_folder(self.dataset)
+
+    @property
+    def variant(self) -> str:
+        """What tells it from others of its data set, teacher and class: seed and version; '' for the first of them."""
+        return ", ".join(filter(None, (f"seed {self.seed}" if self.seed else "", self.version)))
+
+    @property
+    def version(self) -> str:
+        """`v2` and so on of a student that was revised, see `kdad.detection.revision`; '' for one as it was trained."""
+        found = re.search(r"-(v\d+)$", self.folder.name)
+        return found[1] if found else ""
 
     @property
     def normals_in_words(self) -> str:

@@ -47,6 +47,8 @@ def serve(student: Student, port: int = PORT) -> str:
 def requests(student: Student, port: int = PORT) -> str:
     """Shell commands that ask that server for a score and for a heatmap."""
     name = student_folder(Path(), student.dataset, student.teacher, student.normal_class, student.seed)
+    if student.version:
+        name = name.with_name(student.folder.name)
     address = f"http://127.0.0.1:{port}/students/{quote(name.as_posix())}"
     return _lines(
         shlex.join(["curl", "--data-binary", f"@{PHOTO}", f"{address}/predict"]),

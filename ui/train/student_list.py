@@ -51,7 +51,7 @@ def _deletable(student: Student) -> bool:
 
 
 def _row(student: Student, deletable: bool) -> None:
-    name = f"**{plain(student.normal_class)}**" + (f", seed {student.seed}" if student.seed else "")
+    name = ", ".join(filter(None, (f"**{plain(student.normal_class)}**", student.variant)))
     figures = "not tested" if student.evaluation is None else f"test AUROC {percent(student.evaluation['auroc'])}"
     with st.container(horizontal=True, vertical_alignment="center", key=f"student-{student.key}"):
         st.markdown(name, width=NAME_WIDTH)

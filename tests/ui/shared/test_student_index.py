@@ -83,3 +83,16 @@ def test_without_a_variable_students_are_beside_the_app(monkeypatch):
     monkeypatch.delenv("KDAD_STUDENTS", raising=False)
     assert student_index.root().name == "trained_students"
     assert "--out" not in student_index.train_command()
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "variant"),
+    [("dots", 0, ""), ("dots-seed3", 3, "seed 3"), ("dots-v2", 0, "v2"), ("dots-seed3-v12", 3, "seed 3, v12")],
+)
+def test_seeds_and_versions_are_told_apart(students_root, monkeypatch, tmp_path, name, seed, variant):
+    folder = tmp_path / "patterns" / "tiny-vgg" / name
+    shutil.copytree(students_root / "patterns" / "tiny-vgg" / "dots", folder)
+    reseal(folder / "config.json", seed=seed)
+    monkeypatch.setenv("KDAD_STUDENTS", str(tmp_path))
+    (student,) = student_index.find()[0].values()
+    assert student.variant == variant
