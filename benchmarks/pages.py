@@ -1,12 +1,17 @@
 """Response times of the app's pages in a real browser: rows of `benchmarks/speed.py`."""
 
+import io
+import itertools
+import re
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.browser import ROOT, app_server, arrive, chromium
+from benchmarks.growth import photograph
 from benchmarks.timing import Prepared, Seconds, timed, wanted
 
 COUNT_RUNS = """() => {
@@ -16,6 +21,7 @@ COUNT_RUNS = """() => {
         .observe(app, { attributeFilter: ['data-test-script-state'] })
 }"""
 SCRIPT_STATE = "document.querySelector('[data-testid=stApp]').dataset.testScriptState"
+JUDGED = re.compile("^p-value")
 HOME = "See what does not belong, and where"
 TWO = "Inspect?student=patterns-defects/vgg-cifar10/bricks&compare=patterns-defects/vit-cifar10/bricks"
 
@@ -58,6 +64,48 @@ def cold_link(device: str) -> Prepared:
             return seconds
 
         yield wanted(5, 5)(device), opened
+
+
+def first_sample(device: str) -> Prepared:
+    """Time from the command until the first sample is judged on the inspect page."""
+    with chromium() as browser:
+
+        def opened() -> float:
+            page, started = browser.new_page(), time.perf_counter()
+            with app_server() as server:
+                arrive(page, f"{server.address}/Inspect")
+                page.get_by_text(JUDGED).first.wait_for()
+                seconds = time.perf_counter() - started
+            page.close()
+            return seconds
+
+        yield wanted(5, 5)(device), opened
+
+
+def hundred_uploads(device: str) -> Prepared:
+    """Time until 100 uploaded photographs of a megapixel, in a zip file, are judged and sorted."""
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser, app_server() as server:
+        page = browser.new_page()
+        rounds = itertools.count()
+
+        def uploaded() -> float:
+            file = Path(folder) / "hundred.zip"
+            with zipfile.ZipFile(file, "w") as archive:  # others each time, or their verdicts would be known
+                first = 100 * next(rounds)
+                for index in range(first, first + 100):
+                    content = io.BytesIO()
+                    photograph(1024, 1024, index).save(content, "JPEG", quality=90)
+                    archive.writestr(f"{index}.jpg", content.getvalue())
+            page.goto(f"{server.address}/Inspect?source=Upload")
+            page.get_by_text("Drop one or more images").wait_for()
+            _complete(page)
+            started = time.perf_counter()
+            page.locator("input[type=file]").first.set_input_files(file)
+            page.get_by_text(JUDGED).first.wait_for()
+            _complete(page)
+            return time.perf_counter() - started
+
+        yield wanted(25, 25)(device), uploaded
 
 
 def page_switch(device: str) -> Prepared:

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import vgg16
 
 from benchmarks.growth import folder_of, photograph
-from benchmarks.pages import TWO, cold_link, home_page, page_switch, step_of
+from benchmarks.pages import TWO, cold_link, first_sample, home_page, hundred_uploads, page_switch, step_of
 from benchmarks.published import PIXELS, Contiguous, Published, Work, photographs, published_step, resized
 from benchmarks.timing import Prepared, Row, Seconds, measure, timed, wanted
 from kdad.data.datasets import FOLDER
@@ -35,14 +35,16 @@ from kdad.data.images import in_advance
 from kdad.data.loading import load_task
 from kdad.detection.detector import Detector
 from kdad.detection.image_files import score_files
+from kdad.detection.revision import correct
 from kdad.devices import accelerator
 from kdad.errors import UserError, one_of
 from kdad.evaluation.evaluate import evaluate
 from kdad.files import write_json
 from kdad.jobs import manager
 from kdad.networks.students import build_student, preset
-from kdad.networks.teachers.loading import Teacher
+from kdad.networks.teachers.loading import Teacher, load_teacher
 from kdad.networks.teachers.provenance import UNKNOWN
+from kdad.networks.teachers.registry import LITE0, default_image_size, default_layers
 from kdad.networks.vgg import imagenet_vgg16, paper_student
 from kdad.networks.vit import ViTFeatures
 from kdad.training.distillation import OPTIMIZERS, Distillation, train_student
@@ -161,6 +163,22 @@ def vit_products(device: str) -> Prepared:
     left, right, left_by_right = (torch.randn(MATRIX, MATRIX, dtype=dtype, device=device) for _ in range(3))
     product = timed(lambda: torch.mm(left, right, out=left_by_right))
     yield lambda: product() * counter.get_total_flops() / (2 * MATRIX**3), timed(step)
+
+
+def correction(device: str) -> Prepared:
+    """Time in which a student of photographs learns that one more is normal."""
+    with tempfile.TemporaryDirectory() as work:
+        root = Path(work) / "photographs"
+        folder_of(NORMALS, root)
+        dataset = f"{FOLDER}{root}"
+        size = default_image_size(LITE0, dataset)
+        teacher = load_teacher(LITE0, image_size=size, layers=default_layers(LITE0, dataset))
+        task = load_task(dataset, "good", teacher.preprocessing)
+        recipe = replace(preset(teacher)[1], epochs=1)
+        folder = train_student(task, teacher, Path(work), recipe=recipe, device=device)
+        detector = Detector.load(folder, teacher=teacher, device=device)
+        alarm = photograph(320, 240, NORMALS)
+        yield wanted(10, 10)(device), timed(lambda: correct(folder, [alarm], detector=detector))
 
 
 def command(name: str) -> Callable[[str], Prepared]:
@@ -367,6 +385,9 @@ ROWS |= {
     "an epoch of a job that trains": Row("nobody looks", "two images a second beside it", training_watched, 3),
     "`score` of 8 JPEGs of 12 megapixels": Row("the slower of decoding and scoring", "both at once", pictures),
     "home page, from the server's start": Row("an empty page of Streamlit's", "usable", home_page),
+    "the first sample, from the command": Row("wanted", "judged", first_sample, 3),
+    "100 uploads of a megapixel": Row("wanted", "judged and sorted", hundred_uploads, 2),
+    "a correction, of 300 normals": Row("wanted", "a new version", correction, 3),
     "a cold link that compares two students": Row("wanted", "complete", cold_link, 3),
     "a switch of page, to the curves": Row("wanted", "complete", page_switch),
     "a step of noise under two students": Row("wanted", "complete", step_of("Noise", f"{TWO}&change=Noise", 0.5), 8),
