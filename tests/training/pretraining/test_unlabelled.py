@@ -35,6 +35,12 @@ def guide():
     return Guide(load_teacher(LITE0, image_size=64))
 
 
+@pytest.fixture
+def known_features(monkeypatch, tmp_path_factory):
+    """What the guide sees, computed by the first test that asks for it."""
+    monkeypatch.setenv("KDAD_CACHE", str(tmp_path_factory.getbasetemp() / "guide-features"))
+
+
 def seen(guide, source):
     return guide_features.guide_features(guide, source, torch.arange(60))
 
@@ -45,7 +51,9 @@ def only_folder(tmp_path):
 
 
 @pytest.mark.parametrize(("backbone", "family"), [("vgg", CompactVGG), ("vit", CompactViT)])
-def test_a_network_taught_without_labels_loads_as_a_teacher(tmp_path, source, backbone, family, monkeypatch):
+def test_a_network_taught_without_labels_loads_as_a_teacher(
+    tmp_path, source, backbone, family, monkeypatch, known_features
+):
     monkeypatch.setattr(TinySource, "labels", unread(TinySource.labels))
     card = taught(backbone, tmp_path / "mine", distil_from=LITE0)
     teacher = load_teacher(str(tmp_path / "mine"))
@@ -73,7 +81,7 @@ def unread(labels):
 
 
 @pytest.mark.parametrize("backbone", ["vgg", "vit"])
-def test_the_held_out_tenth_is_not_copied_from(tmp_path, monkeypatch, backbone):
+def test_the_held_out_tenth_is_not_copied_from(tmp_path, monkeypatch, backbone, known_features):
     shown, step = [], UnlabelledDistillation.training_step
 
     def watched(module, batch, index):
@@ -227,7 +235,7 @@ def test_a_cache_that_cannot_be_written_is_a_mistake(tmp_path, monkeypatch, guid
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["vgg", "vit"])
-def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, backbone):
+def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, backbone, known_features):
     options = {"epochs": 2, "distil_from": LITE0, "batch_size": 27}
     taught(backbone, tmp_path / "whole", **options)
     step = UnlabelledDistillation.training_step
