@@ -182,7 +182,7 @@ def figures(normal: list[Tensor], pseudo: list[Tensor], masks: np.ndarray, whole
             f"{name}, peak": metrics.auroc(peaks, anomalous),
             f"{name}, highest hundredth": metrics.auroc(highest.mean(1).numpy(), anomalous),
             f"{name}, peak + distance": metrics.auroc(peaks + weight * logarithm(whole), anomalous),
-            f"{name}, pixels": metrics.pixel_auroc(combined[1].numpy(), masks),
+            f"{name}, pixels": metrics.pixel_ranking(combined[1].numpy(), masks)[0],
         }
     found["distance alone"] = metrics.auroc(whole, anomalous)
     return {name: round(value, 4) for name, value in found.items()}

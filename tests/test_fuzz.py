@@ -195,9 +195,11 @@ def test_auroc_is_scikit_learns_and_the_area_under_our_curve(pair):
 @given(scored(), st.integers(1, 3))
 def test_pixel_figures_of_images_are_those_of_their_pixels(pair, rows):
     scores, anomalous = (np.tile(values, (rows, 1)) for values in pair)
-    assert metrics.pixel_auroc([scores], [anomalous]) == pytest.approx(roc_auc_score(anomalous.ravel(), scores.ravel()))
+    assert metrics.pixel_ranking([scores], [anomalous])[0] == pytest.approx(
+        roc_auc_score(anomalous.ravel(), scores.ravel())
+    )
     expected = average_precision_score(anomalous.ravel(), scores.ravel())
-    assert metrics.pixel_average_precision(list(scores[:, None]), list(anomalous[:, None])) == pytest.approx(expected)
+    assert metrics.pixel_ranking(list(scores[:, None]), list(anomalous[:, None]))[1] == pytest.approx(expected)
 
 
 @given(scored())

@@ -168,11 +168,8 @@ def shrunk_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def pixel_figures(heatmaps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[str, float]:
     """Localisation figures: pixel AUROC, PRO up to 30 % false positives, and average precision."""
-    return {
-        "pixel_auroc": metrics.pixel_auroc(heatmaps, masks),
-        "pro": metrics.pro(heatmaps, masks),
-        "pixel_ap": metrics.pixel_average_precision(heatmaps, masks),
-    }
+    auroc, average_precision = metrics.pixel_ranking(heatmaps, masks)
+    return {"pixel_auroc": auroc, "pro": metrics.pro(heatmaps, masks), "pixel_ap": average_precision}
 
 
 def _figures(judged: _Judged, task: Task, test: Labelled, detector: Detector) -> dict[str, Any]:

@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from kdad.errors import UserError
-from kdad.evaluation.metrics import auroc, pixel_auroc, pro, roc_curve
+from kdad.evaluation.metrics import auroc, pixel_ranking, pro, roc_curve
 
 
 def random_scores(seed: int, n: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -66,14 +66,14 @@ def test_roc_curve_encloses_the_auroc():
 def test_pixel_auroc_ranks_all_pixels_together():
     heatmaps = np.array([[[0.0, 1.0]], [[2.0, 3.0]]])
     masks = np.array([[[False, False]], [[False, True]]])
-    assert pixel_auroc(heatmaps, masks) == 1
-    assert pixel_auroc(-heatmaps, masks) == 0
-    assert pixel_auroc(heatmaps, np.array([[[False, True]], [[False, False]]])) == pytest.approx(1 / 3)
+    assert pixel_ranking(heatmaps, masks) == (1, 1)
+    assert pixel_ranking(-heatmaps, masks)[0] == 0
+    assert pixel_ranking(heatmaps, np.array([[[False, True]], [[False, False]]]))[0] == pytest.approx(1 / 3)
 
 
 def test_pixel_auroc_without_defects_is_an_error():
     with pytest.raises(UserError):
-        pixel_auroc(np.zeros((2, 4, 4)), np.zeros((2, 4, 4), bool))
+        pixel_ranking(np.zeros((2, 4, 4)), np.zeros((2, 4, 4), bool))
 
 
 def one_row(values) -> np.ndarray:
@@ -144,7 +144,7 @@ def test_pro_and_pixel_auroc_depend_on_ranks_alone():
     heatmaps, masks = random_defects(seed=3)
     assert 0.1 < pro(heatmaps, masks) < 0.9
     assert pro(np.exp(2 * heatmaps) + 7, masks) == pytest.approx(pro(heatmaps, masks))
-    assert pixel_auroc(np.exp(2 * heatmaps) + 7, masks) == pytest.approx(pixel_auroc(heatmaps, masks))
+    assert pixel_ranking(np.exp(2 * heatmaps) + 7, masks) == pytest.approx(pixel_ranking(heatmaps, masks))
 
 
 def test_pro_hardly_depends_on_how_finely_it_is_integrated():
