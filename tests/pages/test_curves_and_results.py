@@ -6,6 +6,7 @@ import pytest
 from helpers.miniatures import reseal
 from helpers.page import control, rerun, texts
 
+from kdad.detection.detector import Detector
 from kdad.evaluation.results_file import merge_entry, sweep_command
 from kdad.scores import DISTANT_ERROR, MKD, SCORES
 
@@ -65,7 +66,7 @@ def test_scores_come_with_split_seed_teacher_and_counts(results):
     at = results(student=DOTS1)
     assert r"patterns, test split, seed 1, teacher tiny\-vgg; 200 normal and 1,800 anomalous images." in texts(at)
     assert SCORES[DISTANT_ERROR].description in texts(at)
-    assert len(alternative_texts(at)) == 3
+    assert len(alternative_texts(at)) == 4  # with the one of costs
     assert all(alternative_texts(at))
 
 
@@ -79,6 +80,35 @@ def test_a_higher_rate_finds_more_and_alarms_more(results):
         seen.append([float(figures(at)[name].split()[0]) for name in ("False alarms on test", "Anomalies found")])
     assert seen == sorted(seen)
     assert seen[0] < seen[2]
+
+
+def press(at, label: str):
+    next(button for button in at.button if button.label == label).click()
+    return rerun(at)
+
+
+def test_costs_choose_an_operating_point_that_can_be_kept(results, evaluated_root, tmp_path):
+    root = copied(evaluated_root, tmp_path)
+    reseal(root / DOTS / "evaluation.json", auroc_mkd=0.9, n_normal=200, n_anomalous=1800)
+    at = results(root=root, miss="1000", defects="50")
+    assert control(at, "number_input", "A miss costs").value == 1000
+    assert "Least expected cost at a false-positive rate of" in texts(at)
+    at = press(at, "Show it below")
+    shown = control(at, "select_slider", "Operating point").value
+    assert shown > 0.05
+    at = press(at, "Use it by default")
+    kept = Detector.load(root / DOTS)
+    assert kept.default_fpr == shown
+    assert "Kept with this student" in texts(at)
+    assert control(results(root=root), "select_slider", "Operating point").value == shown
+    press(at, "Back to 5 %")
+    assert Detector.load(root / DOTS).operating_point is None
+
+
+def test_a_damaged_operating_point_is_one_message(results, evaluated_root, tmp_path):
+    root = copied(evaluated_root, tmp_path)
+    (root / DOTS / "operating_point.json").write_text("{}")
+    assert "is damaged" in results(root=root).error[0].value.replace("\\", "")
 
 
 def test_one_class_alone_has_its_own_figures(results):

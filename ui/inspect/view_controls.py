@@ -87,8 +87,9 @@ def _choose_fpr(detectors: list[CachedDetector]) -> float | None:
         st.caption("This student is not calibrated: it gives scores, but no p-values or verdicts.")
         return None
     lowest = max(detector.lowest_fpr for detector in calibrated)
-    rates = sorted({lowest, *(rate for rate in RATES if rate > lowest)})
-    usual = min(rates, key=lambda rate: abs(rate - 0.05))
+    wanted = calibrated[0].default_fpr  # that of the student's operating point, if it has one
+    rates = sorted({lowest, *(rate for rate in (*RATES, wanted) if rate > lowest)})
+    usual = min(rates, key=lambda rate: abs(rate - wanted))
     if st.session_state.get("fpr", usual) not in rates:  # chosen for another student
         st.session_state["fpr"] = usual
     fpr = st.select_slider(

@@ -10,6 +10,7 @@ POINT, KIND, IMAGE = "point", "kind", "image"  # selections made by a click
 SERIES = ("#c2416f", "#3c8f88", "#c9772b", "#6f6cb0", "#4f8fce", "#8a8f3a", "#b06fae", "#8d8898")
 KINDS = alt.Scale(domain=["normal", "anomalous"], range=[CALM, ACCENT])
 BINS = 40
+COST_POINTS = 200  # of the curve of costs
 
 
 def over_epochs(history: pd.DataFrame, column: str, title: str, best: pd.DataFrame | None = None) -> alt.LayerChart:
@@ -74,6 +75,24 @@ def roc(curve: pd.DataFrame, at: tuple[float, float] | None) -> alt.LayerChart:
     dots = base.mark_point(filled=True, color=ACCENT, size=60, cursor="pointer")
     dots = dots.encode(opacity=alt.condition(hover, alt.value(1), alt.value(0)), tooltip=tooltip)
     return alt.layer(*layers, dots.add_params(click, hover)).properties(height=330)
+
+
+def cost(curve: pd.DataFrame, rate: float, least: float) -> alt.LayerChart:
+    """Expected cost per image (`cost`) over the false-positive rate (`rate`), with the point of least cost marked."""
+    scale = alt.Scale(type="log", domain=[float(curve["rate"].min()), 1], nice=False)
+    axis = alt.Axis(format="~%", tickCount=5, grid=False)
+    x = alt.X("rate:Q", title="false-positive rate", scale=scale, axis=axis)
+    y = alt.Y(
+        "cost:Q", title="expected cost", scale=alt.Scale(type="log", padding=8), axis=alt.Axis(tickCount=3, format="~g")
+    )
+    tooltip = [
+        alt.Tooltip("rate:Q", title="false-positive rate", format=".2%"), alt.Tooltip("found:Q", format=".1%"),
+        alt.Tooltip("cost:Q", title="expected cost", format=".4f"),
+    ]  # fmt: skip
+    line = alt.Chart(curve).mark_line(color=CALM, strokeWidth=2.5, interpolate="step-after", point={"opacity": 0})
+    spot = alt.Chart(pd.DataFrame({"rate": [rate], "cost": [least]})).encode(x, y)
+    mark = spot.mark_point(color=ACCENT, filled=True, size=150, stroke="white", strokeWidth=2, tooltip=None)
+    return alt.layer(line.encode(x, y, tooltip=tooltip), mark).properties(height=200)
 
 
 def rocs(curves: pd.DataFrame, students: list[str]) -> alt.LayerChart:

@@ -10,10 +10,11 @@ import streamlit as st
 
 from kdad.errors import UserError
 from kdad.evaluation import metrics
-from kdad.scores import MKD, Measurement, score_named
+from kdad.evaluation.saved_scores import read_calibration_scores, read_test_scores
+from kdad.scores import MKD
 from kdad.storage.history import read_history
-from kdad.storage.layout import CALIBRATION, CONFIG, HISTORY, PIXEL_CURVES, SCORES_TABLE
-from kdad.storage.sealing import read_sealed, read_verified
+from kdad.storage.layout import HISTORY, PIXEL_CURVES, SCORES_TABLE
+from kdad.storage.sealing import read_verified
 from ui.shared.student_index import Student, below_roots
 
 DEFAULT, PUBLISHED = "score", "score_mkd"  # columns of scores.parquet
@@ -49,7 +50,7 @@ def evidence_of(student: Student, column: str) -> Evidence | None:
     if student.evaluation is None or not file.is_file():
         return None
     try:
-        table = _table(str(file), file.stat().st_mtime_ns, _digest(student, SCORES_TABLE))
+        table = _table(str(student.folder), file.stat().st_mtime_ns, student.evaluation)
         kinds = np.array(student.evaluation["kinds"])
         shown = pd.DataFrame(
             {
@@ -60,37 +61,20 @@ def evidence_of(student: Student, column: str) -> Evidence | None:
             }
         )
         score = MKD if column == PUBLISHED else student.evaluation["score"]
-        normals = _normals(student, score)
+        normals = read_calibration_scores(student.folder, score)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(f"{student.key} is damaged ({type(error).__name__}); run evaluate on it again") from None
     return Evidence(student, score, shown, normals)
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
-def _table(file: str, stamp: int, sha256: str) -> pd.DataFrame:
-    return pd.read_parquet(BytesIO(read_verified(Path(file), sha256)), columns=NEEDED)
+def _table(folder: str, stamp: int, _evaluation: dict) -> pd.DataFrame:
+    return read_test_scores(Path(folder), _evaluation, NEEDED)
 
 
 def _digest(student: Student, name: str) -> str:
     """Recorded SHA-256 of an evaluation's file, or ''."""
     return str((student.evaluation or {}).get("files_sha256", {}).get(name, ""))
-
-
-def _normals(student: Student, score: str) -> np.ndarray | None:
-    """Scores of the calibration normals (n,), as the detector computes them; None without calibration."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    file = student.folder / CALIBRATION
-    if not file.is_file():
-        return None
-    config = read_sealed(student.folder / CONFIG)
-    mse_weight, sha256 = config["recipe"]["mse_weight"], config.get("calibration_sha256", "")
-    try:
-        calibration = load(read_verified(file, sha256))
-        return score_named(score)(Measurement.of_normals(calibration, mse_weight)).astype(np.float64)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from None
 
 
 def pixel_curves_of(student: Student) -> pd.DataFrame | None:

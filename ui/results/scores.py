@@ -1,5 +1,7 @@
 """One student's test scores: histogram, ROC, operating point, confusion matrix and AUROC per class."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -8,7 +10,8 @@ from kdad.detection import conformal
 from kdad.errors import UserError
 from kdad.scores import score_named
 from kdad.spreadsheets import as_csv
-from ui.results import charts
+from kdad.storage.operating_point import OperatingPoint
+from ui.results import charts, costs
 from ui.results.evaluated import (
     DEFAULT,
     PUBLISHED,
@@ -32,6 +35,7 @@ SCORE_HELP = (
     "al. 2020. Both are computed from the same student."
 )
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
+DEFAULT_RATE = 0.05
 ALL = "all others"
 CONFUSION_STYLE = """<style>
 .kdad-confusion { width: 100%; table-layout: fixed; border-collapse: separate; border-spacing: .3rem; }
@@ -48,7 +52,7 @@ def section() -> None:
     kinds = auroc_by_kind(evidence.table)
     against = _choose_against(kinds)
     table = evidence.against(None if against == ALL else against)
-    rate, threshold = _choose_threshold(evidence)
+    rate, threshold = _choose_threshold(evidence, costs.choose_costs(evidence, st.session_state["score"]))
     _figures(evidence, table, against, rate, threshold)
     left, right = st.columns(2, gap="large")
     with left:
@@ -111,26 +115,32 @@ def _choose_against(kinds: pd.DataFrame) -> str:
     )  # fmt: skip
 
 
-def _choose_threshold(evidence: Evidence) -> tuple[float | None, float | None]:
-    """Choose the false-positive rate; returns it and its threshold, both based on held-out normals."""
+def _choose_threshold(evidence: Evidence, by_costs: OperatingPoint | None) -> tuple[float | None, float | None]:
+    """Choose the false-positive rate; returns it and its threshold, both based on held-out normals.
+
+    `by_costs` is the point of least expected cost, which is offered among the others.
+    """
     if evidence.normals is None:
         st.info("This student is not calibrated, so it has no threshold. To calibrate it:")
         st.code(f"python -m kdad evaluate {evidence.student.folder}", language="bash", wrap_lines=True)
         return None, None
-    options = _rates(len(evidence.normals))
-    if st.session_state.get("rate") not in options:
-        st.session_state["rate"] = min(options, key=lambda rate: abs(rate - 0.05))
+    kept = costs.kept_point(evidence.student)
+    options = _rates(len(evidence.normals), [point.fpr for point in (by_costs, kept) if point])
+    if st.session_state.get(costs.RATE) not in options:
+        usual = kept.fpr if kept else DEFAULT_RATE
+        st.session_state[costs.RATE] = min(options, key=lambda rate: abs(rate - usual))
     rate = st.select_slider(
-        "Operating point: false-positive rate on held-out normals", options, key="rate", format_func=percent,
+        "Operating point: false-positive rate on held-out normals", options, key=costs.RATE, format_func=percent,
         help="The threshold is set on normals held out from training, never on test images. Or click the ROC curve.",
-        persist_state="session",
+        persist_state="session", bind="query-params",
     )  # fmt: skip
     return rate, conformal.threshold(evidence.normals, rate)
 
 
-def _rates(normals: int) -> list[float]:
+def _rates(normals: int, further: Iterable[float] = ()) -> list[float]:
+    """The rates on offer that so many normals can hold, with `further` ones."""
     lowest = conformal.lowest_fpr(normals)
-    return sorted({lowest, *(rate for rate in RATES if rate > lowest)})
+    return sorted({lowest, *(rate for rate in (*RATES, *further) if rate > lowest)})
 
 
 def _figures(
