@@ -7,7 +7,10 @@ import pandas as pd
 from ui.shared.palette import ACCENT, CALM, MUTED
 
 POINT, KIND, IMAGE = "point", "kind", "image"  # selections made by a click
-SERIES = ("#c2416f", "#3c8f88", "#c9772b", "#6f6cb0", "#4f8fce", "#8a8f3a", "#b06fae", "#8d8898")
+SERIES = (
+    "#c2416f", "#3c8f88", "#c9772b", "#6f6cb0", "#4f8fce", "#8a8f3a", "#b06fae", "#8d8898", "#8f5a3c", "#2f6f4f",
+    "#d8a63a", "#e39bb4",
+)  # fmt: skip
 KINDS = alt.Scale(domain=["normal", "anomalous"], range=[CALM, ACCENT])
 BINS = 40
 COST_POINTS = 200  # of the curve of costs
@@ -239,10 +242,12 @@ def by_kind(rows: pd.DataFrame, chosen: str | None) -> alt.Chart:
 def by_class(figures: pd.DataFrame, systems: list[str]) -> alt.LayerChart:
     """AUROC per class and system, with its spread from `low` to `high`; a click in the legend highlights a system."""
     order = list(dict.fromkeys(figures["class"]))
+    systems = systems[: len(SERIES)]  # further ones have no colour of their own
+    figures = figures[figures["system"].isin(systems)]
     colour = alt.Color(
         "system:N",
-        scale=alt.Scale(domain=systems, range=[SERIES[i % len(SERIES)] for i in range(len(systems))]),
-        legend=alt.Legend(title=None, orient="bottom", columns=2, labelLimit=220),
+        scale=alt.Scale(domain=systems, range=list(SERIES[: len(systems)])),
+        legend=alt.Legend(title=None, orient="bottom", columns=1, labelLimit=320),
     )
     singled = alt.selection_point(name="system", fields=["system"], bind="legend")
     shade = alt.condition(singled, alt.value(1), alt.value(0.12))
@@ -258,4 +263,4 @@ def by_class(figures: pd.DataFrame, systems: list[str]) -> alt.LayerChart:
         shape=alt.condition("datum.published", alt.value("diamond"), alt.value("circle")),
         tooltip=["class:N", "system:N", alt.Tooltip("auroc:Q", title="AUROC", format=".2%"), "provenance:N"],
     )  # fmt: skip
-    return alt.layer(spread, dots.add_params(singled)).properties(height=90 + 30 * len(order) + 12 * len(systems))
+    return alt.layer(spread, dots.add_params(singled)).properties(height=90 + 30 * len(order) + 22 * len(systems))

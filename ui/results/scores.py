@@ -73,7 +73,7 @@ def choose_evidence() -> Evidence:
     """Choose student and score; ends the page if there is nothing to show."""
     students = students_or_stop()
     check_link("student", students)
-    left, right = st.columns([2, 1])
+    left, right = st.columns([3, 2])
     keys = list(students)
     evaluated = [key for key in keys if students[key].evaluation]
     first = keys.index(evaluated[0]) if evaluated else 0
@@ -111,7 +111,7 @@ def _choose_against(kinds: pd.DataFrame) -> str:
         st.session_state["against"] = ALL
     return st.pills(
         "Normal against", options, key="against", required=True, help="Or click a bar of “AUROC against each class”.",
-        persist_state="session",
+        persist_state="session", width="stretch",
     )  # fmt: skip
 
 
