@@ -33,8 +33,8 @@ def read_test_scores(folder: Path, evaluation: dict[str, Any], columns: list[str
     return pandas.read_parquet(BytesIO(content), columns=columns)
 
 
-def read_calibration_scores(folder: Path, score: str) -> np.ndarray | None:
-    """The scores (n,) float64 of the calibration normals, as the detector computes them; None without calibration.
+def read_calibration_normals(folder: Path) -> Measurement | None:
+    """The measurement of the calibration normals, without maps, in numpy; None without calibration.
 
     Raises:
         OSError: a file cannot be read.
@@ -49,7 +49,16 @@ def read_calibration_scores(folder: Path, score: str) -> np.ndarray | None:
     config = read_sealed(folder / CONFIG)
     mse_weight, sha256 = config["recipe"]["mse_weight"], config.get("calibration_sha256", "")
     try:
-        calibration = load(read_verified(file, sha256))
-        return score_named(score)(Measurement.of_normals(calibration, mse_weight)).astype(np.float64)
+        return Measurement.of_normals(load(read_verified(file, sha256)), mse_weight)
     except SafetensorError as error:
         raise ValueError(str(error)) from None
+
+
+def read_calibration_scores(folder: Path, score: str) -> np.ndarray | None:
+    """The scores (n,) float64 of the calibration normals, as the detector computes them; None without calibration.
+
+    Raises:
+        OSError, ValueError, KeyError: as `read_calibration_normals`.
+    """
+    normals = read_calibration_normals(folder)
+    return None if normals is None else score_named(score)(normals).astype(np.float64)

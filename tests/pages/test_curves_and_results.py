@@ -2,6 +2,7 @@
 
 import shutil
 
+import pandas
 import pytest
 from helpers.miniatures import reseal
 from helpers.page import control, rerun, texts
@@ -281,27 +282,59 @@ def test_masks_give_pixel_curves(results, evaluated_root, tmp_path):
 
 @pytest.fixture
 def rivals(evaluated_root, tmp_path):
-    """A root with two students of one task whose configurations name different teachers."""
+    """A root with three students of one task whose configurations name different teachers."""
     root = tmp_path / "rivals"
-    for name in ("one", "two"):
-        shutil.copytree(evaluated_root / DOTS, root / "patterns" / name / "dots")
-        (root / "patterns" / name / "dots" / "local.json").unlink()  # says where the teacher is
-        reseal(root / "patterns" / name / "dots" / "config.json", teacher=name)
+    for name, of in (("one", DOTS), ("two", DOTS), ("three", DOTS1)):
+        folder = root / "patterns" / name / "dots"
+        shutil.copytree(evaluated_root / of, folder)
+        (folder / "local.json").unlink()  # says where the teacher is
+        reseal(folder / "config.json", teacher=name)
     return root
+
+
+def counts_of(at) -> dict[str, int]:
+    return {label: int(value.replace(",", "")) for label, value in figures(at).items()}
 
 
 def test_the_arena_sets_two_students_of_a_task_against_each_other(results, rivals):
     at = results("Arena", root=rivals)
-    assert [control(at, "selectbox", label).value for label in ("First", "Second")] == [
-        "patterns/one/dots", "patterns/two/dots",
-    ]  # fmt: skip
-    counts = {label: int(value.replace(",", "")) for label, value in figures(at).items()}
-    assert counts["Anomalies found by the first alone"] == counts["Anomalies found by the second alone"] == 0
-    assert counts["Anomalies found by both"] + counts["Anomalies found by neither"] == 1800
-    assert any(text.startswith("ROC curves, AUROC: one, ") for text in alternative_texts(at))
-    found = counts["Anomalies found by both"]
+    choose(at, "selectbox", "Second", "patterns/two/dots")
+    assert control(at, "selectbox", "First").value == "patterns/one/dots"
+    counts = counts_of(at)
+    assert counts["By the first alone"] == counts["By the second alone"] == 0
+    assert counts["By both"] + counts["By neither"] == 1800
+    assert any(text.startswith("ROC curves, AUROC: one, default score, ") for text in alternative_texts(at))
+    found = counts["By both"]
     control(at, "button_group", "False-positive rate").set_value(0.2)
-    assert int(figures(rerun(at))["Anomalies found by both"].replace(",", "")) >= found
+    assert counts_of(rerun(at))["By both"] >= found
+
+
+def test_three_students_in_the_arena(results, rivals):
+    at = results("Arena", root=rivals)
+    choose(at, "selectbox", "Second", "patterns/two/dots")
+    choose(at, "selectbox", "Third", "patterns/three/dots")
+    counts = counts_of(at)
+    assert list(counts) == [
+        "By all three", "By two of three", "By the first alone", "By the second alone", "By the third alone", "By none",
+    ]  # fmt: skip
+    assert sum(counts.values()) == 1800
+    assert counts["By the first alone"] == 0  # the second is its copy
+    assert counts["By two of three"] > 0
+    assert counts["By the third alone"] > 0
+    choose(at, "button_group", "Axes", 1)
+    assert at.dataframe[0].value["teacher"].tolist() == ["one", "two", "three"]
+
+
+def test_teachers_without_a_student_stand_beside_the_students(results, rivals):
+    folder = rivals / "patterns" / "one" / "dots"
+    table = pandas.read_parquet(folder / "scores.parquet")
+    table.assign(distance=table["anomalous"] + 1.0, nearest=1.0).to_parquet(folder / "scores.parquet")
+    at = results("Arena", root=rivals)
+    rows = at.dataframe[0].value
+    assert rows[["teacher", "score"]].to_numpy().tolist()[-1] == ["one", "Teacher's distance"]
+    assert rows["AUROC"].tolist()[-1] == "100.00"
+    choose(at, "toggle", "Teachers without a student", False)
+    assert at.dataframe[0].value["score"].unique().tolist() == ["default score"]
 
 
 def test_an_arena_without_rivals_says_what_is_missing(results):

@@ -13,6 +13,7 @@ SERIES = (
 )  # fmt: skip
 KINDS = alt.Scale(domain=["normal", "anomalous"], range=[CALM, ACCENT])
 BINS = 40
+DASHES = ((1, 0), (6, 4), (2, 3), (9, 3, 2, 3))  # of lines, solid first
 COST_POINTS = 200  # of the curve of costs
 
 
@@ -98,20 +99,30 @@ def cost(curve: pd.DataFrame, rate: float, least: float) -> alt.LayerChart:
     return alt.layer(line.encode(x, y, tooltip=tooltip), mark).properties(height=200)
 
 
-def rocs(curves: pd.DataFrame, students: list[str]) -> alt.LayerChart:
-    """Overlaid ROC curves: the columns of `roc`, and `student`, one of `students`."""
+def rocs(curves: pd.DataFrame, students: list[str], kinds: list[str]) -> alt.LayerChart:
+    """Overlaid ROC curves: the columns of `roc`, `student`, one of `students`, and `line`, one of `kinds`.
+
+    The first kind is drawn solid, the others dashed.
+    """
     axis = alt.Axis(format="%", tickCount=5)
     x = alt.X("false_alarms:Q", title="normal images called anomalous", axis=axis, scale=alt.Scale(domain=[0, 1]))
     y = alt.Y("found:Q", title="anomalous images found", axis=axis, scale=alt.Scale(domain=[0, 1]))
+    plain = {"title": None, "columns": 1, "labelLimit": 320, "symbolType": "stroke"}
     colour = alt.Color(
-        "student:N", scale=alt.Scale(domain=students, range=[ACCENT, CALM]),
-        legend=alt.Legend(title=None, orient="bottom", columns=1, labelLimit=320, symbolType="stroke"),
+        "student:N", scale=alt.Scale(domain=students, range=list(SERIES[: len(students)])),
+        legend=alt.Legend(orient="bottom", **plain),
     )  # fmt: skip
-    tooltip = ["student:N", alt.Tooltip("false_alarms:Q", format=".2%"), alt.Tooltip("found:Q", format=".2%")]
+    dashes = alt.StrokeDash(
+        "line:N", scale=alt.Scale(domain=kinds, range=[list(dash) for dash in DASHES[: len(kinds)]]),
+        legend=alt.Legend(orient="top", symbolStrokeColor=MUTED, **plain) if len(kinds) > 1 else None,
+    )  # fmt: skip
+    rate = {"format": ".2%", "type": "quantitative"}
+    tooltip = ["student:N", "line:N", alt.Tooltip("false_alarms", **rate), alt.Tooltip("found", **rate)]
     lines = alt.Chart(curves).mark_line(strokeWidth=2.5, interpolate="step-after")
     ends = pd.DataFrame({"false_alarms": [0.0, 1.0], "found": [0.0, 1.0]})
-    chance = alt.Chart(ends).mark_line(color=MUTED, strokeDash=[4, 4], tooltip=None).encode(x, y)
-    return alt.layer(chance, lines.encode(x, y, color=colour, tooltip=tooltip)).properties(height=380)
+    chance = alt.Chart(ends).mark_line(color=MUTED, strokeDash=[4, 4], opacity=0.6, tooltip=None).encode(x, y)
+    drawn = lines.encode(x, y, color=colour, strokeDash=dashes, tooltip=tooltip)
+    return alt.layer(chance, drawn).properties(height=340 + 20 * (len(students) + len(kinds)))
 
 
 def duel(images: pd.DataFrame, students: list[str], rate: float) -> alt.LayerChart:
