@@ -339,3 +339,24 @@ def test_teachers_without_a_student_stand_beside_the_students(results, rivals):
 
 def test_an_arena_without_rivals_says_what_is_missing(results):
     assert "no two evaluated students of one task" in results("Arena").info[0].value
+
+
+@pytest.mark.parametrize("projection", ["PCA", "t-SNE"])
+def test_a_map_of_images(results, projection):
+    at = results("Map", student=DOTS, projection=projection)
+    (alt,) = alternative_texts(at)
+    assert alt == f"Map of 400 images by {projection}: normal, training, normal, test, anomalous, test"
+    assert "120 normal, training; 120 normal, test; 160 anomalous, test" in texts(at)
+
+
+def test_a_map_of_images_that_are_not_here_says_so(results, evaluated_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDAD_DATA", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    at = results("Map", root=copied(evaluated_root, tmp_path, dataset="cifar10", normal_class="bird"))
+    assert "not on this machine" in at.info[0].value
+
+
+def test_a_map_without_its_teacher_is_one_message(results, evaluated_root, tmp_path):
+    root = copied(evaluated_root, tmp_path, teacher="nobody/nothing")
+    (root / DOTS / "local.json").unlink()
+    assert "nobody/nothing" in results("Map", root=root).error[0].value

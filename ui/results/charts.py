@@ -154,6 +154,31 @@ def duel(images: pd.DataFrame, students: list[str], rate: float) -> alt.LayerCha
     return alt.layer(across, down, points).properties(height=430)
 
 
+def image_map(images: pd.DataFrame, kinds: list[str], axes: tuple[str, str]) -> alt.Chart:
+    """Images as points; hovering shows them, a click selects `IMAGE` by its row.
+
+    Args:
+        images: columns `x`, `y`, `what` (one of `kinds`), `name`, `row` and `image`, a URL.
+        kinds: in the order of the legend.
+        axes: the titles of the two axes.
+    """
+    colours = dict(zip(("normal, training", "normal, test", "anomalous, test"), (MUTED, CALM, ACCENT), strict=True))
+    scale = alt.Scale(domain=kinds, range=[colours.get(kind, SERIES[4]) for kind in kinds])
+    blank = alt.Axis(labels=False, ticks=False, grid=False, domain=False)
+    return (
+        alt.Chart(images)
+        .mark_point(filled=True, size=70, opacity=0.7, cursor="pointer")
+        .encode(
+            alt.X("x:Q", title=axes[0], axis=blank, scale=alt.Scale(zero=False, padding=15)),
+            alt.Y("y:Q", title=axes[1], axis=blank, scale=alt.Scale(zero=False, padding=15)),
+            color=alt.Color("what:N", scale=scale, legend=alt.Legend(title=None, orient="top", columns=2)),
+            tooltip=["what:N", "name:N", "image:N"],
+        )
+        .add_params(alt.selection_point(name=IMAGE, on="click", fields=["row"], nearest=True, toggle=False))
+        .properties(height=480)
+    )
+
+
 def pixel_curve(curves: pd.DataFrame, column: str, title: str, most: float) -> alt.LayerChart:
     """`column` over the pixel false-positive rate up to `most`, with the area below it shaded."""
     shown = curves[curves["false_alarms"] <= most]
