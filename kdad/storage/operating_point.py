@@ -100,7 +100,7 @@ def load_operating_point(folder: Path, weights_sha256: str) -> OperatingPoint | 
     file = Path(folder) / OPERATING_POINT
     if not file.is_file():
         return None
-    remedy = f"set it anew with `kdad threshold {folder}`, or remove it with --clear"
+    remedy = f"set it anew by costs, or remove it: `kdad threshold {folder} --clear`"
     try:
         point = OperatingPoint.from_dict(read_sealed(file))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:

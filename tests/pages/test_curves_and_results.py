@@ -8,8 +8,10 @@ from helpers.miniatures import reseal
 from helpers.page import control, rerun, texts
 
 from kdad.detection.detector import Detector
+from kdad.evaluation.operating_points import choose as choose_point
 from kdad.evaluation.results_file import merge_entry, sweep_command
 from kdad.scores import DISTANT_ERROR, MKD, SCORES
+from kdad.storage.operating_point import Costs, save_operating_point
 
 RESULTS = "pages/3_Curves_and_results.py"
 DOTS, DOTS1, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/dots-seed1", "patterns/tiny-vgg/stripes"
@@ -102,8 +104,33 @@ def test_costs_choose_an_operating_point_that_can_be_kept(results, evaluated_roo
     assert kept.default_fpr == shown
     assert "Kept with this student" in texts(at)
     assert control(results(root=root), "select_slider", "Operating point").value == shown
-    press(at, "Back to 5 %")
+    assert control(results(root=root, rate="10 %"), "select_slider", "Operating point").value == 0.1
+    at = press(at, "Back to 5 %")
+    assert control(at, "select_slider", "Operating point").value == 0.05
     assert Detector.load(root / DOTS).operating_point is None
+
+
+def test_a_kept_point_is_the_default_of_its_student_alone(results, evaluated_root, tmp_path):
+    root = copied(evaluated_root, tmp_path)
+    shutil.copytree(evaluated_root / STRIPES, root / STRIPES)
+    point = choose_point(root / STRIPES, Costs(1000, 1, 0.5))
+    save_operating_point(root / STRIPES, point)
+    at = results(root=root, student=DOTS)
+    assert control(at, "select_slider", "Operating point").value == 0.05
+    choose(at, "selectbox", "Student", STRIPES)
+    assert control(at, "select_slider", "Operating point").value == point.fpr
+    choose(at, "selectbox", "Student", DOTS)
+    assert control(at, "select_slider", "Operating point").value == 0.05
+    choose(at, "select_slider", "Operating point", 0.2)
+    choose(at, "selectbox", "Student", STRIPES)
+    assert control(at, "select_slider", "Operating point").value == 0.2
+
+
+@pytest.mark.parametrize("query", [{"miss": "-5"}, {"miss": "many"}, {"defects": "200"}, {"rate": "61.7 %"}])
+def test_links_to_impossible_costs_and_rates_fall_back(results, query):
+    at = results(student=DOTS, **query)
+    assert control(at, "number_input", "A miss costs").value == 10
+    assert control(at, "select_slider", "Operating point").value == 0.05
 
 
 def test_a_damaged_operating_point_is_one_message(results, evaluated_root, tmp_path):

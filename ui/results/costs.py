@@ -1,5 +1,7 @@
 """The operating point of least expected cost: what wrong verdicts cost, and the false-positive rate that follows."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -10,12 +12,13 @@ from kdad.storage.operating_point import Costs, OperatingPoint, load_operating_p
 from ui.results import charts
 from ui.results.evaluated import DEFAULT, Evidence
 from ui.shared import figures
+from ui.shared.rates import DEFAULT_RATE
 from ui.shared.student_index import Student, cost_command, root
 from ui.shared.words import percent, plain
 
 USUAL = Costs(miss=10.0, false_alarm=1.0, defects=0.02)
 RATE = "rate"  # session key of the operating point's slider
-KEPT = {"persist_state": "session", "bind": "query-params"}
+KEPT: dict[str, Any] = {"format": "%g", "persist_state": "session", "bind": "query-params"}
 
 
 def kept_point(student: Student) -> OperatingPoint | None:
@@ -58,7 +61,7 @@ def _explain(evidence: Evidence, point: OperatingPoint) -> None:
     anomalies = evidence.table.loc[evidence.table["anomalous"], "score"].to_numpy()
     rates, found = curve(evidence.normals, anomalies)
     frame = pd.DataFrame({"rate": rates, "found": found, "cost": point.costs.expected(rates, found)})
-    at_usual = frame.iloc[int(np.abs(frame["rate"] - 0.05).argmin())]
+    at_usual = frame.iloc[int(np.abs(frame["rate"] - DEFAULT_RATE).argmin())]
     nothing = point.costs.expected(0.0, 0.0)
     st.markdown(
         f"Least expected cost at a false-positive rate of **{percent(point.fpr)}**: **{point.expected_cost:.3g}** per "
@@ -110,7 +113,7 @@ def _keep(student: Student, point: OperatingPoint) -> None:
 
 def _clear(student: Student) -> None:
     _changed(lambda: clear(student.folder))
-    st.session_state.pop(RATE, None)
+    _move(DEFAULT_RATE)
 
 
 def _changed(change) -> None:

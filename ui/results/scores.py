@@ -25,6 +25,7 @@ from ui.results.evaluated import (
 )
 from ui.shared import figures
 from ui.shared.palette import ACCENT, CALM
+from ui.shared.rates import DEFAULT_RATE, default_rate
 from ui.shared.student_index import Student, sensitivity_of
 from ui.shared.student_picker import check_link, provenance, students_or_stop
 from ui.shared.words import percent, plain
@@ -35,7 +36,6 @@ SCORE_HELP = (
     "al. 2020. Both are computed from the same student."
 )
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
-DEFAULT_RATE = 0.05
 ALL = "all others"
 CONFUSION_STYLE = """<style>
 .kdad-confusion { width: 100%; table-layout: fixed; border-collapse: separate; border-spacing: .3rem; }
@@ -111,7 +111,7 @@ def _choose_against(kinds: pd.DataFrame) -> str:
         st.session_state["against"] = ALL
     return st.pills(
         "Normal against", options, key="against", required=True, help="Or click a bar of “AUROC against each class”.",
-        persist_state="session", width="stretch",
+        persist_state="session",
     )  # fmt: skip
 
 
@@ -126,11 +126,9 @@ def _choose_threshold(evidence: Evidence, by_costs: OperatingPoint | None) -> tu
         return None, None
     kept = costs.kept_point(evidence.student)
     options = _rates(len(evidence.normals), [point.fpr for point in (by_costs, kept) if point])
-    if st.session_state.get(costs.RATE) not in options:
-        usual = kept.fpr if kept else DEFAULT_RATE
-        st.session_state[costs.RATE] = min(options, key=lambda rate: abs(rate - usual))
+    usual = default_rate(costs.RATE, options, kept.fpr if kept else DEFAULT_RATE)
     rate = st.select_slider(
-        "Operating point: false-positive rate on held-out normals", options, key=costs.RATE, format_func=percent,
+        "Operating point: false-positive rate on held-out normals", options, usual, key=costs.RATE, format_func=percent,
         help="The threshold is set on normals held out from training, never on test images. Or click the ROC curve.",
         persist_state="session", bind="query-params",
     )  # fmt: skip
