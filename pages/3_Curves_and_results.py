@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from ui.results import all_classes, arena, judged_images, scores, training_curves
+from ui.results import all_classes, arena, image_map, judged_images, scores, training_curves
 from ui.shared.page import footer, setup
 
 SECTIONS = {
@@ -10,6 +10,7 @@ SECTIONS = {
     "Arena": arena.section,
     "Training": training_curves.section,
     "Images": judged_images.section,
+    "Map": image_map.section,
     "All classes": all_classes.section,
 }
 

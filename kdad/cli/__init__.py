@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from kdad.cli import judging, servers, students, training
+from kdad.cli import judging, operating_points, servers, students, training
 from kdad.cli.options import EXIT_STATUSES, Parser
 from kdad.errors import UserError, WorkFailed
 from kdad.memory import keep_freed_memory
@@ -28,7 +28,7 @@ def build_parser() -> Parser:
         sub.set_defaults(run=run)
         return sub
 
-    for group in (training, judging, students, servers):
+    for group in (training, judging, operating_points, students, servers):
         group.add_commands(command)
     return parser
 

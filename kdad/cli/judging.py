@@ -98,7 +98,8 @@ def _add_teacher(parser: Parser) -> None:
 
 
 def _add_fpr(parser: Parser) -> None:
-    parser.add_argument("--fpr", type=float, help="false-positive rate of the verdict (default 0.05)")
+    usual = "the student's operating point, see `threshold`, or 0.05"
+    parser.add_argument("--fpr", type=float, help=f"false-positive rate of the verdict (default: {usual})")
 
 
 def _add_method(parser: Parser) -> None:
@@ -273,7 +274,7 @@ def _score_into_parts(args: argparse.Namespace) -> None:
         out=Path(args.parquet),
         weights_sha256=config.weights_sha256,
         calibration_sha256=config.calibration_sha256,
-        fpr=args.fpr,
+        fpr=_rate_of_parts(args, detector),
         device=args.device,
     )
     with lock_folder(job.out):
@@ -296,6 +297,13 @@ def _score_into_parts(args: argparse.Namespace) -> None:
                 unreadable += len(outcome.unreadable)
                 bar.update(outcome.judged + len(outcome.unreadable))
     print(f"{left - unreadable} judged now, {unreadable} unreadable, {total - left} known before: {job.out}")
+
+
+def _rate_of_parts(args: argparse.Namespace, detector: "Detector") -> float | None:
+    """The false-positive rate that parts record, so that a later change of the operating point mixes no verdicts."""
+    if args.fpr is not None or detector.operating_point is None:
+        return args.fpr
+    return detector.default_fpr
 
 
 def _watch(args: argparse.Namespace) -> None:

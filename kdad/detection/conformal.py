@@ -39,6 +39,11 @@ def lowest_fpr(normals: int) -> float:
     return 1 / (normals + 1)
 
 
+def held_rates(normals: int) -> np.ndarray:
+    """The false-positive rates (n,) that `normals` calibration images can hold exactly: k / (n + 1), ascending."""
+    return np.arange(1, normals + 1) / (normals + 1)
+
+
 def threshold(calibration: np.ndarray, fpr: float) -> float:
     """The largest score that is still normal at false-positive rate `fpr`; anything above it is anomalous.
 

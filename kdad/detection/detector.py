@@ -23,6 +23,7 @@ from kdad.errors import UserError
 from kdad.networks.teachers.loading import Teacher, load_teacher
 from kdad.scores import Measurement, score_named
 from kdad.storage import hub, student_folder
+from kdad.storage.operating_point import OperatingPoint, load_operating_point
 from kdad.storage.student_config import StudentConfig
 
 DEFAULT_FPR = 0.05
@@ -123,6 +124,7 @@ class Detector:
         self.config, self.student, self.teacher, self.calibration = config, student, teacher, calibration
         self.device = next(student.parameters()).device
         self.folder: Path | None = None
+        self.operating_point: OperatingPoint | None = None
         self.score = score_named(config.score)
         self.tiler = tiler_for(teacher.preprocessing, config.tile_size)
         normalization = MapNormalization.identity(layers) if calibration is None else calibration.normalization
@@ -162,7 +164,7 @@ class Detector:
         if not isinstance(teacher, Teacher):
             teacher = _load_teacher(teacher, folder, config)
         detector = cls(config, student, teacher.to(device), load_calibration(folder, config))
-        detector.folder = folder
+        detector.folder, detector.operating_point = folder, load_operating_point(folder, config.weights_sha256)
         return detector
 
     @classmethod
@@ -186,8 +188,7 @@ class Detector:
         Args:
             images: one or more paths, PIL images, tensors (3, H, W) or arrays (H, W, 3), or a batch of them; see
                 `kdad.detection.inputs.to_batch`.
-            fpr: the false-positive rate at which `is_anomaly` decides; by default 5 %, or the lowest
-                that the calibration can hold.
+            fpr: the false-positive rate at which `is_anomaly` decides; by default `default_fpr`.
 
         Raises:
             UserError: the input is no image, sizes differ, or `fpr` cannot be held with so few calibration images.
@@ -244,8 +245,12 @@ class Detector:
 
     @property
     def default_fpr(self) -> float:
-        """The false-positive rate of verdicts unless another is asked for: 5 %, or the lowest that can be held."""
-        return DEFAULT_FPR if self.calibration is None else max(DEFAULT_FPR, self.lowest_fpr)
+        """The false-positive rate of verdicts unless another is asked for.
+
+        That of the operating point that is kept with the student, or else 5 %; or the lowest that can be held.
+        """
+        usual = DEFAULT_FPR if self.operating_point is None else self.operating_point.fpr
+        return usual if self.calibration is None else max(usual, self.lowest_fpr)
 
     @property
     def lowest_fpr(self) -> float:

@@ -23,7 +23,7 @@ from kdad.storage import layout, student_folder
 
 FINE = 1000  # rows and columns on which a rectangle is drawn
 INSIDE = 0.5  # share of a patch that lies in a region, from which on the patch does
-KEPT = (layout.WEIGHTS, layout.HISTORY, layout.LOCAL)  # of the version before
+KEPT = (layout.WEIGHTS, layout.HISTORY, layout.LOCAL, layout.OPERATING_POINT)  # of the version before
 
 
 def correct(folder: Path, images: Sequence[Any], *, into: Path | None = None, detector: Detector | None = None) -> Path:

@@ -115,6 +115,7 @@ def draw_and_judge(detector: Detector, task: Task) -> DrawnDefects:
     rows = rows[evenly(len(rows), max(1, known // 2))]  # enough must remain to compare with
     without = replace(calibration, patches=calibration.patches.without(rows.tolist()))
     judge = Detector(detector.config, detector.student, detector.teacher, without)
+    judge.operating_point = detector.operating_point
     images = task.train[remembered[rows]].permute(0, 2, 3, 1).numpy()
     chosen = np.arange(DRAWN * len(KINDS)) % len(images)
     drawn = draw_pseudo_anomalies(images[chosen], SEED)
@@ -122,7 +123,7 @@ def draw_and_judge(detector: Detector, task: Task) -> DrawnDefects:
     found = np.concatenate([part.is_anomaly for part in track(DRAWING, predictions, len)])
     seen = _within(calibration.patches.region_map, drawn.masks)
     kinds = [kind for kind, inside in zip(drawn.kinds, seen, strict=True) if inside]
-    return DrawnDefects(kinds, drawn.masks.mean((1, 2))[seen], found[seen], detector.default_fpr, known)
+    return DrawnDefects(kinds, drawn.masks.mean((1, 2))[seen], found[seen], judge.default_fpr, known)
 
 
 def _within(region: torch.Tensor, masks: np.ndarray) -> np.ndarray:

@@ -12,8 +12,11 @@ CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.
 HISTORY, EVALUATION, SCORES_TABLE, CARD = "history.csv", "evaluation.json", "scores.parquet", "README.md"
 PIXEL_CURVES = "pixel_curves.csv"  # if the test images have masks
 SENSITIVITY = "sensitivity.json"  # of a student of whole photographs
+OPERATING_POINT = "operating_point.json"  # if one was chosen by costs
 LOCAL = "local.json"  # local paths of custom images and of a custom teacher; never shared
-SHARED_FILES = (CONFIG, WEIGHTS, CALIBRATION, HISTORY, EVALUATION, SCORES_TABLE, PIXEL_CURVES, SENSITIVITY, CARD)
+SHARED_FILES = (
+    CONFIG, WEIGHTS, CALIBRATION, HISTORY, EVALUATION, SCORES_TABLE, PIXEL_CURVES, SENSITIVITY, OPERATING_POINT, CARD,
+)  # fmt: skip
 DEFAULT_OUT = Path("trained_students")
 # Origin of the calibration normals: held out from the network, cross-fitted with several networks, each left out of
 # the statistics of the others, or unknown.

@@ -6,6 +6,7 @@ from kdad.data.sizes import size_in_words
 from kdad.networks.teachers.provenance import OVERLAP_IN_WORDS
 from kdad.scores import score_named
 from kdad.storage.layout import CROSS_FITTED, HELD_OUT, LEFT_OUT, UNKNOWN
+from kdad.storage.operating_point import OperatingPoint
 from kdad.storage.student_config import StudentConfig
 
 CALIBRATION_IN_WORDS = {
@@ -17,11 +18,14 @@ CALIBRATION_IN_WORDS = {
 
 
 def student_card(
-    config: StudentConfig, evaluation: dict[str, Any] | None, sensitivity: dict[str, Any] | None = None
+    config: StudentConfig,
+    evaluation: dict[str, Any] | None,
+    sensitivity: dict[str, Any] | None = None,
+    point: OperatingPoint | None = None,
 ) -> str:
-    """Render the README.md of a student folder from its configuration, its figures and what it finds of drawn defects.
+    """Render the README.md of a student folder from its configuration, figures, drawn defects and operating point.
 
-    The last two are None for a student that was not evaluated, or not tried.
+    The last three are None for a student that was not evaluated, not tried, or given none.
     """
     return f"""---
 {_metadata(config, evaluation)}
@@ -37,7 +41,7 @@ where the copy fails, an image is anomalous.
 - Score `{config.score}`, {score_named(config.score).selection}.
 - Calibration: {CALIBRATION_IN_WORDS[config.calibration]}
 - Threshold: none is fixed. An image is called anomalous where its p-value among those normals is at most the
-  false-positive rate that is asked for, 5 % by default.
+  false-positive rate that is asked for, {_default_in_words(config, point)}
 - Images: {reading_in_words(config)}
 - {_figures_in_words(evaluation)}{_ancestry_in_words(config)}{_sensitivity_in_words(sensitivity)}
 
@@ -60,6 +64,14 @@ prediction = Detector.from_pretrained("path/to/this/folder, or its id on the Hub
 The code is MIT. These weights were learned from images of {config.dataset} and from `{config.teacher}`; the terms of
 both hold for them. Whoever shares this folder says what holds for the rest.
 """
+
+
+def _default_in_words(config: StudentConfig, point: OperatingPoint | None) -> str:
+    """The default false-positive rate, and what chose it."""
+    if point is None:
+        return "5 % by default."
+    version = "" if point.calibration_sha256 == config.calibration_sha256 else " It was chosen for an earlier version."
+    return f"by default:\n  {point.line}{version}"
 
 
 def _metadata(config: StudentConfig, evaluation: dict[str, Any] | None) -> str:

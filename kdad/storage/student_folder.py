@@ -17,6 +17,7 @@ from kdad.files import write_bytes, write_json, write_text
 from kdad.networks.students import build_student
 from kdad.storage.layout import CARD, CONFIG, EVALUATION, LOCAL, SENSITIVITY, WEIGHTS, student_folder
 from kdad.storage.model_cards import student_card
+from kdad.storage.operating_point import OperatingPoint, load_operating_point
 from kdad.storage.sealing import read_sealed, read_verified
 from kdad.storage.student_config import StudentConfig, public_teacher
 
@@ -94,8 +95,20 @@ def save_student(folder: Path, config: StudentConfig, student: nn.Module) -> Non
 
 
 def save_card(folder: Path, config: StudentConfig) -> None:
-    """Write the model card, README.md, with what evaluation.json and sensitivity.json say, if they exist."""
-    write_text(folder / CARD, student_card(config, load_evaluation(folder), load_sensitivity(folder)))
+    """Write the model card, README.md, with what evaluation.json, sensitivity.json and operating_point.json say.
+
+    The card does without those that do not exist.
+    """
+    point = _operating_point_of(folder, config)
+    write_text(folder / CARD, student_card(config, load_evaluation(folder), load_sensitivity(folder), point))
+
+
+def _operating_point_of(folder: Path, config: StudentConfig) -> OperatingPoint | None:
+    """The operating point of a student; None if there is none that belongs to it."""
+    try:
+        return load_operating_point(folder, config.weights_sha256)
+    except UserError:
+        return None
 
 
 def load_student(folder: Path, config: StudentConfig) -> nn.Module:

@@ -10,6 +10,7 @@ SAID = {
     "Training": "Best validation epoch",
     "Arena": "There are no two evaluated students of one task",
     "Images": "Anomalies with the lowest scores",
+    "Map": "of the data set, chosen evenly",
 }
 DOTS, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/stripes"
 

@@ -87,8 +87,8 @@ def test_train_leaves_a_complete_evaluated_student_and_says_where(tmp_path, caps
         f"(20 normal, 20 anomalous; seed 0; teacher tiny-vgg, label overlap: none)",
         f"student folder: {folder}",
     ]
-    of_photographs = {layout.PIXEL_CURVES, layout.SENSITIVITY}
-    assert {file.name for file in folder.iterdir()} == {*layout.SHARED_FILES, layout.LOCAL} - of_photographs
+    not_of_all = {layout.PIXEL_CURVES, layout.SENSITIVITY, layout.OPERATING_POINT}
+    assert {file.name for file in folder.iterdir()} == {*layout.SHARED_FILES, layout.LOCAL} - not_of_all
 
 
 def test_train_into_a_complete_folder_is_refused_without_overwrite(tmp_path, tiny_patterns, vgg_folder, rejected):
@@ -551,3 +551,33 @@ def test_no_command_depends_on_the_working_directory(tmp_path, monkeypatch, caps
     relative = os.path.relpath(folder)
     assert main(["score", relative, image, "--device", "cpu"]) == 0
     assert not list(Path().iterdir())
+
+
+def test_threshold_sets_shows_and_clears_what_score_uses(folder, image, capsys, tiny_patterns):
+    assert main(["evaluate", str(folder), "--device", "cpu"]) == 0
+    assert main(["threshold", str(folder)]) == 0
+    assert "keeps no operating point" in capsys.readouterr().out
+    costs = ["--miss", "1000", "--false-alarm", "1", "--defects", "0.5"]
+    assert main(["threshold", str(folder), *costs]) == 0
+    said = capsys.readouterr().out
+    assert "of least expected cost where a miss costs 1000" in said
+    assert "of calling every image normal: 500" in said
+    assert main(["threshold", str(folder)]) == 0
+    assert capsys.readouterr().out == said
+    detector = Detector.load(folder)
+    parts = str(folder.parent / "parts")
+    assert main(["score", str(folder), image, "--parquet", parts]) == 0
+    assert main(["score", str(folder), image, "--parquet", parts, "--fpr", str(detector.default_fpr)]) == 0
+    assert main(["threshold", str(folder), "--clear"]) == 0
+    assert not (folder / layout.OPERATING_POINT).exists()
+    assert main(["score", str(folder), image, "--parquet", parts]) == 2
+    assert "was not made with this student and --fpr" in capsys.readouterr().err
+
+
+def test_mistakes_about_thresholds(rejected, folder):
+    assert "give --miss, --false-alarm and --defects" in rejected("threshold", folder, "--miss", "3")
+    assert "without costs" in rejected("threshold", folder, "--miss", "3", "--clear")
+    costs = ("--miss", "3", "--false-alarm", "1", "--defects")
+    assert "between 0 and 1" in rejected("threshold", folder, *costs, "2")
+    assert "never tested" in rejected("threshold", folder, *costs, "0.1")
+    assert "no such student folder" in rejected("threshold", "nowhere", *costs, "0.1")

@@ -2,12 +2,16 @@
 
 import shutil
 
+import pandas
 import pytest
 from helpers.miniatures import reseal
 from helpers.page import control, rerun, texts
 
+from kdad.detection.detector import Detector
+from kdad.evaluation.operating_points import choose as choose_point
 from kdad.evaluation.results_file import merge_entry, sweep_command
 from kdad.scores import DISTANT_ERROR, MKD, SCORES
+from kdad.storage.operating_point import Costs, save_operating_point
 
 RESULTS = "pages/3_Curves_and_results.py"
 DOTS, DOTS1, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/dots-seed1", "patterns/tiny-vgg/stripes"
@@ -65,7 +69,7 @@ def test_scores_come_with_split_seed_teacher_and_counts(results):
     at = results(student=DOTS1)
     assert r"patterns, test split, seed 1, teacher tiny\-vgg; 200 normal and 1,800 anomalous images." in texts(at)
     assert SCORES[DISTANT_ERROR].description in texts(at)
-    assert len(alternative_texts(at)) == 3
+    assert len(alternative_texts(at)) == 4  # with the one of costs
     assert all(alternative_texts(at))
 
 
@@ -79,6 +83,60 @@ def test_a_higher_rate_finds_more_and_alarms_more(results):
         seen.append([float(figures(at)[name].split()[0]) for name in ("False alarms on test", "Anomalies found")])
     assert seen == sorted(seen)
     assert seen[0] < seen[2]
+
+
+def press(at, label: str):
+    next(button for button in at.button if button.label == label).click()
+    return rerun(at)
+
+
+def test_costs_choose_an_operating_point_that_can_be_kept(results, evaluated_root, tmp_path):
+    root = copied(evaluated_root, tmp_path)
+    reseal(root / DOTS / "evaluation.json", auroc_mkd=0.9, n_normal=200, n_anomalous=1800)
+    at = results(root=root, miss="1000", defects="50")
+    assert control(at, "number_input", "A miss costs").value == 1000
+    assert "Least expected cost at a false-positive rate of" in texts(at)
+    at = press(at, "Show it below")
+    shown = control(at, "select_slider", "Operating point").value
+    assert shown > 0.05
+    at = press(at, "Use it by default")
+    kept = Detector.load(root / DOTS)
+    assert kept.default_fpr == shown
+    assert "Kept with this student" in texts(at)
+    assert control(results(root=root), "select_slider", "Operating point").value == shown
+    assert control(results(root=root, rate="10 %"), "select_slider", "Operating point").value == 0.1
+    at = press(at, "Back to 5 %")
+    assert control(at, "select_slider", "Operating point").value == 0.05
+    assert Detector.load(root / DOTS).operating_point is None
+
+
+def test_a_kept_point_is_the_default_of_its_student_alone(results, evaluated_root, tmp_path):
+    root = copied(evaluated_root, tmp_path)
+    shutil.copytree(evaluated_root / STRIPES, root / STRIPES)
+    point = choose_point(root / STRIPES, Costs(1000, 1, 0.5))
+    save_operating_point(root / STRIPES, point)
+    at = results(root=root, student=DOTS)
+    assert control(at, "select_slider", "Operating point").value == 0.05
+    choose(at, "selectbox", "Student", STRIPES)
+    assert control(at, "select_slider", "Operating point").value == point.fpr
+    choose(at, "selectbox", "Student", DOTS)
+    assert control(at, "select_slider", "Operating point").value == 0.05
+    choose(at, "select_slider", "Operating point", 0.2)
+    choose(at, "selectbox", "Student", STRIPES)
+    assert control(at, "select_slider", "Operating point").value == 0.2
+
+
+@pytest.mark.parametrize("query", [{"miss": "-5"}, {"miss": "many"}, {"defects": "200"}, {"rate": "61.7 %"}])
+def test_links_to_impossible_costs_and_rates_fall_back(results, query):
+    at = results(student=DOTS, **query)
+    assert control(at, "number_input", "A miss costs").value == 10
+    assert control(at, "select_slider", "Operating point").value == 0.05
+
+
+def test_a_damaged_operating_point_is_one_message(results, evaluated_root, tmp_path):
+    root = copied(evaluated_root, tmp_path)
+    (root / DOTS / "operating_point.json").write_text("{}")
+    assert "is damaged" in results(root=root).error[0].value.replace("\\", "")
 
 
 def test_one_class_alone_has_its_own_figures(results):
@@ -251,28 +309,81 @@ def test_masks_give_pixel_curves(results, evaluated_root, tmp_path):
 
 @pytest.fixture
 def rivals(evaluated_root, tmp_path):
-    """A root with two students of one task whose configurations name different teachers."""
+    """A root with three students of one task whose configurations name different teachers."""
     root = tmp_path / "rivals"
-    for name in ("one", "two"):
-        shutil.copytree(evaluated_root / DOTS, root / "patterns" / name / "dots")
-        (root / "patterns" / name / "dots" / "local.json").unlink()  # says where the teacher is
-        reseal(root / "patterns" / name / "dots" / "config.json", teacher=name)
+    for name, of in (("one", DOTS), ("two", DOTS), ("three", DOTS1)):
+        folder = root / "patterns" / name / "dots"
+        shutil.copytree(evaluated_root / of, folder)
+        (folder / "local.json").unlink()  # says where the teacher is
+        reseal(folder / "config.json", teacher=name)
     return root
+
+
+def counts_of(at) -> dict[str, int]:
+    return {label: int(value.replace(",", "")) for label, value in figures(at).items()}
 
 
 def test_the_arena_sets_two_students_of_a_task_against_each_other(results, rivals):
     at = results("Arena", root=rivals)
-    assert [control(at, "selectbox", label).value for label in ("First", "Second")] == [
-        "patterns/one/dots", "patterns/two/dots",
-    ]  # fmt: skip
-    counts = {label: int(value.replace(",", "")) for label, value in figures(at).items()}
-    assert counts["Anomalies found by the first alone"] == counts["Anomalies found by the second alone"] == 0
-    assert counts["Anomalies found by both"] + counts["Anomalies found by neither"] == 1800
-    assert any(text.startswith("ROC curves, AUROC: one, ") for text in alternative_texts(at))
-    found = counts["Anomalies found by both"]
+    choose(at, "selectbox", "Second", "patterns/two/dots")
+    assert control(at, "selectbox", "First").value == "patterns/one/dots"
+    counts = counts_of(at)
+    assert counts["By the first alone"] == counts["By the second alone"] == 0
+    assert counts["By both"] + counts["By neither"] == 1800
+    assert any(text.startswith("ROC curves, AUROC: one, default score, ") for text in alternative_texts(at))
+    found = counts["By both"]
     control(at, "button_group", "False-positive rate").set_value(0.2)
-    assert int(figures(rerun(at))["Anomalies found by both"].replace(",", "")) >= found
+    assert counts_of(rerun(at))["By both"] >= found
+
+
+def test_three_students_in_the_arena(results, rivals):
+    at = results("Arena", root=rivals)
+    choose(at, "selectbox", "Second", "patterns/two/dots")
+    choose(at, "selectbox", "Third", "patterns/three/dots")
+    counts = counts_of(at)
+    assert list(counts) == [
+        "By all three", "By two of three", "By the first alone", "By the second alone", "By the third alone", "By none",
+    ]  # fmt: skip
+    assert sum(counts.values()) == 1800
+    assert counts["By the first alone"] == 0  # the second is its copy
+    assert counts["By two of three"] > 0
+    assert counts["By the third alone"] > 0
+    choose(at, "button_group", "Axes", 1)
+    assert at.dataframe[0].value["teacher"].tolist() == ["one", "two", "three"]
+
+
+def test_teachers_without_a_student_stand_beside_the_students(results, rivals):
+    folder = rivals / "patterns" / "one" / "dots"
+    table = pandas.read_parquet(folder / "scores.parquet")
+    table.assign(distance=table["anomalous"] + 1.0, nearest=1.0).to_parquet(folder / "scores.parquet")
+    at = results("Arena", root=rivals)
+    rows = at.dataframe[0].value
+    assert rows[["teacher", "score"]].to_numpy().tolist()[-1] == ["one", "Teacher's distance"]
+    assert rows["AUROC"].tolist()[-1] == "100.00"
+    choose(at, "toggle", "Teachers without a student", False)
+    assert at.dataframe[0].value["score"].unique().tolist() == ["default score"]
 
 
 def test_an_arena_without_rivals_says_what_is_missing(results):
     assert "no two evaluated students of one task" in results("Arena").info[0].value
+
+
+@pytest.mark.parametrize("projection", ["PCA", "t-SNE"])
+def test_a_map_of_images(results, projection):
+    at = results("Map", student=DOTS, projection=projection)
+    (alt,) = alternative_texts(at)
+    assert alt == f"Map of 400 images by {projection}: normal, training, normal, test, anomalous, test"
+    assert "120 normal, training; 120 normal, test; 160 anomalous, test" in texts(at)
+
+
+def test_a_map_of_images_that_are_not_here_says_so(results, evaluated_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDAD_DATA", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    at = results("Map", root=copied(evaluated_root, tmp_path, dataset="cifar10", normal_class="bird"))
+    assert "not on this machine" in at.info[0].value
+
+
+def test_a_map_without_its_teacher_is_one_message(results, evaluated_root, tmp_path):
+    root = copied(evaluated_root, tmp_path, teacher="nobody/nothing")
+    (root / DOTS / "local.json").unlink()
+    assert "nobody/nothing" in results("Map", root=root).error[0].value

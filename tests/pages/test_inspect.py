@@ -13,6 +13,7 @@ from PIL import Image
 
 from kdad.data.decoding import read_image
 from kdad.detection.detector import Detector
+from kdad.storage.operating_point import Costs, OperatingPoint, save_operating_point
 from ui.inspect import overview
 
 INSPECT = "pages/2_Inspect.py"
@@ -473,3 +474,16 @@ def test_a_mask_makes_a_version_that_looks_at_a_region(inspect, place_root):
 def test_students_that_remember_no_normals_offer_no_revision(inspect):
     labels = [button.label for button in inspect().button]
     assert "Look there alone" not in labels
+
+
+def test_the_operating_point_of_a_student_is_the_default_rate(inspect, students_root, tmp_path):
+    shutil.copytree(students_root / DOTS, tmp_path / DOTS)
+    digests = Detector.load(tmp_path / DOTS).config.weights_sha256, ""
+    save_operating_point(tmp_path / DOTS, OperatingPoint(3 / 21, Costs(10, 1, 0.02), 0.9, 10, *digests))
+    shutil.copytree(students_root / STRIPES, tmp_path / STRIPES)
+    at = inspect(root=tmp_path, student=DOTS)
+    assert control(at, "select_slider", "False-positive rate").value == 3 / 21
+    control(at, "selectbox", "Student").set_value(STRIPES)
+    assert control(rerun(at), "select_slider", "False-positive rate").value == 0.05
+    linked = inspect(root=tmp_path, student=DOTS, fpr="20 %")
+    assert control(linked, "select_slider", "False-positive rate").value == 0.2

@@ -7,6 +7,7 @@ import streamlit as st
 
 from kdad.storage.layout import HELD_OUT
 from ui.inspect.detectors import CachedDetector
+from ui.shared.rates import default_rate
 from ui.shared.words import percent
 
 if TYPE_CHECKING:
@@ -87,10 +88,9 @@ def _choose_fpr(detectors: list[CachedDetector]) -> float | None:
         st.caption("This student is not calibrated: it gives scores, but no p-values or verdicts.")
         return None
     lowest = max(detector.lowest_fpr for detector in calibrated)
-    rates = sorted({lowest, *(rate for rate in RATES if rate > lowest)})
-    usual = min(rates, key=lambda rate: abs(rate - 0.05))
-    if st.session_state.get("fpr", usual) not in rates:  # chosen for another student
-        st.session_state["fpr"] = usual
+    wanted = calibrated[0].default_fpr  # that of the student's operating point, if it has one
+    rates = sorted({lowest, *(rate for rate in (*RATES, wanted) if rate > lowest)})
+    usual = default_rate("fpr", rates, wanted)
     fpr = st.select_slider(
         "False-positive rate", rates, usual, key="fpr", format_func=percent, **KEPT,
         help="Share of normal images that may be called anomalous. With n held-out normals, the lowest possible rate "

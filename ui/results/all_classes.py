@@ -1,6 +1,7 @@
 """Results over all classes of a data set: our students and published systems, by architecture and labels seen."""
 
 import os
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -18,8 +19,14 @@ from ui.shared import figures
 from ui.shared.page import ROOT
 from ui.shared.words import overlap_badge, plain
 
-CLASS_WIDTH, SYSTEM_WIDTH = 58, 170  # pixels: ten classes fit side by side
+NARROWEST, LETTER, PADDING = 50, 7, 21  # pixels of a column, of a letter of its name, and beside them
+SYSTEM_WIDTH = 212  # pixels: whole short names fit, and ten classes side by side
 TABLE_HEIGHT, MAX_ROWS = 420, 10
+SHORTER = {
+    "5 nearest neighbours": "5-NN",
+    "Mahalanobis distance": "Mahalanobis",
+    "1 − p(normal class)": "1 − p(normal)",
+}
 
 
 def results_path() -> Path:
@@ -100,17 +107,18 @@ def _table(lines: list[Line], dataset: str, score: str) -> None:
         st.code(results.sweep_command(dataset, "vgg-cifar10"), language="bash", wrap_lines=True)
     if not lines:
         return
-    drawn = [line for line in lines if not line.baseline]
-    chart = charts.by_class(_long(drawn), [line.name for line in drawn])
-    figures.chart(
-        chart, "all-classes", alt="AUROC of every student on every class; the table below shows the same values"
-    )
+    drawn = [line for line in lines if not line.baseline and line.classes]
+    if drawn:
+        chart = charts.by_class(_long(drawn), [line.name for line in drawn])
+        alt = "AUROC of every student on every class; the table below shows the same values"
+        figures.chart(chart, "all-classes", alt=alt)
     rows = [
-        {"system": line.name, "mean": str(line.mean)}
+        {"system": _short(line.name), "mean": str(line.mean)}
         | {name: f"{100 * figure.mean:.1f}" for name, figure in line.classes.items()}
         for line in lines
     ]
-    of_classes = {name: st.column_config.TextColumn(width=CLASS_WIDTH) for name in list(rows[0])[2:]}
+    names = list(dict.fromkeys(name for line in lines for name in line.classes))
+    of_classes = {name: st.column_config.TextColumn(width=_width(name)) for name in names}
     st.dataframe(
         pd.DataFrame(rows), hide_index=True, height=TABLE_HEIGHT if len(rows) > MAX_ROWS else "content",
         alt="AUROC in per cent, one row per system",
@@ -119,8 +127,21 @@ def _table(lines: list[Line], dataset: str, score: str) -> None:
     st.caption(
         "AUROC in per cent, averaged over all seeds (the home page shows the students on this machine, one seed only); "
         f"± is the sample standard deviation over seeds. Ours use the {results.AUROCS[score]}. Diamonds are published "
-        "figures. Published figures and baselines (table only) have one value per class and no spread."
+        "figures. Published figures and baselines (table only) have one value per class and no spread; those that "
+        "publish a mean alone are in the table, too."
     )
+
+
+def _short(name: str) -> str:
+    """The name of a system without what is in brackets, for the table; in full it stands below."""
+    for long, short in SHORTER.items():
+        name = name.replace(long, short)
+    return re.sub(r" \([^)]*\)", "", name)
+
+
+def _width(name: str) -> int:
+    """Width in pixels of a column that shows its whole name."""
+    return round(max(NARROWEST, PADDING + LETTER * len(name)))
 
 
 def _long(lines: list[Line]) -> pd.DataFrame:

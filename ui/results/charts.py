@@ -7,9 +7,14 @@ import pandas as pd
 from ui.shared.palette import ACCENT, CALM, MUTED
 
 POINT, KIND, IMAGE = "point", "kind", "image"  # selections made by a click
-SERIES = ("#c2416f", "#3c8f88", "#c9772b", "#6f6cb0", "#4f8fce", "#8a8f3a", "#b06fae", "#8d8898")
+SERIES = (
+    "#c2416f", "#3c8f88", "#c9772b", "#6f6cb0", "#4f8fce", "#8a8f3a", "#b06fae", "#8d8898", "#8f5a3c", "#2f6f4f",
+    "#d8a63a", "#e39bb4",
+)  # fmt: skip
 KINDS = alt.Scale(domain=["normal", "anomalous"], range=[CALM, ACCENT])
 BINS = 40
+DASHES = ((1, 0), (6, 4), (2, 3), (9, 3, 2, 3))  # of lines, solid first
+COST_POINTS = 200  # of the curve of costs
 
 
 def over_epochs(history: pd.DataFrame, column: str, title: str, best: pd.DataFrame | None = None) -> alt.LayerChart:
@@ -76,20 +81,48 @@ def roc(curve: pd.DataFrame, at: tuple[float, float] | None) -> alt.LayerChart:
     return alt.layer(*layers, dots.add_params(click, hover)).properties(height=330)
 
 
-def rocs(curves: pd.DataFrame, students: list[str]) -> alt.LayerChart:
-    """Overlaid ROC curves: the columns of `roc`, and `student`, one of `students`."""
+def cost(curve: pd.DataFrame, rate: float, least: float) -> alt.LayerChart:
+    """Expected cost per image (`cost`) over the false-positive rate (`rate`), with the point of least cost marked."""
+    scale = alt.Scale(type="log", domain=[float(curve["rate"].min()), 1], nice=False)
+    axis = alt.Axis(format="~%", tickCount=5, grid=False)
+    x = alt.X("rate:Q", title="false-positive rate", scale=scale, axis=axis)
+    y = alt.Y(
+        "cost:Q", title="expected cost", scale=alt.Scale(type="log", padding=8), axis=alt.Axis(tickCount=3, format="~g")
+    )
+    tooltip = [
+        alt.Tooltip("rate:Q", title="false-positive rate", format=".2%"), alt.Tooltip("found:Q", format=".1%"),
+        alt.Tooltip("cost:Q", title="expected cost", format=".4f"),
+    ]  # fmt: skip
+    line = alt.Chart(curve).mark_line(color=CALM, strokeWidth=2.5, interpolate="step-after", point={"opacity": 0})
+    spot = alt.Chart(pd.DataFrame({"rate": [rate], "cost": [least]})).encode(x, y)
+    mark = spot.mark_point(color=ACCENT, filled=True, size=150, stroke="white", strokeWidth=2, tooltip=None)
+    return alt.layer(line.encode(x, y, tooltip=tooltip), mark).properties(height=200)
+
+
+def rocs(curves: pd.DataFrame, students: list[str], kinds: list[str]) -> alt.LayerChart:
+    """Overlaid ROC curves: the columns of `roc`, `student`, one of `students`, and `line`, one of `kinds`.
+
+    The first kind is drawn solid, the others dashed.
+    """
     axis = alt.Axis(format="%", tickCount=5)
     x = alt.X("false_alarms:Q", title="normal images called anomalous", axis=axis, scale=alt.Scale(domain=[0, 1]))
     y = alt.Y("found:Q", title="anomalous images found", axis=axis, scale=alt.Scale(domain=[0, 1]))
+    plain = {"title": None, "columns": 1, "labelLimit": 320, "symbolType": "stroke"}
     colour = alt.Color(
-        "student:N", scale=alt.Scale(domain=students, range=[ACCENT, CALM]),
-        legend=alt.Legend(title=None, orient="bottom", columns=1, labelLimit=320, symbolType="stroke"),
+        "student:N", scale=alt.Scale(domain=students, range=list(SERIES[: len(students)])),
+        legend=alt.Legend(orient="bottom", **plain),
     )  # fmt: skip
-    tooltip = ["student:N", alt.Tooltip("false_alarms:Q", format=".2%"), alt.Tooltip("found:Q", format=".2%")]
+    dashes = alt.StrokeDash(
+        "line:N", scale=alt.Scale(domain=kinds, range=[list(dash) for dash in DASHES[: len(kinds)]]),
+        legend=alt.Legend(orient="top", symbolStrokeColor=MUTED, **plain) if len(kinds) > 1 else None,
+    )  # fmt: skip
+    rate = {"format": ".2%", "type": "quantitative"}
+    tooltip = ["student:N", "line:N", alt.Tooltip("false_alarms", **rate), alt.Tooltip("found", **rate)]
     lines = alt.Chart(curves).mark_line(strokeWidth=2.5, interpolate="step-after")
     ends = pd.DataFrame({"false_alarms": [0.0, 1.0], "found": [0.0, 1.0]})
-    chance = alt.Chart(ends).mark_line(color=MUTED, strokeDash=[4, 4], tooltip=None).encode(x, y)
-    return alt.layer(chance, lines.encode(x, y, color=colour, tooltip=tooltip)).properties(height=380)
+    chance = alt.Chart(ends).mark_line(color=MUTED, strokeDash=[4, 4], opacity=0.6, tooltip=None).encode(x, y)
+    drawn = lines.encode(x, y, color=colour, strokeDash=dashes, tooltip=tooltip)
+    return alt.layer(chance, drawn).properties(height=340 + 20 * (len(students) + len(kinds)))
 
 
 def duel(images: pd.DataFrame, students: list[str], rate: float) -> alt.LayerChart:
@@ -119,6 +152,31 @@ def duel(images: pd.DataFrame, students: list[str], rate: float) -> alt.LayerCha
     across = alt.Chart(at).mark_rule(color=MUTED, strokeDash=[4, 3], tooltip=None).encode(y)
     down = alt.Chart(at).mark_rule(color=MUTED, strokeDash=[4, 3], tooltip=None).encode(x)
     return alt.layer(across, down, points).properties(height=430)
+
+
+def image_map(images: pd.DataFrame, kinds: list[str], axes: tuple[str, str]) -> alt.Chart:
+    """Images as points; hovering shows them, a click selects `IMAGE` by its row.
+
+    Args:
+        images: columns `x`, `y`, `what` (one of `kinds`), `name`, `row` and `image`, a URL.
+        kinds: in the order of the legend.
+        axes: the titles of the two axes.
+    """
+    colours = dict(zip(("normal, training", "normal, test", "anomalous, test"), (MUTED, CALM, ACCENT), strict=True))
+    scale = alt.Scale(domain=kinds, range=[colours.get(kind, SERIES[4]) for kind in kinds])
+    blank = alt.Axis(labels=False, ticks=False, grid=False, domain=False)
+    return (
+        alt.Chart(images)
+        .mark_point(filled=True, size=70, opacity=0.7, cursor="pointer")
+        .encode(
+            alt.X("x:Q", title=axes[0], axis=blank, scale=alt.Scale(zero=False, padding=15)),
+            alt.Y("y:Q", title=axes[1], axis=blank, scale=alt.Scale(zero=False, padding=15)),
+            color=alt.Color("what:N", scale=scale, legend=alt.Legend(title=None, orient="top", columns=2)),
+            tooltip=["what:N", "name:N", "image:N"],
+        )
+        .add_params(alt.selection_point(name=IMAGE, on="click", fields=["row"], nearest=True, toggle=False))
+        .properties(height=480)
+    )
 
 
 def pixel_curve(curves: pd.DataFrame, column: str, title: str, most: float) -> alt.LayerChart:
@@ -220,10 +278,12 @@ def by_kind(rows: pd.DataFrame, chosen: str | None) -> alt.Chart:
 def by_class(figures: pd.DataFrame, systems: list[str]) -> alt.LayerChart:
     """AUROC per class and system, with its spread from `low` to `high`; a click in the legend highlights a system."""
     order = list(dict.fromkeys(figures["class"]))
+    systems = systems[: len(SERIES)]  # further ones have no colour of their own
+    figures = figures[figures["system"].isin(systems)]
     colour = alt.Color(
         "system:N",
-        scale=alt.Scale(domain=systems, range=[SERIES[i % len(SERIES)] for i in range(len(systems))]),
-        legend=alt.Legend(title=None, orient="bottom", columns=2, labelLimit=220),
+        scale=alt.Scale(domain=systems, range=list(SERIES[: len(systems)])),
+        legend=alt.Legend(title=None, orient="bottom", columns=1, labelLimit=320),
     )
     singled = alt.selection_point(name="system", fields=["system"], bind="legend")
     shade = alt.condition(singled, alt.value(1), alt.value(0.12))
@@ -239,4 +299,4 @@ def by_class(figures: pd.DataFrame, systems: list[str]) -> alt.LayerChart:
         shape=alt.condition("datum.published", alt.value("diamond"), alt.value("circle")),
         tooltip=["class:N", "system:N", alt.Tooltip("auroc:Q", title="AUROC", format=".2%"), "provenance:N"],
     )  # fmt: skip
-    return alt.layer(spread, dots.add_params(singled)).properties(height=90 + 30 * len(order) + 12 * len(systems))
+    return alt.layer(spread, dots.add_params(singled)).properties(height=90 + 30 * len(order) + 22 * len(systems))

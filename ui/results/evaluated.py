@@ -10,14 +10,16 @@ import streamlit as st
 
 from kdad.errors import UserError
 from kdad.evaluation import metrics
-from kdad.scores import MKD, Measurement, score_named
+from kdad.evaluation.saved_scores import read_calibration_normals, read_calibration_scores, read_test_scores
+from kdad.scores import GAUSSIAN, LOG_DISTANCE, MKD, NEAREST
 from kdad.storage.history import read_history
-from kdad.storage.layout import CALIBRATION, CONFIG, HISTORY, PIXEL_CURVES, SCORES_TABLE
-from kdad.storage.sealing import read_sealed, read_verified
+from kdad.storage.layout import HISTORY, PIXEL_CURVES, SCORES_TABLE
+from kdad.storage.sealing import read_verified
 from ui.shared.student_index import Student, below_roots
 
 DEFAULT, PUBLISHED = "score", "score_mkd"  # columns of scores.parquet
 NEEDED = ["index", "label", "anomalous", DEFAULT, PUBLISHED]
+TEACHER_ALONE = (LOG_DISTANCE, NEAREST, GAUSSIAN)  # parts of scores that read no student
 MAX_POINTS = 400  # of a ROC curve; more are indistinguishable on screen
 
 
@@ -39,6 +41,18 @@ class Evidence:
         return self.table if kind is None else self.table[~self.table["anomalous"] | (self.table["kind"] == kind)]
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """What a student's teacher finds without the student: a part of the scores, of the same images.
+
+    `table` is one as in `Evidence`, `normals` are those of the calibration (n,).
+    """
+
+    title: str
+    table: pd.DataFrame
+    normals: np.ndarray
+
+
 def evidence_of(student: Student, column: str) -> Evidence | None:
     """Evidence of a student by the score in `column`; None if it was not evaluated.
 
@@ -49,7 +63,7 @@ def evidence_of(student: Student, column: str) -> Evidence | None:
     if student.evaluation is None or not file.is_file():
         return None
     try:
-        table = _table(str(file), file.stat().st_mtime_ns, _digest(student, SCORES_TABLE))
+        table = _read(student)
         kinds = np.array(student.evaluation["kinds"])
         shown = pd.DataFrame(
             {
@@ -60,37 +74,44 @@ def evidence_of(student: Student, column: str) -> Evidence | None:
             }
         )
         score = MKD if column == PUBLISHED else student.evaluation["score"]
-        normals = _normals(student, score)
+        normals = read_calibration_scores(student.folder, score)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(f"{student.key} is damaged ({type(error).__name__}); run evaluate on it again") from None
     return Evidence(student, score, shown, normals)
 
 
+def baselines_of(evidence: Evidence) -> list[Baseline]:
+    """Baselines of a calibrated student's teacher, from its own files; those that were not measured are left out.
+
+    Raises:
+        UserError: a file of the student is damaged.
+    """
+    student = evidence.student
+    try:
+        table, normals = _read(student), read_calibration_normals(student.folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{student.key} is damaged ({type(error).__name__}); run evaluate on it again") from None
+    found = []
+    for part in TEACHER_ALONE if normals is not None else ():
+        if part.name in table and table[part.name].nunique() > 1:  # where a score does not read it, it is constant
+            of_images = evidence.table.assign(score=table[part.name].to_numpy(np.float64))
+            found.append(Baseline(part.title, of_images, np.asarray(part.quantity(normals), np.float64)))
+    return found
+
+
+def _read(student: Student) -> pd.DataFrame:
+    file = student.folder / SCORES_TABLE
+    return _table(str(student.folder), file.stat().st_mtime_ns, student.evaluation)
+
+
 @st.cache_data(max_entries=32, show_spinner=False)
-def _table(file: str, stamp: int, sha256: str) -> pd.DataFrame:
-    return pd.read_parquet(BytesIO(read_verified(Path(file), sha256)), columns=NEEDED)
+def _table(folder: str, stamp: int, _evaluation: dict) -> pd.DataFrame:
+    return read_test_scores(Path(folder), _evaluation, [*NEEDED, *(part.name for part in TEACHER_ALONE)])
 
 
 def _digest(student: Student, name: str) -> str:
     """Recorded SHA-256 of an evaluation's file, or ''."""
     return str((student.evaluation or {}).get("files_sha256", {}).get(name, ""))
-
-
-def _normals(student: Student, score: str) -> np.ndarray | None:
-    """Scores of the calibration normals (n,), as the detector computes them; None without calibration."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    file = student.folder / CALIBRATION
-    if not file.is_file():
-        return None
-    config = read_sealed(student.folder / CONFIG)
-    mse_weight, sha256 = config["recipe"]["mse_weight"], config.get("calibration_sha256", "")
-    try:
-        calibration = load(read_verified(file, sha256))
-        return score_named(score)(Measurement.of_normals(calibration, mse_weight)).astype(np.float64)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from None
 
 
 def pixel_curves_of(student: Student) -> pd.DataFrame | None:

@@ -1,5 +1,7 @@
 """One student's test scores: histogram, ROC, operating point, confusion matrix and AUROC per class."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -8,7 +10,8 @@ from kdad.detection import conformal
 from kdad.errors import UserError
 from kdad.scores import score_named
 from kdad.spreadsheets import as_csv
-from ui.results import charts
+from kdad.storage.operating_point import OperatingPoint
+from ui.results import charts, costs
 from ui.results.evaluated import (
     DEFAULT,
     PUBLISHED,
@@ -22,6 +25,7 @@ from ui.results.evaluated import (
 )
 from ui.shared import figures
 from ui.shared.palette import ACCENT, CALM
+from ui.shared.rates import DEFAULT_RATE, default_rate
 from ui.shared.student_index import Student, sensitivity_of
 from ui.shared.student_picker import check_link, provenance, students_or_stop
 from ui.shared.words import percent, plain
@@ -48,7 +52,7 @@ def section() -> None:
     kinds = auroc_by_kind(evidence.table)
     against = _choose_against(kinds)
     table = evidence.against(None if against == ALL else against)
-    rate, threshold = _choose_threshold(evidence)
+    rate, threshold = _choose_threshold(evidence, costs.choose_costs(evidence, st.session_state["score"]))
     _figures(evidence, table, against, rate, threshold)
     left, right = st.columns(2, gap="large")
     with left:
@@ -69,7 +73,7 @@ def choose_evidence() -> Evidence:
     """Choose student and score; ends the page if there is nothing to show."""
     students = students_or_stop()
     check_link("student", students)
-    left, right = st.columns([2, 1])
+    left, right = st.columns([3, 2])
     keys = list(students)
     evaluated = [key for key in keys if students[key].evaluation]
     first = keys.index(evaluated[0]) if evaluated else 0
@@ -111,26 +115,30 @@ def _choose_against(kinds: pd.DataFrame) -> str:
     )  # fmt: skip
 
 
-def _choose_threshold(evidence: Evidence) -> tuple[float | None, float | None]:
-    """Choose the false-positive rate; returns it and its threshold, both based on held-out normals."""
+def _choose_threshold(evidence: Evidence, by_costs: OperatingPoint | None) -> tuple[float | None, float | None]:
+    """Choose the false-positive rate; returns it and its threshold, both based on held-out normals.
+
+    `by_costs` is the point of least expected cost, which is offered among the others.
+    """
     if evidence.normals is None:
         st.info("This student is not calibrated, so it has no threshold. To calibrate it:")
         st.code(f"python -m kdad evaluate {evidence.student.folder}", language="bash", wrap_lines=True)
         return None, None
-    options = _rates(len(evidence.normals))
-    if st.session_state.get("rate") not in options:
-        st.session_state["rate"] = min(options, key=lambda rate: abs(rate - 0.05))
+    kept = costs.kept_point(evidence.student)
+    options = _rates(len(evidence.normals), [point.fpr for point in (by_costs, kept) if point])
+    usual = default_rate(costs.RATE, options, kept.fpr if kept else DEFAULT_RATE)
     rate = st.select_slider(
-        "Operating point: false-positive rate on held-out normals", options, key="rate", format_func=percent,
+        "Operating point: false-positive rate on held-out normals", options, usual, key=costs.RATE, format_func=percent,
         help="The threshold is set on normals held out from training, never on test images. Or click the ROC curve.",
-        persist_state="session",
+        persist_state="session", bind="query-params",
     )  # fmt: skip
     return rate, conformal.threshold(evidence.normals, rate)
 
 
-def _rates(normals: int) -> list[float]:
+def _rates(normals: int, further: Iterable[float] = ()) -> list[float]:
+    """The rates on offer that so many normals can hold, with `further` ones."""
     lowest = conformal.lowest_fpr(normals)
-    return sorted({lowest, *(rate for rate in RATES if rate > lowest)})
+    return sorted({lowest, *(rate for rate in (*RATES, *further) if rate > lowest)})
 
 
 def _figures(

@@ -12,6 +12,7 @@ from kdad.data.datasets import folder_path, is_folder
 from kdad.data.sizes import Size, as_size
 from kdad.networks.teachers.registry import teacher_slug
 from kdad.storage.layout import CONFIG, EVALUATION, LOCAL, SENSITIVITY, WEIGHTS, upgraded
+from kdad.storage.operating_point import Costs
 from kdad.storage.sealing import read_sealed
 from ui.shared.page import ROOT
 
@@ -30,6 +31,7 @@ class Student:
     image_size: Size  # (height, width) of its teacher's input, in pixels
     layers: tuple[str, ...]  # of the teacher, if they can be chosen
     max_value: int  # of images of more than 8 bits, see `kdad.data.decoding`; 0 if it was trained on none
+    weights_sha256: str
     calibration: str  # origin of its held-out normals, a name in `kdad.storage.layout.CALIBRATION_KINDS`
     evaluation: dict | None
 
@@ -137,7 +139,8 @@ def _remembered(key: str, folder: Path, stamps: tuple) -> Student:
     return Student(
         key, folder, **names, seed=int(config["seed"]), image_size=as_size(config["preprocessing"]["resize"]),
         layers=tuple(config["layers"]), max_value=int(config["max_value"]),
-        calibration=str(config["calibration"]), evaluation=figures,
+        weights_sha256=str(config.get("weights_sha256", "")), calibration=str(config["calibration"]),
+        evaluation=figures,
     )  # fmt: skip
 
 
@@ -183,6 +186,12 @@ def sweep_command(student: Student) -> str:
 def evaluate_command(student: Student) -> str:
     """Shell command that tests a student, and calibrates it if it is not calibrated."""
     return shlex.join(["python", "-m", "kdad", "evaluate", str(student.folder)])
+
+
+def cost_command(student: Student, costs: Costs) -> str:
+    """Shell command that chooses a student's operating point by costs."""
+    words = ["python", "-m", "kdad", "threshold", str(student.folder), "--miss", f"{costs.miss:g}"]
+    return shlex.join([*words, "--false-alarm", f"{costs.false_alarm:g}", "--defects", f"{costs.defects:g}"])
 
 
 def _command(name: str, dataset: str, teacher: str, normal_class: str) -> str:
