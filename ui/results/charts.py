@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ui.shared.palette import ACCENT, CALM, MUTED
+from ui.shared.palette import ACCENT, CALM, MUTED, SERIES
 
 POINT, KIND, IMAGE = "point", "kind", "image"  # selections made by a click
 SERIES = (
