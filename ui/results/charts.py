@@ -7,10 +7,6 @@ import pandas as pd
 from ui.shared.palette import ACCENT, CALM, MUTED, SERIES
 
 POINT, KIND, IMAGE = "point", "kind", "image"  # selections made by a click
-SERIES = (
-    "#c2416f", "#3c8f88", "#c9772b", "#6f6cb0", "#4f8fce", "#8a8f3a", "#b06fae", "#8d8898", "#8f5a3c", "#2f6f4f",
-    "#d8a63a", "#e39bb4",
-)  # fmt: skip
 KINDS = alt.Scale(domain=["normal", "anomalous"], range=[CALM, ACCENT])
 BINS = 40
 DASHES = ((1, 0), (6, 4), (2, 3), (9, 3, 2, 3))  # of lines, solid first
