@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: app test quick audit
+.PHONY: app test quick docs docs-serve audit
 
 app: .venv/app.stamp
 	$(BIN)/streamlit run app.py
@@ -18,6 +18,13 @@ test: .venv/test.stamp
 quick: SELECT = -m 'not slow'
 quick: test
 
+# The documentation, into site/; a broken link or a warning ends it.
+docs: .venv/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+docs-serve: .venv/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 # Known vulnerabilities in installed packages; needs network access.
 audit: .venv/app.stamp
 	$(BIN)/pip install --quiet pip-audit
@@ -31,4 +38,8 @@ audit: .venv/app.stamp
 
 .venv/test.stamp: .venv/app.stamp
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv/docs.stamp: .venv/app.stamp
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	touch $@

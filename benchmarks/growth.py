@@ -24,6 +24,7 @@ from kdad.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "growth.json"
+PHOTOGRAPHED = ROOT / "trained_students" / "photo-textures" / "lite0-imagenet" / "brick"  # reads 256 px
 BRICKS = ROOT / "trained_students" / "patterns-defects" / "lite0-imagenet" / "bricks"
 DIFFERENT = 200  # distinct photographs; the rest of a folder shows the same in other files, or they would count once
 SIZES = ((320, 240), (1000, 750), (2000, 1500), (4000, 3000))
@@ -124,10 +125,21 @@ def sizes(work: Path, counts: Sequence[int]) -> dict[str, dict]:
     return rows
 
 
+def scored(work: Path, counts: Sequence[int]) -> dict[str, dict]:
+    """`score --parquet` of photographs of 320 × 240, by a student of the default teacher at 256 px."""
+    rows = {}
+    for count in counts:
+        folder, table = folder_of(count, work / str(count)), work / f"scores-{count}"
+        command = [*KDAD, "score", str(PHOTOGRAPHED), str(folder), "--parquet", str(table), "--device", "cpu"]
+        rows[f"{count:,}"] = measured(command)
+    return rows
+
+
 TABLES: dict[str, tuple[Callable[[Path, Sequence[int]], dict[str, dict]], tuple[int, ...]]] = {
     "images": (images, (1_000, 10_000, 50_000)),
     "students": (students, (1, 2, 5, 10)),
     "sizes": (sizes, ()),
+    "scored": (scored, (1_000,)),
 }
 
 
@@ -135,7 +147,9 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, merge into the results for `benchmarks/tables.py`, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"any of {', '.join(TABLES)}; default: all")
-    parser.add_argument("--counts", type=int, nargs="+", help="numbers of images or students (default: as in README)")
+    parser.add_argument(
+        "--counts", type=int, nargs="+", help="numbers of images or students (default: as in docs/speed.md)"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from kdad.data.sizes import as_size, size_in_words
 from kdad.errors import UserError
 from kdad.evaluation import results_file
+from kdad.evaluation.published import REFERENCES
 from kdad.evaluation.results_file import AUROCS, DATASET, FAMILIES, LABELS_SEEN, SQUARE, Line, load_results
 from kdad.files import write_text
 from kdad.networks.teachers.cards import origin, without_labels
@@ -41,6 +42,130 @@ def headline(entries: dict[str, dict]) -> str:
         f"Mean test AUROC on CIFAR-10 one-vs-rest, over the eight classes that had no part in choosing the score, "
         f"students of {copied}: {ours}. ({published}.)"
     )
+
+
+# Image AUROC on MVTec's screw, from the model pages of anomalib's documentation (seed 42), by backbone or size.
+PUBLISHED_SCREW: dict[str, dict[str, float]] = {
+    "PaDiM": {"ResNet-18": 75.9, "WideResNet-50": 84.5},
+    "STFPM": {"ResNet-18": 83.5},
+    "PatchCore": {"ResNet-18": 94.3, "WideResNet-50": 96.0},
+    "EfficientAD": {"S": 96.0, "M": 97.5},
+    "Reverse Distillation": {"WideResNet-50": 98.5},
+}
+FRONT_FOLDERS = {
+    "mvtec-screw": "MVTec screw",
+    "kolektor-sdd": "KolektorSDD",
+    "magnetic-tile-blowholes": "magnetic tiles, blowholes",
+}
+FRONT_TEACHERS = {LITE0: "labels not seen", "vgg-cifar10": "labels seen"}
+
+
+def published_screw() -> str:
+    """What others publish on screw, in a sentence."""
+    named = (f"{name} {_published(name)}" for name in PUBLISHED_SCREW)
+    return (
+        "Published figures on screw, other teachers, image AUROC, as the tables of anomalib's documentation have them: "
+        f"{', '.join(named)}."
+    )
+
+
+def _published(method: str) -> str:
+    figures = PUBLISHED_SCREW[method]
+    return " to ".join(f"{figure:.1f} ({of})" for of, figure in figures.items())
+
+
+def front(entries: dict[str, dict], photographed: dict, others: dict) -> str:
+    """Render the README's table: ours beside others, on photographs and on CIFAR-10, with seconds."""
+    methods = ("PatchCore", "PaDiM", "EfficientAD")
+    rows = [["images", "kdad", *methods, "kdad's seconds"]]
+    peers_of = {(row["method"], row["dataset"]): row for row in others["rows"]}
+    for row in (row for row in photographed["rows"] if row["dataset"] in FRONT_FOLDERS):
+        cells = []
+        for method in methods:
+            run = peers_of.get((method, row["dataset"]))
+            cell = [] if run is None else [_image_and_pixel(run)]
+            if row["dataset"] == "mvtec-screw":
+                cell.append(f"published: {_published(method)}")
+            cells.append("; ".join(cell) or "–")
+        rows.append([FRONT_FOLDERS[row["dataset"]], f"**{_image_and_pixel(row)}**", *cells, str(row["seconds"])])
+    for teacher, seen in FRONT_TEACHERS.items():
+        if entry := entries.get(f"{DATASET}/{teacher}"):
+            mean = f"**{100 * results_file.headline_of(entry, 'auroc').mean:.1f}**"
+            seconds = f"{entry['seconds_per_student']:.0f} of training"
+            rows.append([f"CIFAR-10, one class against the rest, {seen} (`{teacher}`)", mean, "–", "–", "–", seconds])
+    unseen = [line for line in REFERENCES if line.dataset == DATASET and not LABELS_SEEN.get(line.label_overlap)]
+    best = max(unseen, key=lambda line: line.mean)
+    words = (
+        "AUROC of images / of pixels on the test part, per cent. PatchCore and PaDiM are anomalib's, run here with the "
+        f"same teacher (`{LITE0}`), images and size. Published ones have other teachers, and are those of anomalib's "
+        "documentation. Seconds are from the start of `train` to its figures, on two processor cores without a GPU; of "
+        f"CIFAR-10, of training alone on one. The best published figure on CIFAR-10 without its labels is higher: "
+        f"{best.mean:.1f}, all ten classes ({best.name.split(' (')[0]})."
+    )
+    return f"{_table(rows)}\n\n{words}"
+
+
+def _image_and_pixel(row: dict) -> str:
+    return " / ".join(f"{100 * row[name]:.1f}" for name in ("auroc", "pixel_auroc") if name in row)
+
+
+def install(measured: dict[str, dict]) -> str:
+    """Say what an installation takes, one row per build of torch."""
+    rows = [["installation", "MB", "seconds", "Python", "torch", "on"]]
+    for name, row in measured.items():
+        size = f"{row['megabytes']:,}"
+        rows.append([name, size, str(row["seconds"]), row["python"], row["torch"], row["system"]])
+    words = (
+        "Of a fresh virtual environment, with all that kdad needs and no extras (`python benchmarks/install.py NAME`); "
+        "seconds depend on the network. Afterwards a shipped student judges an image there."
+    )
+    return f"{_table(rows)}\n\n{words}"
+
+
+CORES, MANY_CORES, MANY_IMAGES, MANY_STUDENTS = 2, 1_000, 100_000_000, 10_000
+
+
+def scale(speeds: dict, photographed: dict, growing: dict) -> str:
+    """Work out what 100 million images and 10,000 students take from what one takes on two cores."""
+    cpu, one, every = speeds["cpu"], [["one of", "takes on two cores", "measured by"]], [["all of"]]
+    every[0] += ["core-hours", f"on {MANY_CORES:,} cores"]
+    several = "`python -m benchmarks.speed`, ten students on 1,000 images, one after the other"
+    images = {f"images of 32 px, `{teacher}`": _one_image(cpu, teacher) for teacher in ("vgg-cifar10", "vit-cifar10")}
+    measured_by = dict.fromkeys(images, several)
+    if scored := growing.get("scored"):
+        count, row = next(iter(scored["rows"].items()))
+        name = f"photographs of 320 × 240, `{LITE0}` at 256 px"
+        images[name] = row["seconds"] / int(count.replace(",", ""))
+        measured_by[name] = f"`python benchmarks/growth.py scored`, {count} of them, start included"
+    for name, seconds in images.items():
+        one.append([name, f"{1000 * seconds:.1f} ms", measured_by[name]])
+        every.append(_all_of(f"{MANY_IMAGES // 10**6} million {name}", MANY_IMAGES * seconds))
+    tiles = next(row for row in photographed["rows"] if row["dataset"] == "magnetic-tile-blowholes")
+    students = {
+        "students of a CIFAR-10 class, `vgg-cifar10`": (
+            cpu["a student of a CIFAR-10 class, `vgg-cifar10`"]["seconds"],
+            "`python -m benchmarks.speed`, from `train` to AUROC",
+        ),
+        f"students of {tiles['normals']} photographs, `{LITE0}`": (
+            tiles["seconds"],
+            "`python benchmarks/photographs.py`, from `train` to figures",
+        ),
+    }
+    for name, (seconds, by) in students.items():
+        one.append([name, f"{seconds:.0f} s", by])
+        every.append(_all_of(f"{MANY_STUDENTS:,} {name}", MANY_STUDENTS * seconds))
+    return f"{_table(one)}\n\n{_table(every)}"
+
+
+def _one_image(cpu: dict, teacher: str) -> float:
+    """Seconds in which one student judges one image, of ten students that judge 1,000 each."""
+    return float(cpu[f"ten students on 1,000 images, `{teacher}`"]["baseline_seconds"]) / (10 * 1000)
+
+
+def _all_of(name: str, seconds: float) -> list[str]:
+    hours = CORES * seconds / 3600
+    minutes = round(60 * hours / MANY_CORES)
+    return [name, f"{hours:,.0f}", f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"]
 
 
 def render(entries: dict[str, dict], dataset: str = DATASET) -> str:
@@ -451,23 +576,37 @@ def _candidate(figures: dict[str, float], name: str) -> float:
     return figures.get(name, figures.get(f"{name.split(', ')[0]}, patches", 0.0))
 
 
-DOCS = ("results", "defects", "teachers", "usage")
+DOCS = ("results", "defects", "teachers", "speed", "scale", "hardening", "get-started", "serving/README")
 DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in DOCS)]
 # What stands between the markers of each name in one of them: what it is made from, in the folder of results or
 # anywhere if absolute, and how.
 SECTIONS: dict[str, tuple[str, Callable[[Path], str]]] = {
     "headline": ("one_vs_rest.json", lambda file: headline(load_results(file))),
+    "front": (
+        "peers.json",
+        lambda file: front(
+            load_results(file.with_name("one_vs_rest.json")), _read(file.with_name("photographs.json")), _read(file)
+        ),
+    ),
     "results": ("one_vs_rest.json", lambda file: render(load_results(file))),
     "localisation": ("localisation.json", lambda file: localisation(_read(file))),
     "large_images": ("large_images.json", lambda file: large_images(_read(file))),
     "photographs": ("photographs.json", lambda file: photographs(_read(file))),
     "earned": ("photographs.json", lambda file: earned(_read(file))),
     "peers": ("peers.json", lambda file: peers(_read(file), _read(file.with_name("photographs.json")))),
+    "published_screw": ("peers.json", lambda _: published_screw()),
     "regions": ("regions.json", lambda file: regions(_read(file))),
     "small_folders": ("small_folders.json", lambda file: small_folders(_read(file))),
     "choice": ("regions.json", lambda file: choice(_read(file))),
     "student_designs": ("student_designs.json", lambda file: student_designs(_read(file))),
     "speed": ("speed.json", lambda file: speed(_read(file))),
+    "scale": (
+        "speed.json",
+        lambda file: scale(
+            _read(file), _read(file.with_name("photographs.json")), _read(file.with_name("growth.json"))
+        ),
+    ),
+    "install": ("install.json", lambda file: install(_read(file))),
     "growth": ("growth.json", lambda file: growth(_read(file))),
     "reduced_precision": ("reduced_precision.json", lambda file: reduced_precision(_read(file))),
     "serving": ("serving.json", lambda file: serving(_read(file))),

@@ -20,7 +20,8 @@ def load_task(
 
     Args:
         dataset: a name in `DATASETS`, or `folder:PATH`.
-        pixels, tile_size: for a folder, see `kdad.data.folders.FolderTask`.
+        pixels: how the teacher reads images, which decides whether those of a folder need tiles.
+        tile_size: the side of a folder's tiles, 0 for whole images; see `kdad.data.folders.FolderTask`.
     """
     if is_folder(dataset):
         one_of(f"class of {dataset}", normal_class, FolderTask.classes)

@@ -4,7 +4,18 @@ import json
 
 import pytest
 
-from benchmarks.tables import between_markers, headline, main, markers, render
+from benchmarks.tables import (
+    DOCUMENTS,
+    SECTIONS,
+    between_markers,
+    front,
+    headline,
+    install,
+    main,
+    markers,
+    render,
+    scale,
+)
 from kdad.evaluation.results_file import merge_entry
 from kdad.networks.teachers.registry import WEIGHTS_FOLDER, shipped
 
@@ -91,7 +102,7 @@ def test_photographs_and_designs_too(files, tmp_path):
     }  # fmt: skip
     (tmp_path / "student_designs.json").write_text(json.dumps(designs))
     with open(tmp_path / "README.md", "a") as readme:
-        for name in ("photographs", "earned", "peers", "student_designs"):
+        for name in ("photographs", "earned", "peers", "published_screw", "front", "student_designs"):
             readme.write("\n".join(markers(name)) + "\n")
     main(files)
     text = (tmp_path / "README.md").read_text()
@@ -99,7 +110,43 @@ def test_photographs_and_designs_too(files, tmp_path):
     assert "| – | – | 99 | a CPU |" in text and "| – | 87 of defects, 1.0 of good | 99 | a CPU |" in text
     assert "| screws | 95.1 | 60.0 / 98.0 / 80.0 | 95.0 | 90.0 |" in text
     assert "| kdad, default score | 95.1 (99 s) |" in text and "| PaDiM | 70.0 / 90.0 / 80.0 (9 s) |" in text
+    assert "PatchCore 94.3 (ResNet-18) to 96.0 (WideResNet-50), EfficientAD 96.0 (S) to 97.5 (M)" in text
+    assert "| CIFAR-10, one class against the rest, labels seen (`vgg-cifar10`) | **90.0** | – |" in text
     assert "| reading | one | other |" in text and "| peak | 70.0 | 60.0 |" in text
+
+
+def test_the_front_table_has_ours_beside_theirs_as_run_and_as_published(entry):
+    about = {"dataset": "mvtec-screw", "auroc": 0.97, "pixel_auroc": 0.99, "seconds": 72}
+    peer = {"dataset": "mvtec-screw", "method": "PaDiM", "auroc": 0.842, "pixel_auroc": 0.962}
+    other = about | {"dataset": "elpv-mono"}
+    text = front({"cifar10/vgg-cifar10": entry()}, {"rows": [about, other]}, {"rows": [peer]})
+    padim = "84.2 / 96.2; published: 75.9 (ResNet-18) to 84.5 (WideResNet-50)"
+    assert f"| MVTec screw | **97.0 / 99.0** | published: 94.3 (ResNet-18) to 96.0 (WideResNet-50) | {padim} |" in text
+    assert "| 72 |" in text and "elpv" not in text and "61 of training |" in text
+    assert "98.6, all ten classes (MSAD)." in text
+
+
+def test_what_many_take_follows_from_what_one_takes():
+    several, one = "ten students on 1,000 images, `{}`", "a student of a CIFAR-10 class, `vgg-cifar10`"
+    cpu = {several.format(name): {"baseline_seconds": 36} for name in ("vgg-cifar10", "vit-cifar10")}
+    tiles = {"rows": [{"dataset": "magnetic-tile-blowholes", "normals": 381, "seconds": 36}]}
+    text = scale({"cpu": cpu | {one: {"seconds": 90}}}, tiles, {"scored": {"rows": {"1,000": {"seconds": 36}}}})
+    assert "| images of 32 px, `vgg-cifar10` | 3.6 ms |" in text
+    assert "| 100 million images of 32 px, `vgg-cifar10` | 200 | 12 min |" in text
+    assert "| photographs of 320 × 240, `lite0-imagenet` at 256 px | 36.0 ms |" in text
+    assert "| 100 million photographs of 320 × 240, `lite0-imagenet` at 256 px | 2,000 | 2 h 0 min |" in text
+    assert "| 10,000 students of 381 photographs, `lite0-imagenet` | 200 | 12 min |" in text
+
+
+def test_what_an_installation_takes():
+    row = {"megabytes": 2005, "seconds": 60, "python": "3.11.7", "torch": "2.13.0+cpu", "system": "Linux, x86_64"}
+    assert "| small | 2,005 | 60 | 3.11.7 | 2.13.0+cpu | Linux, x86_64 |" in install({"small": row})
+
+
+def test_every_section_has_its_place_in_one_document():
+    texts = [place.read_text(encoding="utf-8") for place in DOCUMENTS]
+    for name in SECTIONS:
+        assert sum(text.count(markers(name)[0]) for text in texts) == 1, name
 
 
 def test_what_regions_tell_and_what_each_protocol_would_have_chosen(files, tmp_path):

@@ -85,7 +85,7 @@ def test_other_kinds_of_students_are_judged_as_torch_does(kind, vit_teacher, tim
 def test_the_example_needs_no_torch(exported, tmp_path):
     Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
     blocked = "import sys; sys.modules['torch'] = sys.modules['kdad'] = None; "
-    example = f"{blocked}sys.argv[0] = 'x'; exec(open({str(ROOT / 'docs' / 'without_torch.py')!r}).read())"
+    example = f"{blocked}sys.argv[0] = 'x'; exec(open({str(ROOT / 'examples' / 'without_torch.py')!r}).read())"
     command = [sys.executable, "-c", example, str(exported), str(tmp_path / "red.png")]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert said.startswith("anomaly: score ")
