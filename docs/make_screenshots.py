@@ -1,11 +1,14 @@
 """Makes the pictures of the app in the README: `python -m docs.make_screenshots`. Needs Chromium and playwright."""
 
+import io
 from pathlib import Path
 
-from tests.helpers.browser import DESKTOP, expect, running_chromium, serving_app, settled
+from PIL import Image
+
+from tests.helpers.browser import DESKTOP, P_VALUE, expect, running_chromium, serving_app, settled
 
 DOCS = Path(__file__).parent
-TALL = {"width": 1280, "height": 1080}
+TALL = {"width": 1280, "height": 1200}
 PAGES = {
     "home": ("/", DESKTOP),
     "results": ("/Curves_and_results", TALL),
@@ -18,13 +21,19 @@ def main() -> None:
     with serving_app() as address, running_chromium() as chromium:
         for name, (path, size) in PAGES.items():
             page = opened(chromium, address + path, size)
-            page.screenshot(path=DOCS / f"{name}.png")
+            save(page, DOCS / f"{name}.png")
             page.close()
         page = opened(chromium, f"{address}/Inspect", TALL)
-        page.get_by_text("More unusual than", exact=True).first.scroll_into_view_if_needed()
+        page.get_by_text(P_VALUE).first.wait_for()
         page.wait_for_timeout(DRAWING_MILLISECONDS)
-        page.screenshot(path=DOCS / "inspect.png")
+        save(page, DOCS / "inspect.png")
         page.close()
+
+
+def save(page, file: Path) -> None:
+    """Save what shows in 256 colours, for a clone to stay small."""
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def opened(chromium, address: str, size: dict):
