@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     """Attack, merge into the results for `benchmarks/tables.py`, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("attacks", nargs="*", metavar="ATTACK", help=f"any of {', '.join(ATTACKS)}; default: all")
-    parser.add_argument("--tries", type=int, help="tries of each kind (default: as in docs/results.md)")
+    parser.add_argument("--tries", type=int, help="tries of each kind (default: as in docs/hardening.md)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     try:

@@ -103,7 +103,8 @@ def _add_fpr(parser: Parser) -> None:
 
 
 def _add_method(parser: Parser) -> None:
-    parser.add_argument("--method", default="patch", help="how heatmaps are made; see the README (default %(default)s)")
+    words = "how heatmaps are made; see docs/results.md (default %(default)s)"
+    parser.add_argument("--method", default="patch", help=words)
 
 
 def _load(args: argparse.Namespace, folder: str | Path) -> "Detector":

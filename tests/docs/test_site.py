@@ -10,6 +10,9 @@ from importlib.util import find_spec
 import pytest
 from helpers.miniatures import ROOT
 
+import kdad
+from docs.make_badges import BADGES, badge, facts
+
 PLACES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
 ELSEWHERE = ("http://", "https://", "//")
@@ -71,3 +74,12 @@ def test_the_front_page_is_short_and_its_table_is_generated():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 130
     assert "<!-- front: begin" in text
+
+
+def test_badges_and_citation_say_what_is_so():
+    for name, (label, value) in facts().items():
+        assert (BADGES / f"{name}.svg").read_text(encoding="utf-8") == badge(label, value), (
+            "run `python -m docs.make_badges`"
+        )
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {kdad.__version__}\n" in cited
