@@ -184,6 +184,8 @@ def _save(figure: Figure, file: Path, colours: Colours) -> None:
     facts = {"Date": None} if file.suffix == ".svg" else {}
     with matplotlib.rc_context({"svg.hashsalt": "kdad"}):
         figure.savefig(file, transparent=True, dpi=150, metadata=facts)
+    if file.suffix == ".png":  # in 256 colours, for a clone to stay small
+        Image.open(file).quantize(256, method=Image.Quantize.FASTOCTREE).save(file, optimize=True)
 
 
 def _spines(axes: Axes) -> Iterable:
