@@ -414,6 +414,7 @@ def test_where_the_images_are_is_not_in_what_is_shared(mvtec, vgg_folder, tmp_pa
     arguments = ["train", "--dataset", f"folder:{mvtec}", "--teacher", str(vgg_folder), "--epochs", "1"]
     assert main([*arguments, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
     (folder,) = store.find_students(tmp_path / "out")
+    assert main(["threshold", str(folder), "--miss", "10", "--false-alarm", "1", "--defects", "0.02"]) == 0
     shared = [folder / name for name in layout.SHARED_FILES if (folder / name).is_file()]
     assert len(shared) == len(layout.SHARED_FILES)
     for place in (mvtec.parent, vgg_folder.parent):
