@@ -67,7 +67,7 @@ def run(*command: str, cwd: Path) -> str:
 
 
 def megabytes(folder: Path) -> int:
-    """What the files of a folder take, in MB; links count nothing."""
+    """Size of the files of a folder, in MB; links count nothing."""
     return round(sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6)
 
 

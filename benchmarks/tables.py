@@ -61,7 +61,7 @@ FRONT_TEACHERS = {LITE0: "labels not seen", "vgg-cifar10": "labels seen"}
 
 
 def published_screw() -> str:
-    """What others publish on screw, in a sentence."""
+    """Published figures on screw, in a sentence."""
     named = (f"{name} {_published(name)}" for name in PUBLISHED_SCREW)
     return (
         "Published figures on screw, other teachers, image AUROC, as the tables of anomalib's documentation have them: "

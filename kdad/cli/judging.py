@@ -35,9 +35,7 @@ def add_commands(command: "Command") -> None:
     add_device(sub)
 
     sub = command("score", score, "score image files, or all images of directories")
-    sub.add_argument("folder")
-    sub.add_argument("images", nargs="+", metavar="IMAGE_OR_DIR")
-    _add_teacher(sub)
+    _add_images(sub)
     _add_fpr(sub)
     output = sub.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true")
@@ -55,9 +53,7 @@ def add_commands(command: "Command") -> None:
     add_device(sub)
 
     sub = command("report", report, "write one HTML file about images: verdicts, heatmaps and the student's card")
-    sub.add_argument("folder")
-    sub.add_argument("images", nargs="+", metavar="IMAGE_OR_DIR")
-    _add_teacher(sub)
+    _add_images(sub)
     sub.add_argument("--output", metavar="FILE.html", default="report.html", help="default %(default)s")
     _add_fpr(sub)
     _add_method(sub)
@@ -65,10 +61,24 @@ def add_commands(command: "Command") -> None:
     sub.add_argument("--pictures", type=whole_number(0), default=200, metavar="N", help=shown)
     add_device(sub)
 
-    sub = command("correct", correct, "let a student of photographs learn that images are normal, as a new version")
+    _add_revisions(command)
+
+    sub = command("export", export, "write a student, its teacher and its calibration as one ONNX file")
     sub.add_argument("folder")
-    sub.add_argument("images", nargs="+", metavar="IMAGE_OR_DIR")
+    sub.add_argument("file", metavar="FILE.onnx")
     _add_teacher(sub)
+    sub.add_argument(
+        "--size", type=positive, nargs=2, metavar=("HEIGHT", "WIDTH"),
+        help="of the images to come, in pixels (default: what the teacher sees)",
+    )  # fmt: skip
+    sub.add_argument("--opset", type=positive, default=18, help="ONNX's version of its operators (default %(default)s)")
+    sub.set_defaults(device="cpu")
+
+
+def _add_revisions(command: "Command") -> None:
+    """Declare the commands that make a new version of a student."""
+    sub = command("correct", correct, "let a student of photographs learn that images are normal, as a new version")
+    _add_images(sub)
     add_device(sub)
 
     sub = command("region", region, "let a student of photographs look at a region of interest alone, as a new version")
@@ -81,16 +91,12 @@ def add_commands(command: "Command") -> None:
     _add_teacher(sub)
     add_device(sub)
 
-    sub = command("export", export, "write a student, its teacher and its calibration as one ONNX file")
-    sub.add_argument("folder")
-    sub.add_argument("file", metavar="FILE.onnx")
-    _add_teacher(sub)
-    sub.add_argument(
-        "--size", type=positive, nargs=2, metavar=("HEIGHT", "WIDTH"),
-        help="of the images to come, in pixels (default: what the teacher sees)",
-    )  # fmt: skip
-    sub.add_argument("--opset", type=positive, default=18, help="ONNX's version of its operators (default %(default)s)")
-    sub.set_defaults(device="cpu")
+
+def _add_images(parser: Parser) -> None:
+    """Add a student and the images that it is about."""
+    parser.add_argument("folder")
+    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_DIR")
+    _add_teacher(parser)
 
 
 def _add_teacher(parser: Parser) -> None:

@@ -13,7 +13,7 @@ from kdad.data.images import counted
 from kdad.data.masks import image_size
 from kdad.data.preprocessing import resample
 from kdad.data.protocol import ENOUGH_TO_CALIBRATE
-from kdad.data.sizes import MAX_AREA, Size, fitting_size, need_tiles, size_in_words
+from kdad.data.sizes import MAX_AREA, Size, size_in_words, whole_size
 from kdad.files import shown
 
 THUMBNAIL = 32  # pixels a side
@@ -25,12 +25,12 @@ USUAL_SIDE = 256  # pixels, at which tiles are read
 START_SECONDS, IMAGE_SECONDS = 25, 0.14  # of a training on two processors at `MAX_AREA`; measured, see docs/defects.md
 
 
-TILED_COST = 20  # of an image in tiles, compared with a whole one
+TILED_COST = 20  # of an image in tiles, compared with a whole one of `MAX_AREA`
 
 
 @dataclass(frozen=True)
 class Health:
-    """What a folder holds, and what of it is doubtful.
+    """Contents of a folder, and the doubtful ones among them.
 
     Args:
         normals: how many normals there are.
@@ -100,13 +100,12 @@ def examine(root: Path) -> Health:
     layout = FolderLayout(root.resolve())
     normals = layout.normals
     sizes = sorted((image_size(file)[::-1] for file in normals), key=math.prod)
-    fitting = fitting_size(sizes)
-    tiled = need_tiles(sizes, fitting)
+    whole = whole_size(sizes)
     examined = normals[:: -(-len(normals) // MAX_EXAMINED)]
     thumbnails = _thumbnails(ImageFiles(examined, layout.max_value))
     names = [shown(file.relative_to(layout.normal_folder)) for file in examined]
     blank, repeated, odd = _blank(thumbnails), _repeated(thumbnails), _odd(thumbnails)
-    area = math.prod(fitting) / MAX_AREA * (TILED_COST if tiled else 1)
+    cost = TILED_COST if whole is None else math.prod(whole) / MAX_AREA
     defects = [file for kind, files in layout.tests.items() if kind != GOOD for file in files]
     return Health(
         normals=len(normals),
@@ -114,12 +113,12 @@ def examine(root: Path) -> Health:
         tests={kind: len(files) for kind, files in layout.tests.items()},
         masks=sum(bool(layout.masks_of(file)) for file in defects),
         sizes=(sizes[0], sizes[len(sizes) // 2], sizes[-1]),
-        image_size=(USUAL_SIDE, USUAL_SIDE) if tiled else fitting,
-        tile_size=TILE_SIDES * USUAL_SIDE if tiled else 0,
+        image_size=whole or (USUAL_SIDE, USUAL_SIDE),
+        tile_size=TILE_SIDES * USUAL_SIDE if whole is None else 0,
         blank=[names[index] for index in blank],
         repeated=[(names[one], names[other]) for one, other in repeated],
         odd=[names[index] for index in odd if index not in blank],
-        seconds=START_SECONDS + IMAGE_SECONDS * len(normals) * area,
+        seconds=START_SECONDS + IMAGE_SECONDS * len(normals) * cost,
     )
 
 

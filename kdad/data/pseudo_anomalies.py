@@ -190,7 +190,7 @@ def _retextured(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) 
 
 
 def _swapped(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What is elsewhere in the image, turned upside down or mirrored."""
+    """Another part of the image, turned upside down or mirrored."""
     turned = image[:: rng.choice([1, -1]), :: rng.choice([1, -1])]
     return np.roll(turned, rng.integers(0, image.shape[:2]), (0, 1))
 

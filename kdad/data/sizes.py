@@ -29,6 +29,12 @@ def need_tiles(sizes: Sequence[Size], image_size: Size) -> bool:
     return median(map(math.prod, sizes)) > TILED_ABOVE**2 * math.prod(image_size)
 
 
+def whole_size(sizes: Sequence[Size]) -> Size | None:
+    """The size at which to read images of these sizes as a whole; None where they need tiles."""
+    fitting = fitting_size(sizes)
+    return None if need_tiles(sizes, fitting) else fitting
+
+
 def fitting_size(sizes: Sequence[Size]) -> Size:
     """The size at which to read images of these sizes: their median, within `MIN_AREA` and `MAX_AREA`, in its aspect.
 

@@ -64,7 +64,7 @@ class Listing:
 
 
 class Row(Enum):
-    """What becomes of a row that an earlier run wrote."""
+    """Fate of a row that an earlier run wrote."""
 
     KEPT = 0
     CHANGED = 1  # its image did
@@ -255,7 +255,7 @@ def _image_at(url: str, about: Mapping[str, Any]) -> ImageFile:
 
 
 def _row(written: ImageFile, listed: Mapping[str, ImageFile], roots: Iterable[str]) -> Row:
-    """What becomes of the row of an image."""
+    """Decide the fate of the row of an image."""
     now = listed.get(written.name)
     if now is None:
         return Row.GONE if _is_gone(written.name, roots) else Row.KEPT

@@ -6,6 +6,7 @@ from kdad.data.protocol import ENOUGH_TO_CALIBRATE
 from kdad.errors import UserError
 from kdad.storage.layout import CROSS_FITTED, HELD_OUT, LEFT_OUT, UNKNOWN
 
+DEFAULT_FPR = 0.05
 WEAKER = {
     CROSS_FITTED: "Normal images were scored by several helper networks, each on images it had not seen; your images "
     "are scored by the final one. Treat the rate as an estimate.",

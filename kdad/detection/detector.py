@@ -26,8 +26,6 @@ from kdad.storage import hub, student_folder
 from kdad.storage.operating_point import OperatingPoint, load_operating_point
 from kdad.storage.student_config import StudentConfig
 
-DEFAULT_FPR = 0.05
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -249,7 +247,7 @@ class Detector:
 
         That of the operating point that is kept with the student, or else 5 %; or the lowest that can be held.
         """
-        usual = DEFAULT_FPR if self.operating_point is None else self.operating_point.fpr
+        usual = conformal.DEFAULT_FPR if self.operating_point is None else self.operating_point.fpr
         return usual if self.calibration is None else max(usual, self.lowest_fpr)
 
     @property

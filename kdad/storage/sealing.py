@@ -43,6 +43,14 @@ def read_sealed(file: Path) -> dict[str, Any]:
     return opened(values)
 
 
+def read_if_sound(file: Path) -> dict[str, Any] | None:
+    """Read and verify a sealed JSON file; None if it does not exist or is damaged."""
+    try:
+        return read_sealed(file)
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 def read_verified(file: Path, sha256: str) -> bytes:
     """Read a file and verify its digest, unless `sha256` is empty, as for files from before digests were recorded.
 

@@ -18,7 +18,7 @@ from kdad.networks.students import build_student
 from kdad.storage.layout import CARD, CONFIG, EVALUATION, LOCAL, SENSITIVITY, WEIGHTS, student_folder
 from kdad.storage.model_cards import student_card
 from kdad.storage.operating_point import OperatingPoint, load_operating_point
-from kdad.storage.sealing import read_sealed, read_verified
+from kdad.storage.sealing import read_if_sound, read_sealed, read_verified
 from kdad.storage.student_config import StudentConfig, public_teacher
 
 
@@ -153,10 +153,7 @@ def load_evaluation(folder: Path) -> dict[str, Any] | None:
 
 def load_sensitivity(folder: Path) -> dict[str, Any] | None:
     """Read sensitivity.json, see `kdad.evaluation.sensitivity`; None if it does not exist or is damaged."""
-    try:
-        return read_sealed(Path(folder) / SENSITIVITY)
-    except (OSError, ValueError, RecursionError):
-        return None
+    return read_if_sound(Path(folder) / SENSITIVITY)
 
 
 def check_evaluation(folder: Path, config: StudentConfig) -> None:

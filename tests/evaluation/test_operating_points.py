@@ -7,8 +7,8 @@ import pandas
 import pytest
 from helpers.miniatures import TinyTask, evaluated, reseal
 
-from kdad.detection.conformal import threshold
-from kdad.detection.detector import DEFAULT_FPR, Detector
+from kdad.detection.conformal import DEFAULT_FPR, threshold
+from kdad.detection.detector import Detector
 from kdad.evaluation import operating_points
 from kdad.evaluation.operating_points import choose, least_cost
 from kdad.evaluation.saved_scores import read_calibration_scores, read_test_scores

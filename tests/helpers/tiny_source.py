@@ -1,6 +1,8 @@
 """Sixty images that compact teachers learn from in a second."""
 
+import pytest
 import torch
+from helpers.miniatures import Crash
 
 from kdad.training.pretraining.pretrain import train_teacher
 
@@ -30,6 +32,27 @@ class TinySource:
 
 def taught(backbone, out, **options):
     return train_teacher(backbone, "patterns", out, **{"epochs": 1, "device": "cpu", **options})
+
+
+def interrupted_and_whole(monkeypatch, module, work, backbone, **options) -> tuple[dict, dict]:
+    """The files of two runs of two epochs: one that crashed in its second and was called again, and an unbroken one.
+
+    `module` is the Lightning module whose step crashes.
+    """
+    step = module.training_step
+
+    def interrupted(self, batch, index):
+        if (self.current_epoch, index) == (1, 1):
+            raise Crash
+        return step(self, batch, index)
+
+    taught(backbone, work / "whole", epochs=2, **options)
+    with monkeypatch.context() as patched, pytest.raises(Crash):
+        patched.setattr(module, "training_step", interrupted)
+        taught(backbone, work / "broken", epochs=2, **options)
+    taught(backbone, work / "broken", epochs=2, **options)
+    broken, whole = contents(work / "broken"), contents(work / "whole")
+    return tuple({file.name: content for file, content in run.items()} for run in (broken, whole))
 
 
 def contents(folder) -> dict:

@@ -1,44 +1,27 @@
 """Detectors of the app: loaded once per process, with predictions cached, both in bounded caches."""
 
 import gc
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from pathlib import Path
+from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 import streamlit as st
 
-from kdad.data.sizes import Size
-from kdad.networks.teachers.registry import WEIGHTS_FOLDER
 from ui.shared.pictures import Picture, display_size
 from ui.shared.student_index import Student
+from ui.shared.teachers import TeacherOf, fingerprint, loaded_teacher, teacher_of
 
 if TYPE_CHECKING:
     from kdad.detection.detector import Detector, Prediction
     from kdad.detection.explanation import Contribution, ScoreMap
-    from kdad.networks.teachers.loading import Teacher
 
 # All sessions share the loaded models, and a device runs one computation at a time.
 DEVICE_LOCK = Lock()
 SMALL_SIDE = 64  # pixels
-
-
-def fingerprint(folder: Path) -> str:
-    """Digest of the JSON and safetensors files of `folder`."""
-    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
-    digests = [_file_digest(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
-    return hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
-
-
-@lru_cache(maxsize=256)
-def _file_digest(file: str, mtime: int, size: int) -> str:
-    with open(file, "rb") as content:
-        return f"{file} {mtime} {hashlib.file_digest(content, 'sha256').hexdigest()}\n"
 
 
 def load(student: Student) -> "Detector":
@@ -47,18 +30,15 @@ def load(student: Student) -> "Detector":
     Raises:
         UserError: student or teacher is missing or damaged, or they do not match.
     """
-    stamps = fingerprint(student.folder), _teacher_fingerprint(student)
-    return _load(str(student.folder), stamps[0], student.teacher, stamps[1], student.image_size, student.layers)
+    return _load(str(student.folder), fingerprint(student.folder), teacher_of(student))
 
 
 @st.cache_resource(max_entries=32, show_spinner="Loading the student…")
-def _load(
-    folder: str, stamp: str, teacher: str, teacher_stamp: str, image_size: Size, layers: tuple[str, ...]
-) -> "Detector":
+def _load(folder: str, stamp: str, asked: TeacherOf) -> "Detector":
     _import_torch()
     from kdad.detection.detector import Detector
 
-    return Detector.load(folder, teacher=_load_teacher(teacher, teacher_stamp, image_size, layers))
+    return Detector.load(folder, teacher=loaded_teacher(asked))
 
 
 @cache
@@ -74,19 +54,6 @@ def _import_torch() -> None:
     finally:
         gc.freeze()
         gc.enable()
-
-
-@st.cache_resource(max_entries=3, show_spinner="Loading the teacher…")
-def _load_teacher(name: str, stamp: str, image_size: Size, layers: tuple[str, ...]) -> "Teacher":
-    from kdad.networks.teachers.loading import load_teacher
-
-    return load_teacher(name, image_size=image_size, layers=layers, allow_download=False)
-
-
-def _teacher_fingerprint(student: Student) -> str:
-    """Fingerprint of a teacher's folder; '' for a downloaded teacher, whose cached files do not change."""
-    folders = [folder for folder in (WEIGHTS_FOLDER / student.teacher, Path(student.teacher)) if folder.is_dir()]
-    return fingerprint(folders[0]) if folders else ""
 
 
 @dataclass(frozen=True)

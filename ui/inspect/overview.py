@@ -89,7 +89,7 @@ def overview(rows: list[Row], detectors: list[CachedDetector], view: View) -> tu
         grid = st.grid(3, min_column_width=80, gap="small")
         for row in page:
             with grid.cell():
-                _card(rows.index(row), row, detectors, view)
+                _card(row, detectors, view)
     return picked, [row.picture for row in shown]
 
 
@@ -149,7 +149,7 @@ def _most_telling(rows: list[Row]) -> str:
     return next((row.picture.name for row in ranked if row.picture.truth == "defect"), ranked[0].picture.name)
 
 
-def _card(index: int, row: Row, detectors: list[CachedDetector], view: View) -> None:
+def _card(row: Row, detectors: list[CachedDetector], view: View) -> None:
     picture, columns = row.picture, zip(detectors, row.predictions, row.verdicts, strict=True)
     words = [_in_words(cached, prediction, called) for cached, prediction, called in columns]
     stamps = tuple(cached.stamp for cached in detectors)
@@ -161,7 +161,7 @@ def _card(index: int, row: Row, detectors: list[CachedDetector], view: View) -> 
     )  # fmt: skip
     picked = st.session_state["picked"] == picture.name
     st.button(
-        plain(picture.name), key=f"card-{index}", width="stretch", type="primary" if picked else "secondary",
+        plain(picture.name), key=f"card-{picture.name}", width="stretch", type="primary" if picked else "secondary",
         icon=MARKS.get(decision_on(picture)), on_click=pick, args=(picture.name,),
         help=None if picked else "Show this image in detail",
     )  # fmt: skip

@@ -11,7 +11,7 @@ from kdad.errors import UserError
 from kdad.scores import LOCAL_DISTANCE
 from kdad.storage.layout import next_version
 from ui.inspect import charts
-from ui.inspect.detectors import DEVICE_LOCK, CachedDetector
+from ui.inspect.detectors import DEVICE_LOCK, CachedDetector, cached_detector
 from ui.inspect.overview import Row
 from ui.inspect.triage import ACCEPTED, decision_on
 from ui.shared.pictures import Picture
@@ -119,7 +119,6 @@ def _say_what_changed(student: Student) -> None:
 def _try_drawn_defects(student: Student) -> None:
     from kdad.data.loading import load_task
     from kdad.evaluation.sensitivity import try_drawn_defects
-    from ui.inspect.detectors import cached_detector
 
     detector = cached_detector(student).detector
     task = load_task(student.dataset, student.normal_class, detector.teacher.preprocessing, 0)

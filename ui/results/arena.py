@@ -83,7 +83,7 @@ def _choose_rate(evidences: Sequence[Evidence]) -> float:
     """Choose the false-positive rate among those that all can hold."""
     lowest = max(conformal.lowest_fpr(len(evidence.normals)) for evidence in evidences if evidence.normals is not None)
     rates = [rate for rate in RATES if rate >= lowest] or [lowest]
-    usual = min(rates, key=lambda rate: abs(rate - 0.05))
+    usual = min(rates, key=lambda rate: abs(rate - conformal.DEFAULT_FPR))
     if st.session_state.get("arena-rate", usual) not in rates:  # chosen for other students
         st.session_state["arena-rate"] = usual
     return st.segmented_control(

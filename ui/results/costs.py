@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from kdad.detection import conformal
 from kdad.errors import UserError
 from kdad.evaluation.operating_points import choose, clear, curve, keep
 from kdad.storage.operating_point import Costs, OperatingPoint, load_operating_point
 from ui.results import charts
 from ui.results.evaluated import DEFAULT, Evidence
 from ui.shared import figures
-from ui.shared.rates import DEFAULT_RATE
 from ui.shared.student_index import Student, cost_command, root
 from ui.shared.words import percent, plain
 
@@ -61,7 +61,7 @@ def _explain(evidence: Evidence, point: OperatingPoint) -> None:
     anomalies = evidence.table.loc[evidence.table["anomalous"], "score"].to_numpy()
     rates, found = curve(evidence.normals, anomalies)
     frame = pd.DataFrame({"rate": rates, "found": found, "cost": point.costs.expected(rates, found)})
-    at_usual = frame.iloc[int(np.abs(frame["rate"] - DEFAULT_RATE).argmin())]
+    at_usual = frame.iloc[int(np.abs(frame["rate"] - conformal.DEFAULT_FPR).argmin())]
     nothing = point.costs.expected(0.0, 0.0)
     st.markdown(
         f"Least expected cost at a false-positive rate of **{percent(point.fpr)}**: **{point.expected_cost:.3g}** per "
@@ -113,7 +113,7 @@ def _keep(student: Student, point: OperatingPoint) -> None:
 
 def _clear(student: Student) -> None:
     _changed(lambda: clear(student.folder))
-    _move(DEFAULT_RATE)
+    _move(conformal.DEFAULT_FPR)
 
 
 def _changed(change) -> None:

@@ -19,12 +19,12 @@ from ui.shared.page import INSPECT
 from ui.shared.pictures import TYPES, Gallery, Picture, channels_last, data_url, gallery, to_display, uploaded
 from ui.shared.student_index import Student
 from ui.shared.student_picker import check_link, provenance, students_or_stop
+from ui.shared.teachers import loaded_teacher, teacher_of
 from ui.shared.words import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kdad.networks.teachers.loading import Teacher
 
 NORMAL, TEST, ANOMALOUS, UPLOADED = KINDS = ("normal, training", "normal, test", "anomalous, test", "uploaded")
 MOST = {NORMAL: 120, TEST: 120, ANOMALOUS: 160, UPLOADED: 100}
@@ -224,7 +224,7 @@ def _measured(student: Student, chosen: Sequence[Chosen]) -> Points:
     """
     from kdad.evaluation.feature_map import pooled_features
 
-    teacher = _teacher(student.teacher, student.image_size, student.layers)
+    teacher = loaded_teacher(teacher_of(student))
     rows, urls, features = [], [], []
     bar = st.progress(0.0, f"{len(chosen)} images under {plain(student.teacher_name)}…")
 
@@ -243,13 +243,6 @@ def _measured(student: Student, chosen: Sequence[Chosen]) -> Points:
     finally:
         bar.empty()
     return Points(pd.DataFrame(rows).assign(image=urls), np.concatenate(features))
-
-
-@st.cache_resource(max_entries=1, show_spinner="Loading the teacher…")
-def _teacher(name: str, image_size, layers: tuple[str, ...]) -> "Teacher":
-    from kdad.networks.teachers.loading import load_teacher
-
-    return load_teacher(name, image_size=image_size, layers=layers, allow_download=False)
 
 
 def _joined(parts: Sequence[Points | None]) -> Points:

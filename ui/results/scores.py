@@ -25,7 +25,7 @@ from ui.results.evaluated import (
 )
 from ui.shared import figures
 from ui.shared.palette import ACCENT, CALM
-from ui.shared.rates import DEFAULT_RATE, default_rate
+from ui.shared.rates import default_rate
 from ui.shared.student_index import Student, sensitivity_of
 from ui.shared.student_picker import check_link, provenance, students_or_stop
 from ui.shared.words import percent, plain
@@ -126,7 +126,7 @@ def _choose_threshold(evidence: Evidence, by_costs: OperatingPoint | None) -> tu
         return None, None
     kept = costs.kept_point(evidence.student)
     options = _rates(len(evidence.normals), [point.fpr for point in (by_costs, kept) if point])
-    usual = default_rate(costs.RATE, options, kept.fpr if kept else DEFAULT_RATE)
+    usual = default_rate(costs.RATE, options, kept.fpr if kept else conformal.DEFAULT_FPR)
     rate = st.select_slider(
         "Operating point: false-positive rate on held-out normals", options, usual, key=costs.RATE, format_func=percent,
         help="The threshold is set on normals held out from training, never on test images. Or click the ROC curve.",

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-DEFAULT_RATE = 0.05  # of students without an operating point of their own
-
 
 def default_rate(key: str, options: Sequence[float], wanted: float) -> float:
     """The default of the slider `key`: the option nearest to the rate that is `wanted` for the student shown.

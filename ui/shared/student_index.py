@@ -13,7 +13,7 @@ from kdad.data.sizes import Size, as_size
 from kdad.networks.teachers.registry import teacher_slug
 from kdad.storage.layout import CONFIG, EVALUATION, LOCAL, SENSITIVITY, WEIGHTS, upgraded
 from kdad.storage.operating_point import Costs
-from kdad.storage.sealing import read_sealed
+from kdad.storage.sealing import read_if_sound, read_sealed
 from ui.shared.page import ROOT
 
 
@@ -106,10 +106,7 @@ def below_roots(name: str) -> dict[str, Path]:
 
 def sensitivity_of(folder: Path) -> dict | None:
     """What a student finds of drawn defects, see `kdad.evaluation.sensitivity`; None if unknown or damaged."""
-    try:
-        return read_sealed(folder / SENSITIVITY)
-    except (OSError, ValueError, RecursionError):
-        return None
+    return read_if_sound(folder / SENSITIVITY)
 
 
 def _read(key: str, folder: Path) -> Student:

@@ -70,7 +70,7 @@ def aurocs_of(jobs: Sequence[Job]) -> pd.DataFrame:
         epochs = max(job.status.epochs, 1)
         rows += [
             {"teacher": _teacher(job), "done": row["epoch"] / epochs, "value": row["auroc"]}
-            for row in _history(job)
+            for row in history_of(job)
             if row["auroc"] != ""
         ]
     return pd.DataFrame(rows)
@@ -80,7 +80,8 @@ def _teacher(job: Job) -> str:
     return job.student.parts[-2]
 
 
-def _history(job: Job) -> list[dict]:
+def history_of(job: Job) -> list[dict]:
+    """The rows of a job's history.csv; [] before the first epoch, or if it is damaged."""
     try:
         return read_history(job.student)
     except (OSError, ValueError, KeyError):

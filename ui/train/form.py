@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -17,6 +18,9 @@ from ui.shared.student_index import jobs_root
 from ui.shared.words import OWN_IMAGES, overlap_badge, plain
 from ui.train import own_folder
 from ui.train.request import Request, obstacle, refusal, teacher_named, unmet
+
+if TYPE_CHECKING:
+    from kdad.data.health import Health
 
 DATASET_NOTES = {
     "patterns": "Ten built-in textures, one-vs-rest.",
@@ -37,13 +41,14 @@ def new_student() -> DeltaGenerator:
     dataset = st.selectbox(
         "Data set", [*DATASETS, OWN_IMAGES], key="dataset", persist_state="session", bind="query-params"
     )
+    health = None
     if dataset == OWN_IMAGES:
-        dataset, normal_class = own_folder.choose(), "good"
+        (dataset, health), normal_class = own_folder.choose(), "good"
     else:
         st.caption(f"{DATASET_NOTES[dataset]} {_whereabouts(dataset)}")
         names = class_names(dataset)
         normal_class = st.selectbox("Normal class", names, key=f"class-{dataset}", persist_state="session")
-    requests, problem = _choose_requests(dataset, normal_class)
+    requests, problem = _choose_requests(dataset, normal_class, health)
     if problem:
         st.info(plain(problem), icon=":material/info:")
     if st.button("Start training", type="primary", icon=":material/play_arrow:", disabled=problem is not None):
@@ -51,7 +56,7 @@ def new_student() -> DeltaGenerator:
     return st.empty()
 
 
-def _choose_requests(dataset: str, normal_class: str) -> tuple[list[Request], str | None]:
+def _choose_requests(dataset: str, normal_class: str, health: "Health | None") -> tuple[list[Request], str | None]:
     """Choose one or several teachers and their settings; returns the trainings, and what prevents the start, if any."""
     asked = dataset or FOLDER
     if st.toggle(
@@ -63,7 +68,7 @@ def _choose_requests(dataset: str, normal_class: str) -> tuple[list[Request], st
             return requests, "Choose two teachers or more, or turn the comparison off."
     else:
         teacher, preset = _choose_teacher(asked)
-        requests = [Request(dataset, normal_class, teacher, preset, **_choose_knobs(preset, asked))]
+        requests = [Request(dataset, normal_class, teacher, preset, **_choose_knobs(preset, asked, health))]
     checked = [_choose_overwrite(request) for request in requests]
     return [request for _, request in checked], next((problem for problem, _ in checked if problem), None)
 
@@ -112,11 +117,11 @@ def _choose_teacher(dataset: str) -> tuple[str, Recipe | None]:
     return teacher, facts.recipe
 
 
-def _choose_knobs(preset: Recipe | None, dataset: str) -> dict:
+def _choose_knobs(preset: Recipe | None, dataset: str, health: "Health | None") -> dict:
     photographs = is_folder(dataset)
     epochs = _number("Epochs", preset, "epochs", min_value=1, max_value=100_000)
     if photographs and preset:
-        st.caption(epochs_in_words(preset, int(epochs or preset.epochs), own_folder.steps_of(dataset, preset)))
+        st.caption(epochs_in_words(preset, int(epochs or preset.epochs), own_folder.steps_of(health, preset)))
     with st.expander("More settings", key="more-settings"):
         left, right = st.columns(2)
         with left:

@@ -9,7 +9,6 @@ from kdad.jobs import manager
 from kdad.jobs.manager import Job
 from kdad.jobs.status import FAILED, FINISHED, KILLED, QUEUED, RUNNING, SILENT, STOPPED
 from kdad.progress import TRAINING
-from kdad.storage.history import read_history
 from kdad.storage.layout import WEIGHTS
 from ui.shared.page import INSPECT
 from ui.shared.student_index import jobs_root, root, sensitivity_of
@@ -138,22 +137,15 @@ def _result(job: Job) -> str:
 def _what_is_left(job: Job) -> str:
     if (job.student / WEIGHTS).is_file():
         return f"The student is complete but not tested. To test it: `python -m kdad evaluate {job.student}`"
-    done = max((row["epoch"] for row in _history(job)), default=0)
+    done = max((row["epoch"] for row in comparison.history_of(job)), default=0)
     if not done:
         return "No epoch was finished: resuming starts from the beginning."
     return f"Resuming continues after epoch {done}, with the same result as an uninterrupted run."
 
 
-def _history(job: Job) -> list[dict]:
-    try:
-        return read_history(job.student)
-    except (OSError, ValueError, KeyError):
-        return []
-
-
 def _curves(job: Job) -> None:
     """Show the loss and, with labelled validation anomalies, the AUROC."""
-    history, trace = _history(job), manager.read_trace(job.folder)
+    history, trace = comparison.history_of(job), manager.read_trace(job.folder)
     if not history and len(trace) < 2:
         return
     aurocs = [row for row in history if row["auroc"] != ""]

@@ -37,8 +37,8 @@ LAYOUT = (
 )
 
 
-def choose() -> str:
-    """Draw the controls; returns `folder:PATH`, or '' if no folder is chosen."""
+def choose() -> tuple[str, "Health | None"]:
+    """Draw the controls; returns `folder:PATH`, or '' if no folder is chosen, and its health, if it can be used."""
     sources = [TYPED, DROPPED] if places.allowed() else [DROPPED]
     source = st.segmented_control(
         "Images from", sources, default=sources[0], required=True, key="own-source", persist_state="session",
@@ -47,41 +47,36 @@ def choose() -> str:
     folder = _typed() if source == TYPED else _dropped()
     if folder is None:
         st.caption(LAYOUT)
-        return ""
-    _show_health(folder)
-    return f"{FOLDER}{folder}"
+        return "", None
+    return f"{FOLDER}{folder}", _show_health(folder)
 
 
-def steps_of(dataset: str, preset: Recipe) -> Recipe | None:
+def steps_of(health: "Health | None", preset: Recipe) -> Recipe | None:
     """The recipe of a student of a checked folder, with enough epochs for its normals; None for tiles or no folder."""
-    health = _health_of(Path(folder_path(dataset))) if is_folder(dataset) and folder_path(dataset) else None
-    if health is None or isinstance(health, str) or health.tile_size:
+    if health is None or health.tile_size:
         return None
     return preset.within(math.prod(health.image_size)).with_enough_steps(round(health.normals * (1 - HELD_OUT)))
 
 
-def _show_health(folder: Path) -> None:
-    """Show what a folder holds, what is doubtful, and some of its normals."""
+def _show_health(folder: Path) -> "Health | None":
+    """Show what a folder holds, what is doubtful, and some of its normals; returns its health, if it can be used."""
     from kdad.data.health import in_words
 
+    stamp = _stamp(folder)
     with st.spinner("Looking at the images…"):
-        health = _health_of(folder)
+        health = _examined(str(folder), stamp)
     if isinstance(health, str):
         st.error(plain(health), icon=":material/error:")
-        return
+        return None
     st.markdown("  \n".join(line[0].upper() + plain(line[1:]) for line in in_words(health)))
     for advice in health.advice:
         st.warning(plain(advice[0].upper() + advice[1:]), icon=":material/visibility:")
     if not health.advice:
         st.caption(":material/check: Nothing doubtful was found.")
-    shown = _thumbnails(str(folder), _stamp(folder), (*health.odd[:2], *health.blank[:1]))
+    shown = _thumbnails(str(folder), stamp, (*health.odd[:2], *health.blank[:1]))
     for column, (name, pixels) in zip(st.columns(len(shown)), shown.items(), strict=True):
         column.image(pixels, width="stretch", alt=f"{name}, at the size at which it is read", output_format="PNG")
-
-
-def _health_of(folder: Path) -> "Health | str":
-    """The health of a folder, or why it cannot be trained on."""
-    return _examined(str(folder), _stamp(folder))
+    return health
 
 
 def _stamp(folder: Path) -> str:
@@ -97,6 +92,7 @@ def _stamp(folder: Path) -> str:
 
 @st.cache_data(max_entries=16, show_spinner=False)
 def _examined(folder: str, stamp: str) -> "Health | str":
+    """The health of a folder, or why it cannot be trained on."""
     from kdad.data.health import examine
 
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdad.data.datasets import PHOTO_TEXTURES, folder_path, in_hub_cache, is_folder
-from kdad.data.sizes import Size, fitting_size, need_tiles
+from kdad.data.sizes import Size, whole_size
 from kdad.files import is_directory
 from kdad.networks.recipes import COMPACT_CONV, COMPACT_VGG, PAPER, PAPER_MVTEC, SEED_VIT, Recipe, vit_recipe
 from kdad.networks.teachers.provenance import UNKNOWN, trained_on_of_tag
@@ -158,8 +158,7 @@ def _fitting_size(root: Path) -> Size | None:
     from kdad.data.folder_layout import normal_sizes
 
     sizes = normal_sizes(root)
-    fitting = fitting_size(sizes) if sizes else None
-    return None if fitting and need_tiles(sizes, fitting) else fitting
+    return whole_size(sizes) if sizes else None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.miniatures import Crash, crash
-from helpers.tiny_source import TinySource, contents, taught
+from helpers.tiny_source import TinySource, contents, interrupted_and_whole, taught
 
 from kdad.data.task import holdout_split
 from kdad.errors import UserError, WorkFailed
@@ -209,25 +209,12 @@ def test_the_guide_does_not_change(tmp_path, monkeypatch, taught_vgg):
 @pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "guided"), [("vgg", False), ("vit", False), ("vit", True)])
 def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, taught_vgg, backbone, guided):
-    options = {"epochs": 2, "distil_from": str(taught_vgg) if guided else None}
+    guide = str(taught_vgg) if guided else None
     chosen = pretrain.BACKBONES[backbone]
     small = replace(chosen.recipe, batch_size=27), replace(chosen.guided, batch_size=27, all_squares_from=0.5)
     monkeypatch.setitem(pretrain.BACKBONES, backbone, replace(chosen, recipe=small[0], guided=small[1]))
-    taught(backbone, tmp_path / "whole", **options)
-    step = Classification.training_step
-
-    def interrupted(module, batch, index):
-        if (module.current_epoch, index) == (1, 1):
-            raise Crash
-        return step(module, batch, index)
-
-    with monkeypatch.context() as patched, pytest.raises(Crash):
-        patched.setattr(Classification, "training_step", interrupted)
-        taught(backbone, tmp_path / "broken", **options)
-    taught(backbone, tmp_path / "broken", **options)
-    whole, broken = (contents(tmp_path / name) for name in ("whole", "broken"))
-    weights = "model.safetensors"
-    assert broken[tmp_path / "broken" / weights] == whole[tmp_path / "whole" / weights]
+    broken, whole = interrupted_and_whole(monkeypatch, Classification, tmp_path, backbone, distil_from=guide)
+    assert broken["model.safetensors"] == whole["model.safetensors"]
     assert {row["epoch"] for row in read_history(tmp_path / "broken")} == {1, 2}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.miniatures import Crash
-from helpers.tiny_source import TinySource, contents, taught
+from helpers.tiny_source import TinySource, interrupted_and_whole, taught
 
 from kdad.data.task import holdout_split
 from kdad.errors import UserError
@@ -236,20 +236,7 @@ def test_a_cache_that_cannot_be_written_is_a_mistake(tmp_path, monkeypatch, guid
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["vgg", "vit"])
 def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, backbone, known_features):
-    options = {"epochs": 2, "distil_from": LITE0, "batch_size": 27}
-    taught(backbone, tmp_path / "whole", **options)
-    step = UnlabelledDistillation.training_step
-
-    def interrupted(module, batch, index):
-        if (module.current_epoch, index) == (1, 1):
-            raise Crash
-        return step(module, batch, index)
-
-    with monkeypatch.context() as patched, pytest.raises(Crash):
-        patched.setattr(UnlabelledDistillation, "training_step", interrupted)
-        taught(backbone, tmp_path / "broken", **options)
-    taught(backbone, tmp_path / "broken", **options)
-    whole, broken = (contents(tmp_path / name) for name in ("whole", "broken"))
-    weights = "model.safetensors"
-    assert broken[tmp_path / "broken" / weights] == whole[tmp_path / "whole" / weights]
-    assert json.loads((tmp_path / "broken" / "teacher.json").read_text())["agreement"]
+    options = {"distil_from": LITE0, "batch_size": 27}
+    broken, whole = interrupted_and_whole(monkeypatch, UnlabelledDistillation, tmp_path, backbone, **options)
+    assert broken["model.safetensors"] == whole["model.safetensors"]
+    assert json.loads(broken["teacher.json"])["agreement"]
