@@ -27,7 +27,8 @@ def _data(card: dict[str, Any]) -> str:
     """Images and labels that a teacher learned from; from its teacher.json."""
     if without_labels(card):
         learned = ", ".join(card["trained_on"])
-        return f"{card['images']}, without labels; those of {learned} reached it through {card['distil_from']}"
+        through = card["distil_from"] + (" and the weights that it started from" if card["start_from"] else "")
+        return f"{card['images']}, without labels; those of {learned} reached it through {through}"
     return f"{', '.join(card['trained_on'])}, with labels ({len(card['classes'])} classes)"
 
 

@@ -104,7 +104,7 @@ VIT = PretrainRecipe(
     average=0.9995,
 )
 GUIDED_VIT = PretrainRecipe(12, 128, "adamw", 1e-3, 0.05, warm_up=0.1, shift=0, squares=6, all_squares_from=0.9)
-UNLABELLED_VGG = replace(VGG, epochs=16, shift=0)
+UNLABELLED_VGG = replace(VGG, epochs=16, learning_rate=0.1, warm_up=0.1, shift=0)
 UNLABELLED_VIT = replace(GUIDED_VIT, epochs=14)
 BACKBONES = {
     "vgg": Backbone(

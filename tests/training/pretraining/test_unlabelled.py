@@ -67,6 +67,14 @@ def test_a_network_taught_without_labels_loads_as_a_teacher(
     assert "Trained from scratch, copying features and soft answers of lite0-imagenet." in words
 
 
+def test_a_network_that_knew_labels_says_so_when_it_is_taught_on_without(tmp_path, known_features):
+    taught("vgg", tmp_path / "first")
+    card = taught("vgg", tmp_path / "mine", start_from=str(tmp_path / "first"), distil_from=LITE0)
+    assert card["trained_on"] == ["imagenet-1k", "patterns"]
+    words = (tmp_path / "mine" / "README.md").read_text()
+    assert "of imagenet-1k, patterns reached it through lite0-imagenet and the weights that it started from." in words
+
+
 def unread(labels):
     """`labels` of which nothing but their number can be read."""
 
