@@ -12,7 +12,7 @@ test: .venv/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest -n auto --dist worksteal $(SELECT)
+	$(BIN)/pytest -n auto --dist loadgroup $(SELECT)
 
 # Without the tests that take ten seconds or more, or a browser.
 quick: SELECT = -m 'not slow'

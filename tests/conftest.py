@@ -203,22 +203,28 @@ def open_page(monkeypatch, students_root):
     return opened
 
 
-@pytest.fixture(scope="module")
-def app_environment(students_root) -> dict[str, str]:
-    """The environment of the server in `address`; a module of browser tests may have its own."""
-    return {"KDAD_STUDENTS": str(students_root)}
+@pytest.fixture(scope="session")
+def app_root(tmp_path_factory, evaluated_root):
+    """A place for students that the server in `address` may fill; what still trains at the end is stopped."""
+    from kdad.jobs import manager
+
+    root = shutil.copytree(evaluated_root, tmp_path_factory.mktemp("app") / "root")
+    yield root
+    for job in manager.find_all(root / ".jobs"):
+        manager.stop(job, grace=1)
 
 
-@pytest.fixture(scope="module")
-def address(app_environment):
-    """The address of a running server of the app."""
+@pytest.fixture(scope="session")
+def address(app_root):
+    """The address of a running server of the app, which all tests in a browser share."""
     from helpers.browser import serving_app
 
-    with serving_app(**app_environment) as address:
+    places = {"KDAD_STUDENTS": str(app_root), "KDAD_RESULTS": str(app_root.parent / "results.json")}
+    with serving_app(**places, OMP_WAIT_POLICY="PASSIVE") as address:
         yield address
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chromium():
     from helpers.browser import running_chromium
 

@@ -16,11 +16,11 @@ import resource, torch
 from kdad.memory import keep_freed_memory
 kept = keep_freed_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):  # until the heap has grown to what this takes
-    torch.ones(50_000_000)
+for _ in range(12):  # until the heap has grown to what this takes
+    torch.ones(20_000_000)
 before = faults()
 for _ in range(10):
-    torch.ones(50_000_000)
+    torch.ones(20_000_000)
 print(faults() - before, kept)
 """
 

@@ -12,7 +12,7 @@ from helpers.miniatures import ROOT, eventually
 
 from benchmarks.browser import free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
 
 def tracked_files() -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from helpers.browser import DESKTOP, P_VALUE, PHONE, ROOT, assert_nothing_is_wider, expect, marks, settled
 from PIL import Image
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 DOTS, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/stripes"
 

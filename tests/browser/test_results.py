@@ -3,7 +3,7 @@
 import pytest
 from helpers.browser import DESKTOP, PHONE, assert_nothing_is_wider, expect, settled
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 PAGE = "/Curves_and_results"
 SAID = {
@@ -13,12 +13,6 @@ SAID = {
     "Map": "of the data set, chosen evenly",
 }
 DOTS, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/stripes"
-
-
-@pytest.fixture(scope="module")
-def app_environment(evaluated_root, tmp_path_factory) -> dict[str, str]:
-    nowhere = tmp_path_factory.mktemp("results") / "results.json"
-    return {"KDAD_STUDENTS": str(evaluated_root), "KDAD_RESULTS": str(nowhere)}
 
 
 def chart(page, key: str):

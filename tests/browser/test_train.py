@@ -2,7 +2,6 @@
 
 import io
 import re
-import shutil
 import zipfile
 
 import pytest
@@ -10,28 +9,12 @@ from helpers.browser import DESKTOP, P_VALUE, PHONE, assert_nothing_is_wider, ex
 from PIL import Image
 
 from kdad.data import patterns
-from kdad.jobs import manager
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 PAGE = "/Train_or_load"
 TRAINED = "patterns-defects/vgg-cifar10"
 TO_THE_END = 100_000  # milliseconds
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory, students_root):
-    """A place for students that the server may fill; what still trains at the end is stopped."""
-    root = tmp_path_factory.mktemp("trained") / "root"
-    shutil.copytree(students_root, root)
-    yield root
-    for job in manager.find_all(root / ".jobs"):
-        manager.stop(job, grace=1)
-
-
-@pytest.fixture(scope="module")
-def app_environment(root):
-    return {"KDAD_STUDENTS": str(root), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def choose(page, label: str, option: str) -> None:
@@ -87,7 +70,7 @@ def badge(card):
     return card.get_by_test_id("stMarkdown").filter(has=card.page.locator(".stMarkdownBadge"))
 
 
-def test_a_run_is_stopped_and_resumed_and_own_images_are_trained_on_to_the_end(visit, root):
+def test_a_run_is_stopped_and_resumed_and_own_images_are_trained_on_to_the_end(visit, app_root):
     with visit(PAGE) as page:
         ask_for(page, "bricks", 40)
         bricks = card(page, "patterns-defects · bricks")
@@ -103,9 +86,9 @@ def test_a_run_is_stopped_and_resumed_and_own_images_are_trained_on_to_the_end(v
         bricks.get_by_role("button", name="Stop").click()
         expect(badge(bricks)).to_contain_text("stopped")
         expect(mugs.get_by_text("Test AUROC")).to_be_visible(timeout=TO_THE_END)
-        (folder,) = root.glob("mugs/lite0-imagenet/good")
+        (folder,) = app_root.glob("mugs/lite0-imagenet/good")
         assert (folder / "evaluation.json").is_file()
-        assert not (root / TRAINED / "bricks" / "model.safetensors").exists()
+        assert not (app_root / TRAINED / "bricks" / "model.safetensors").exists()
         bricks.get_by_role("button", name="Resume").click()
         expect(badge(bricks)).to_contain_text("running")
         bricks.get_by_role("button", name="Stop").click()
@@ -114,9 +97,9 @@ def test_a_run_is_stopped_and_resumed_and_own_images_are_trained_on_to_the_end(v
         expect(page.get_by_text(P_VALUE)).to_be_visible()
 
 
-def test_a_student_is_deleted_only_after_the_second_question(visit, root):
+def test_a_student_is_deleted_only_after_the_second_question(visit, app_root):
     with visit(f"{PAGE}?view=Load") as page:
-        stripes = root / "patterns" / "tiny-vgg" / "stripes"
+        stripes = app_root / "patterns" / "tiny-vgg" / "stripes"
         settled(page)
         row = page.locator("[class*=st-key-student-patterns]").filter(has_text="stripes")
         row.get_by_role("button", name="Delete").click()

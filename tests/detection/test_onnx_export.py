@@ -22,6 +22,8 @@ from kdad.training.distillation import train_student
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
+pytestmark = pytest.mark.xdist_group("onnx")
+
 
 @pytest.fixture(scope="module")
 def detector(place_student_folder, vgg_teacher):

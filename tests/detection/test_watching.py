@@ -166,12 +166,11 @@ def test_only_directories_are_watched(student_folder, folder, table, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_cleanly_and_another_run_waits_for_nothing(student_folder, folder, table, number):
+def test_a_signal_ends_it_cleanly_and_another_run_waits_for_nothing(student_folder, folder, table):
     command = [sys.executable, "-m", "kdad", "score", str(student_folder), str(folder), "--watch", "--csv", str(table)]
     command += ["--interval", "0.1", "--device", "cpu"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    for index in range(2):
+    for index, number in enumerate((signal.SIGINT, signal.SIGTERM)):
         run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
         put(folder / f"{index}.png", index)
         eventually(lambda wanted=index + 1: table.exists() and len(rows(table)) == wanted, seconds=120)

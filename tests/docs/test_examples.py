@@ -1,4 +1,4 @@
-"""Each script of `examples/` is short and runs as it is."""
+"""Each script of `examples/` is short and runs as it is; `without_torch.py` does in `tests/detection`."""
 
 import os
 import signal
@@ -61,12 +61,3 @@ def answers(address: str) -> bool:
         return opener.open(f"{address}/health", timeout=5).status == 200
     except OSError:
         return False
-
-
-@pytest.mark.slow
-def test_without_torch(tmp_path):
-    pytest.importorskip("onnxscript")
-    run("-m", "kdad", "export", str(STUDENT), str(tmp_path / "cat.onnx"), place=tmp_path)
-    cat = ROOT / "kdad" / "data" / "photographs" / "cat.jpg"
-    said = run(str(EXAMPLES / "without_torch.py"), str(tmp_path / "cat.onnx"), str(cat), place=tmp_path)
-    assert said.startswith(("normal: score ", "anomaly: score "))

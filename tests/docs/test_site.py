@@ -13,6 +13,8 @@ from helpers.miniatures import ROOT
 import kdad
 from docs.make_badges import BADGES, badge, facts
 
+pytestmark = pytest.mark.xdist_group("site")
+
 PLACES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
 ELSEWHERE = ("http://", "https://", "//")

@@ -13,6 +13,7 @@ from kdad.data.pattern_defects import PatternDefectsTask
 from kdad.data.preprocessing import Preprocessing
 from kdad.data.task import Labelled, Task
 from kdad.evaluation.evaluate import evaluate
+from kdad.networks.compact_vit import CompactViT
 from kdad.networks.vgg import CompactVGG
 from kdad.scores import DISTANT_ERROR
 from kdad.storage.sealing import sealed
@@ -93,6 +94,16 @@ def save_vgg_teacher(folder, seed: int = 0):
     folder.mkdir(parents=True, exist_ok=True)
     CompactVGG(10).save(folder, PREPROCESSING)
     card = {"trained_on": ["cifar10"], "preprocessing": PREPROCESSING.as_dict()}
+    (folder / "teacher.json").write_text(json.dumps(card))
+    return folder
+
+
+def save_vit_teacher(folder):
+    """A compact ViT teacher with random weights in `folder`, which is read without transformers."""
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    CompactViT(2).save(folder, PREPROCESSING)
+    card = {"trained_on": ["cifar10"], "backbone": "vit", "preprocessing": PREPROCESSING.as_dict()}
     (folder / "teacher.json").write_text(json.dumps(card))
     return folder
 

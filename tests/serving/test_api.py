@@ -52,6 +52,8 @@ def test_a_verdict_is_that_of_predict(client, detector):
     assert said["score"] == pytest.approx(float(expected.score[0]), abs=1e-5)
     assert said["p_value"] == pytest.approx(float(expected.p_value[0]))
     assert said["is_anomaly"] == bool(expected.is_anomaly[0])
+    assert said["fpr"] == 0.2
+    assert client.post(f"/students/{NAME}/predict", content=png(picture())).json()["fpr"] == detector.default_fpr
 
 
 def test_a_heatmap_is_a_picture_of_the_same_size(client):

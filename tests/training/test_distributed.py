@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 from helpers import tiny_train
-from helpers.miniatures import TinyTask
+from helpers.miniatures import TinyTask, save_vit_teacher
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file
 
@@ -21,6 +21,8 @@ from kdad.storage import student_folder as store
 from kdad.storage.history import read_history
 from kdad.training.distributed import MEETING, PATIENCE, DistributedConfig, join
 from kdad.training.loop import CHECKPOINT, EpochBatches
+
+pytestmark = pytest.mark.xdist_group("distributed")
 
 PROGRAM = Path(tiny_train.__file__)
 ROOT = PROGRAM.parent.parent.parent
@@ -45,8 +47,9 @@ def tiny(_, normal_class: str, *sizes) -> TinyTask:
 
 
 @pytest.fixture(scope="session")
-def request_of_one(vit_folder):
+def request_of_one(tmp_path_factory):
     """A training without batch statistics or mirror images: how images are shared out makes no difference."""
+    vit_folder = save_vit_teacher(tmp_path_factory.mktemp("teachers") / "compact-vit")
     recipe = ("--epochs", "2", "--batch-size", "8", "--device", "cpu")
     return ["train", "--dataset", "patterns", "--normal-class", "dots", "--teacher", str(vit_folder), *recipe]
 
