@@ -26,7 +26,7 @@ def headline(entries: dict[str, dict]) -> str:
             "vgg-cifar10",
             "with a teacher that was trained on CIFAR-10 *with the labels of all ten classes*, the anomalous too",
         ),
-        ("vgg-tinyimagenet", "with one that never saw a label of CIFAR-10"),
+        ("vgg-lite0", "with one that never saw a label of CIFAR-10"),
         ("lite0-imagenet", "with EfficientNet-Lite0 of ImageNet, which saw labels of related classes"),
     ):
         if entry := entries.get(f"{DATASET}/{teacher}"):

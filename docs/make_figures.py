@@ -155,7 +155,7 @@ def labels(colours: Colours) -> Figure:
     """Mean AUROC of the students of each kind of teacher, with the labels of the anomalies seen and not seen."""
     entries = results_file.load_results(ROOT / "benchmarks" / "results" / "one_vs_rest.json")
     figure, axes = _figure(9.6, 2.2)
-    shown = ("vgg-cifar10", "vit-cifar10", "lite0-imagenet", "vgg-tinyimagenet", "vit-tinyimagenet")
+    shown = ("vgg-cifar10", "vit-cifar10", "lite0-imagenet", "vgg-lite0", "vit-lite0")
     for row, teacher in enumerate(reversed(shown)):
         entry = entries[f"{DATASET}/{teacher}"]
         mean, seen = 100 * results_file.headline_of(entry, "auroc").mean, entry["label_overlap"] == "same"
@@ -182,7 +182,7 @@ def _save(figure: Figure, file: Path, colours: Colours) -> None:
         axes.tick_params(colors=colours["text"], labelsize=8)
         axes.xaxis.label.set_color(colours["text"])
     facts = {"Date": None} if file.suffix == ".svg" else {}
-    with matplotlib.rc_context({"svg.hashsalt": "kdad"}):
+    with matplotlib.rc_context({"svg.hashsalt": "kdad", "svg.fonttype": "none"}):
         figure.savefig(file, transparent=True, dpi=150, metadata=facts)
     if file.suffix == ".png":  # in 256 colours, for a clone to stay small
         Image.open(file).quantize(256, method=Image.Quantize.FASTOCTREE).save(file, optimize=True)

@@ -24,9 +24,9 @@ LABELS_SEEN = {"related": False, "none": False, "same": True}
 DATASET = "cifar10"  # of the published figures and the square
 # Teachers that separate the effects of architecture and labels: same data, both architectures.
 SQUARE = {
-    ("vgg", False): "vgg-tinyimagenet",
+    ("vgg", False): "vgg-lite0",
     ("vgg", True): "vgg-cifar10",
-    ("vit", False): "vit-tinyimagenet",
+    ("vit", False): "vit-lite0",
     ("vit", True): "vit-cifar10",
     ("conv", False): "lite0-imagenet",
 }

@@ -107,14 +107,14 @@ def test_published_means_are_those_of_their_classes():
 
 
 def test_the_square_has_one_cell_for_each_architecture_and_labels_seen(entry):
-    entries = {name: entry(name) for name in ("vgg-cifar10", "vgg-tinyimagenet", "vit-cifar10")}
+    entries = {name: entry(name) for name in ("vgg-cifar10", "vgg-lite0", "vit-cifar10")}
     found = {
         (family, seen): names(cell(entries, "cifar10", "auroc", family, seen))
         for family in ("vgg", "vit")
         for seen in (False, True)
     }
     assert found == {
-        ("vgg", False): ["vgg-tinyimagenet", "VGG-16, published"],
+        ("vgg", False): ["vgg-lite0", "VGG-16, published"],
         ("vgg", True): ["vgg-cifar10"],
         ("vit", False): ["Transformaly (ViT-B/16 of ImageNet-21k), published"],
         ("vit", True): ["vit-cifar10", "ViT-B/16, published"],

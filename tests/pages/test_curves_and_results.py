@@ -243,7 +243,7 @@ def test_without_a_sweep_the_published_lines_stand_with_the_commands(results):
     at = results("All classes")
     assert "The results file contains no sweep yet" in texts(at)
     commands = "\n".join(code.value for code in at.code)
-    for teacher in ("vgg-tinyimagenet", "vgg-cifar10", "vit-tinyimagenet", "vit-cifar10", "lite0-imagenet"):
+    for teacher in ("vgg-lite0", "vgg-cifar10", "vit-lite0", "vit-cifar10", "lite0-imagenet"):
         assert sweep_command("cifar10", teacher) in commands
     table = at.dataframe[0].value
     assert table[["system", "mean"]].to_numpy().tolist()[:2] == [
@@ -255,7 +255,7 @@ def test_without_a_sweep_the_published_lines_stand_with_the_commands(results):
 
 def test_a_sweep_fills_its_cell_and_its_column(results, entry, tmp_path):
     merge_entry(tmp_path / "results.json", entry("vgg-cifar10", 0.97))
-    merge_entry(tmp_path / "results.json", entry("vgg-tinyimagenet", 0.87, image_format="JPEG"))
+    merge_entry(tmp_path / "results.json", entry("vgg-lite0", 0.87, image_format="JPEG"))
     at = results("All classes")
     assert figures(at) == {r"vgg\-cifar10": "97.00 ± 1.00", r"vgg\-tinyimagenet": "87.00 ± 1.00"}
     row = at.dataframe[0].value.set_index("system").loc["vgg-cifar10"]

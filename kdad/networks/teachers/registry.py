@@ -57,8 +57,8 @@ LITE0 = "lite0-imagenet"
 TEACHERS = {
     "vgg-cifar10": TeacherSpec(SHIPPED, "vgg-cifar10"),
     "vit-cifar10": TeacherSpec(SHIPPED, "vit-cifar10"),
-    "vgg-tinyimagenet": TeacherSpec(SHIPPED, "vgg-tinyimagenet"),
-    "vit-tinyimagenet": TeacherSpec(SHIPPED, "vit-tinyimagenet"),
+    "vgg-lite0": TeacherSpec(SHIPPED, "vgg-lite0"),
+    "vit-lite0": TeacherSpec(SHIPPED, "vit-lite0"),
     # EfficientNet-Lite0 by the package's authors, 75.1 % top-1; built by timm.
     LITE0: TeacherSpec(
         PACKAGE,
