@@ -128,12 +128,13 @@ def verdict() -> Callable[[Colours], Figure]:
         axes.axvline(threshold, color=colours["text"], lw=1, ls="--")
         top = counts.max()
         axes.set_ylim(0, 1.45 * top)
-        axes.text(threshold, 1.4 * top, " threshold at 5 %", color=colours["text"], fontsize=8, va="top")
+        beside = {"xytext": (3, 0), "textcoords": "offset points", "fontsize": 8, "va": "top"}
+        axes.annotate("threshold at 5 %", (threshold, 1.4 * top), color=colours["text"], **beside)
         for name, score in scores.items():
             p = conformal.p_values(np.array([score]), normals)[0]
             axes.axvline(score, color=colours["odd"], lw=1.5)
-            words = f" photograph of a {name}:\n p = {p:.4f}"
-            axes.text(score, 1.4 * top, words, color=colours["odd"], fontsize=8, va="top")
+            words = f"photograph of a {name}:\np = {p:.4f}"
+            axes.annotate(words, (score, 1.4 * top), color=colours["odd"], **beside)
         axes.set_xlim(normals.min(), max(*scores.values(), normals.max()) + 0.25 * np.ptp(normals))
         axes.set_xlabel(f"score of {len(normals)} held-out cats", color=colours["text"], fontsize=9)
         axes.set_yticks([])
