@@ -235,9 +235,7 @@ def test_the_square_says_what_is_not_measured(entry):
 
 
 def test_the_headline_keeps_seen_and_unseen_labels_apart(entry):
-    entries = {
-        f"cifar10/{name}": entry(name, auroc) for name, auroc in (("vgg-cifar10", 0.985), ("vgg-lite0", 0.871))
-    }
+    entries = {f"cifar10/{name}": entry(name, auroc) for name, auroc in (("vgg-cifar10", 0.985), ("vgg-lite0", 0.871))}
     text = headline(entries)
     assert "**98.5 %** with a teacher that was trained on CIFAR-10 *with the labels" in text
     assert "**87.1 %** with one that never saw a label of CIFAR-10 (`vgg-lite0`, mean of seeds 0 to 2)" in text
@@ -245,9 +243,7 @@ def test_the_headline_keeps_seen_and_unseen_labels_apart(entry):
 
 
 def test_what_each_side_of_the_square_changes(entry):
-    entries = {
-        f"cifar10/{name}": entry(name, auroc) for name, auroc in (("vgg-cifar10", 0.985), ("vgg-lite0", 0.871))
-    }
+    entries = {f"cifar10/{name}": entry(name, auroc) for name, auroc in (("vgg-cifar10", 0.985), ("vgg-lite0", 0.871))}
     assert "- having seen the labels changes a VGG teacher's students by +11.40 points" in render(entries)
     assert "Like for like" not in render({"cifar10/vgg-cifar10": entry()})
 
