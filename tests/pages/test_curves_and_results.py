@@ -257,7 +257,7 @@ def test_a_sweep_fills_its_cell_and_its_column(results, entry, tmp_path):
     merge_entry(tmp_path / "results.json", entry("vgg-cifar10", 0.97))
     merge_entry(tmp_path / "results.json", entry("vgg-lite0", 0.87, image_format="JPEG"))
     at = results("All classes")
-    assert figures(at) == {r"vgg\-cifar10": "97.00 ± 1.00", r"vgg\-tinyimagenet": "87.00 ± 1.00"}
+    assert figures(at) == {r"vgg\-cifar10": "97.00 ± 1.00", r"vgg\-lite0": "87.00 ± 1.00"}
     row = at.dataframe[0].value.set_index("system").loc["vgg-cifar10"]
     assert row.tolist() == ["97.00 ± 0.40"] + ["97.0"] * 10
     shown = texts(at)
