@@ -38,6 +38,7 @@ def ask_for_zip(page, name: str, content: bytes) -> None:
     page.get_by_text("Zip file", exact=True).click()
     page.locator("input[type=file]").set_input_files({"name": name, "mimeType": "application/zip", "buffer": content})
     expect(page.get_by_text(name)).to_be_visible()
+    expect(page.get_by_alt_text("at the size at which it is read").first).to_be_visible()  # unpacked and looked at
     settled(page)
     start(page, epochs=1)
 
