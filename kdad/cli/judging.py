@@ -331,7 +331,7 @@ def _watch(args: argparse.Namespace) -> None:
         check_heatmap_folder(heatmaps, args.images)
     with exclusive_lock(file.with_name(f".{file.name}.lock"), f"another run writes to {shown(file)}"):
         detector = _load(args, args.folder)
-        fpr = detector.default_fpr if args.fpr is None else args.fpr
+        fpr = detector.rate(args.fpr)
         detector.threshold(fpr)  # or refuse the rate now
         watcher = Watcher(detector, folders, ScoreTable(file, detector, fpr), fpr, heatmaps, args.method)
         print(f"watching {', '.join(map(shown, folders))}; Ctrl-C ends", file=sys.stderr, flush=True)

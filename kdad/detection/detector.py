@@ -255,6 +255,10 @@ class Detector:
         """The lowest false-positive rate that the calibration can hold; 1 without calibration."""
         return conformal.lowest_fpr(0 if self.calibration is None else len(self.calibration))
 
+    def rate(self, fpr: float | None) -> float:
+        """The false-positive rate at which verdicts are given: the one asked for, or `default_fpr`."""
+        return self.default_fpr if fpr is None else fpr
+
     def threshold(self, fpr: float | None = None) -> float:
         """The largest score that is still normal at a false-positive rate; infinite without calibration.
 
@@ -263,14 +267,14 @@ class Detector:
         """
         if self.calibration_scores is None:
             return np.inf
-        return conformal.threshold(self.calibration_scores, self.default_fpr if fpr is None else fpr)
+        return conformal.threshold(self.calibration_scores, self.rate(fpr))
 
     def is_anomaly(self, prediction: Prediction, fpr: float | None = None) -> np.ndarray:
         """The verdicts (B,) at a false-positive rate: scores above the `threshold`; False without calibration."""
         return prediction.score > self.threshold(fpr)
 
     def guarantee(self, fpr: float) -> str:
-        """What a verdict at this false-positive rate promises, in a sentence; '' without calibration."""
+        """The promise of a verdict at this false-positive rate, in a sentence; '' without calibration."""
         return (
             "" if self.calibration is None else conformal.guarantee(len(self.calibration), fpr, self.calibration.kind)
         )

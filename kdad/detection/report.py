@@ -95,7 +95,7 @@ class Report:
         self, detector: Detector, fpr: float | None = None, method: str = PATCH, max_pictures: int = MAX_PICTURES
     ):
         self.detector, self.method, self.max_pictures = detector, method, max_pictures
-        self.fpr = detector.default_fpr if fpr is None else fpr
+        self.fpr = detector.rate(fpr)
         self.threshold = detector.threshold(self.fpr)
         self.entries: list[Entry] = []
         self.unreadable: list[str] = []
@@ -199,7 +199,7 @@ class Report:
         yield "kdad", __version__
 
     def _card(self) -> Iterator[tuple[str, str]]:
-        """What is known of the student, as on its model card."""
+        """The facts about the student, as on its model card."""
         config = self.detector.config
         yield "trained on", f"normal {_normals_in_words(config)}"
         yield "teacher", f"{config.teacher} (SHA-256 {config.teacher_sha256})"
@@ -271,7 +271,7 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 
 def _normals_in_words(config: StudentConfig) -> str:
-    """What the normals are, to follow the word normal; an own folder has no classes."""
+    """The name of the normals, to follow the word normal; an own folder has no classes."""
     if is_folder(config.dataset):
         return f"images of {dataset_slug(config.dataset)}"
     return f"{config.normal_class} of {config.dataset}"

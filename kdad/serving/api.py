@@ -123,7 +123,7 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None) 
         (record,) = prediction.to_records([name])
         score, p_value, called = record["score"], record["p_value"], record["is_anomaly"]
         height, width = prediction.size
-        rate = service.rate(name, fpr)
+        rate = None if detectors[name].calibration is None else detectors[name].rate(fpr)
         return PredictionResponse(
             student=name, score=score, p_value=p_value, is_anomaly=called, fpr=rate, height=height, width=width
         )
@@ -171,13 +171,6 @@ class Service:
         self.requests.labels(path, str(response.status_code)).inc()
         self.seconds.labels(path).observe(time.perf_counter() - started)
         return response
-
-    def rate(self, name: str, fpr: float | None) -> float | None:
-        """The false-positive rate at which a student decides: the one asked for, or its own; None if it cannot."""
-        detector = self.detectors[name]
-        if detector.calibration is None:
-            return None
-        return detector.default_fpr if fpr is None else fpr
 
     async def judged(self, name: str, request: Request, fpr: float | None) -> tuple[Tensor, Prediction]:
         """Read the image (3, H, W) in a request, and predict it with a student.

@@ -14,13 +14,10 @@ BLOCK = re.compile(r"^```(sh|python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL
 
 
 def blocks() -> list[tuple[str, str]]:
-    """The language and the code of each; those of Python that follow one another are one program."""
+    """The language and the code of each; those of one language that follow one another are one program."""
     found = BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"))
-    return [
-        (language, "".join(code for _, code in together))
-        for language, several in groupby(found, lambda block: block[0])
-        for together in ([several] if language == "python" else [[one] for one in several])
-    ]
+    together = groupby(found, lambda block: block[0])
+    return [(language, "".join(code for _, code in several)) for language, several in together]
 
 
 def run(language: str, code: str, place, env) -> str:

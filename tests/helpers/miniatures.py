@@ -14,6 +14,7 @@ from kdad.data.preprocessing import Preprocessing
 from kdad.data.task import Labelled, Task
 from kdad.evaluation.evaluate import evaluate
 from kdad.networks.compact_vit import CompactViT
+from kdad.networks.features import CompactClassifier
 from kdad.networks.vgg import CompactVGG
 from kdad.scores import DISTANT_ERROR
 from kdad.storage.sealing import sealed
@@ -91,20 +92,20 @@ def eventually(condition, seconds: float = 30) -> None:
 def save_vgg_teacher(folder, seed: int = 0):
     """A compact VGG teacher with random weights in `folder`."""
     torch.manual_seed(seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    CompactVGG(10).save(folder, PREPROCESSING)
-    card = {"trained_on": ["cifar10"], "preprocessing": PREPROCESSING.as_dict()}
-    (folder / "teacher.json").write_text(json.dumps(card))
-    return folder
+    return _save_teacher(CompactVGG(10), folder)
 
 
 def save_vit_teacher(folder):
     """A compact ViT teacher with random weights in `folder`, which is read without transformers."""
     torch.manual_seed(0)
+    return _save_teacher(CompactViT(2), folder, backbone="vit")
+
+
+def _save_teacher(network: CompactClassifier, folder, **card: str):
     folder.mkdir(parents=True, exist_ok=True)
-    CompactViT(2).save(folder, PREPROCESSING)
-    card = {"trained_on": ["cifar10"], "backbone": "vit", "preprocessing": PREPROCESSING.as_dict()}
-    (folder / "teacher.json").write_text(json.dumps(card))
+    network.save(folder, PREPROCESSING)
+    known = {"trained_on": ["cifar10"], "preprocessing": PREPROCESSING.as_dict()}
+    (folder / "teacher.json").write_text(json.dumps(known | card))
     return folder
 
 
