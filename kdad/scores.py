@@ -21,7 +21,7 @@ SELECTION_CLASSES = ("cat", "airplane")  # of CIFAR-10: their validation anomali
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the scores and heatmaps of B images are read from; numpy arrays or torch tensors.
+    """The arrays that scores and heatmaps of B images are read from; numpy arrays or torch tensors.
 
     Args:
         layer_errors: the error table (B, L, 2), 1 − cosine and mean squared error of each critical layer.

@@ -104,7 +104,7 @@ class VectorNorms(NamedTuple):
 
     @classmethod
     def of(cls, student: Tensor, teacher: Tensor) -> "VectorNorms":
-        """Of features (B, T, D) on both sides.
+        """Compute the norms of features (B, T, D) on both sides.
 
         Raises:
             ValueError: the shapes differ.

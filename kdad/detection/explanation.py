@@ -22,7 +22,7 @@ MIN_SHARE = 1e-6  # of the mean, so that a place that adds nothing has a logarit
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one part adds to the score of one image.
+    """The share of one part in the score of one image.
 
     Args:
         name, title, unit: those of `kdad.scores.Part`.
@@ -53,7 +53,7 @@ class Contribution:
 def explain(
     detector: Detector, image: Any, prediction: Prediction | None = None, *, size: tuple[int, int] | None = None
 ) -> list[Contribution]:
-    """What the parts of the default score contribute for one image, the one that raises it most first.
+    """Split the default score of one image into its parts, the one that raises it most first.
 
     They add up to `Prediction.score`, as far as float32 goes.
 
@@ -185,7 +185,7 @@ def distance_map(detector: Detector, images: Tensor, size: tuple[int, int]) -> n
 
 
 def error_map(detector: Detector, images: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """What each place adds to the last layer's error, (B, height, width): shares whose mean is 1 − cosine of the maps.
+    """The share of each place in the last layer's error, (B, height, width); their mean is 1 − cosine of the maps.
 
     Args:
         images: uint8 (B, 3, H, W).

@@ -46,7 +46,7 @@ class Gaussian:
         return ((features - gaussian.mean) @ gaussian.whitening).square().sum(-1)
 
     def shares(self, parts: Tensor) -> Tensor:
-        """What each of n parts (…, n, D), whose mean is a summary, has in its `distance`: (…, n), of that mean.
+        """The shares (…, n) of n parts (…, n, D), whose mean is a summary, in its `distance`, which is their mean.
 
         A part that is on the other side of normals than the summary has a negative share.
         """

@@ -248,7 +248,7 @@ def _logarithm(distances: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class NormalPatches:
-    """What normals show at each position of a grid: their patches, and a Gaussian of them.
+    """The normals at each position of a grid: their patches, and a Gaussian of them.
 
     Args:
         scales: those of the distances from the nearest patch, and from the Gaussian.
@@ -410,7 +410,7 @@ class NormalPatches:
 
 
 class FittedPatches(NamedTuple):
-    """What normals show, and the maps (n, 2, h, w) of these n normals, each compared with the others alone."""
+    """The normals at each position, and the maps (n, 2, h, w) of these n, each compared with the others alone."""
 
     patches: NormalPatches
     left_out: Tensor

@@ -33,7 +33,7 @@ def pseudo_anomalies_for(score: str) -> int:
 
 @dataclass(frozen=True)
 class SyntheticPairs:
-    """What is measured of N training images as they are, and of the same with a pseudo-anomaly each.
+    """Measurements of N training images as they are, and of the same with a pseudo-anomaly each.
 
     `normal` and `anomalous` hold N rows each; `masks` (N, H, W) say where the latter are anomalous.
     """
@@ -45,7 +45,7 @@ class SyntheticPairs:
 
     @classmethod
     def of(cls, student: nn.Module, teacher: Teacher, train: Tensor, most: int) -> "SyntheticPairs":
-        """Of at most so many training images (M, 3, H, W), chosen evenly."""
+        """Draw on at most so many training images (M, 3, H, W), chosen evenly."""
         device, tiler = next(student.parameters()).device, WholeImages(teacher.preprocessing)
         chosen = train[torch.linspace(0, len(train) - 1, min(len(train), most)).round().long()]
         drawn = draw_pseudo_anomalies(chosen.permute(0, 2, 3, 1).contiguous().numpy())
@@ -73,7 +73,7 @@ class SyntheticPairs:
         return logistic_weights(points.numpy(), sampled(self.masks).numpy()) / self.units.std
 
     def _points(self, layer: Tensor) -> Tensor:
-        """What one layer's maps (N, h, w) show at the sampled points of all images, flat."""
+        """The values of one layer's maps (N, h, w) at the sampled points of all images, flat."""
         size = self.masks.shape[1:]
         return torch.cat([sampled(self.preprocessing.to_input(maps, *size)) for maps in layer.split(AT_ONCE)])
 

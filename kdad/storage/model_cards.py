@@ -101,7 +101,7 @@ def _metadata(config: StudentConfig, evaluation: dict[str, Any] | None) -> str:
 
 
 def _ancestry_in_words(config: StudentConfig) -> str:
-    """What was changed after training, a line each."""
+    """The changes made after training, a line each."""
     lines = []
     for change in config.ancestry:
         normals = change.get("normals", [])

@@ -13,7 +13,7 @@ from kdad.storage.sealing import read_sealed, sealed
 
 @dataclass(frozen=True)
 class Costs:
-    """What wrong verdicts cost, in any one unit, and how common defects are.
+    """The costs of wrong verdicts, in any one unit, and how common defects are.
 
     Args:
         miss: the cost of an anomalous image that is called normal.

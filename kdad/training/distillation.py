@@ -251,7 +251,7 @@ def _distilled(
 
 
 def _cross_fitted(task: Task, teacher: Teacher, config: StudentConfig, folder: Path, **where: Any) -> HeldOut:
-    """Where normals are few: for each fold, a student fitted on the others, and the fold's images."""
+    """Fit a student on the other folds for each fold, where normals are few; returns them, and the folds' images."""
     held_out = []
     for index, fold in enumerate(task.folds):
         student = _distilled(fold, teacher, config, folder / FOLDS / str(index), **where, stage=_fold(index))

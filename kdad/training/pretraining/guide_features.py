@@ -43,7 +43,7 @@ ROWS, BASIS, RECORD = "features.npy", "components.safetensors", "record.json"
 
 
 class GuideView(NamedTuple):
-    """What a guide sees in B pictures: maps (B, 64, C) and (B, 16, D), and its logits (B, classes)."""
+    """A guide's view of B pictures: maps (B, 64, C) and (B, 16, D), and its logits (B, classes)."""
 
     maps: list[Tensor]
     logits: Tensor
@@ -92,7 +92,7 @@ class Guide:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What its features depend on."""
+        """The settings that its features depend on."""
         return {
             "guide": self.teacher.sha256,
             "layers": list(self.teacher.layers[-2:]),
@@ -130,7 +130,7 @@ class GuideFeatures:
     widths: tuple[int, int]  # components of each map
 
     def __getitem__(self, places: Tensor) -> GuideView:
-        """What the guide sees in some pictures, by their rows (B,), in float16."""
+        """The guide's view of some pictures, by their rows (B,), in float16."""
         rows = torch.from_numpy(self.rows[places.cpu().numpy()])
         fine, coarse, logits = rows.split([*_sizes(self.widths), rows.shape[1] - sum(_sizes(self.widths))], 1)
         maps = [part.unflatten(1, (-1, width)) for part, width in zip((fine, coarse), self.widths, strict=True)]
@@ -142,7 +142,7 @@ def _sizes(widths: Sequence[int]) -> list[int]:
 
 
 def cache_folder() -> Path:
-    """Where what can be computed again is kept: `$KDAD_CACHE`, or `kdad` in the user's folder of caches."""
+    """The folder of what can be computed again: `$KDAD_CACHE`, or `kdad` in the user's folder of caches."""
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdad"
     return Path(os.environ.get("KDAD_CACHE") or usual)
 
@@ -242,7 +242,7 @@ def _announce(folder: Path, shape: tuple[int, int]) -> None:
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
-    """What is known of a folder's file; {} without or with an unreadable one."""
+    """The record of a folder's file; {} without or with an unreadable one."""
     try:
         record = json.loads((folder / RECORD).read_text())
     except (OSError, ValueError):

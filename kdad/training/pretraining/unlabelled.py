@@ -86,7 +86,7 @@ class UnlabelledDistillation(Classification):
 
 
 def mirrored_views(seen: GuideView, mirrored: Tensor) -> GuideView:
-    """What a guide sees in B pictures of which some, `mirrored` (B,) bool, are shown as mirror images."""
+    """Mirror a guide's view of B pictures where they, `mirrored` (B,) bool, are shown as mirror images."""
     maps = [
         torch.where(mirrored[:, None, None], layer.unflatten(1, (side, side)).flip(2).flatten(1, 2), layer)
         for layer, side in zip(seen.maps, GRIDS, strict=True)
