@@ -11,17 +11,12 @@ from kdad.networks.recipes import COMPACT_BELOW, COMPACT_CONV, COMPACT_VGG, Reci
 from kdad.networks.teachers.loading import Teacher
 from kdad.networks.teachers.registry import TEACHERS
 from kdad.networks.teachers.timm_backbones import TimmFeatures
-from kdad.networks.vgg import ConvStack, compact_layers, compact_student_blocks, paper_student
+from kdad.networks.vgg import COMPACT_CHANNELS, ConvStack, compact_student, paper_student
 from kdad.networks.vit import CRITICAL_LAYERS, AttendingFeatures, ViTStudent
-
-
-def _compact_vgg(inner: int) -> ConvStack:
-    return ConvStack(*compact_layers(compact_student_blocks(inner)))
-
 
 # Valid values of `architecture["kind"]` in a student's config.json; the other keys are the arguments.
 ARCHITECTURES: dict[str, Callable[..., FeatureNetwork]] = {
-    "compact-vgg": _compact_vgg,
+    "compact-vgg": compact_student,
     "paper-vgg": paper_student,
     "vit": ViTStudent,
     "conv": ConvStudent,
@@ -48,7 +43,7 @@ def preset(teacher: Teacher) -> tuple[dict[str, Any], Recipe]:
         return _vit_architecture(teacher, teacher.network.patch, width, CRITICAL_LAYERS), vit_recipe(width)
     if isinstance(teacher.network, TimmFeatures):
         return _of_timm(teacher, teacher.network)
-    return {"kind": "compact-vgg", "inner": 16}, COMPACT_VGG
+    return _compact_vgg_architecture(teacher.network), COMPACT_VGG
 
 
 def recipe_for(teacher: Teacher, images: int, **overrides: Any) -> Recipe:
@@ -62,6 +57,12 @@ def _of_timm(teacher: Teacher, network: TimmFeatures) -> tuple[dict[str, Any], R
         return _vit_architecture(teacher, network.strides[-1], width, layers), vit_recipe(width)
     architecture = {"kind": "conv", "strides": list(network.strides), "channels": list(network.channels)}
     return architecture, COMPACT_CONV.within(math.prod(teacher.preprocessing.crop))
+
+
+def _compact_vgg_architecture(network: FeatureNetwork) -> dict[str, Any]:
+    channels = network.channels() if isinstance(network, ConvStack) else COMPACT_CHANNELS
+    # Older versions knew only one width.
+    return {"kind": "compact-vgg", "inner": 16} | ({} if channels == COMPACT_CHANNELS else {"channels": channels})
 
 
 def _vit_architecture(teacher: Teacher, patch: int, width: int, layers: int) -> dict[str, Any]:

@@ -20,7 +20,10 @@ from kdad.files import write_bytes, write_json
 from kdad.networks.features import CompactClassifier, FeatureNetwork, in_squares
 from kdad.networks.teachers.registry import COMPACT_VGG_TYPE
 
-COMPACT_BLOCKS = ((32, 64), (128, 128), (256, 256), (256, 256))
+Blocks = Sequence[tuple[int, int]]  # output channels of both convolutions of each block
+
+COMPACT_BLOCKS: Blocks = ((32, 64), (128, 128), (256, 256), (256, 256))
+COMPACT_CHANNELS = [last for _, last in COMPACT_BLOCKS]  # of the critical layers
 PAPER_LAYERS: tuple[int | str, ...] = (16, 16, "M", 16, 128, "M", 16, 16, 256, "M", 16, 16, 512, "M", 16, 16, 512, "M")
 
 
@@ -61,8 +64,15 @@ class ConvStack(FeatureNetwork):
                 sizes.append((height, width))
         return sizes
 
+    def channels(self) -> list[int]:
+        """Width of every critical layer."""
+        widths = [0]
+        for layer in self.features:
+            widths.append(layer.out_channels if isinstance(layer, nn.Conv2d) else widths[-1])
+        return [widths[tap + 1] for tap in self.taps]
 
-def compact_layers(blocks: Sequence[Sequence[int]]) -> tuple[list[nn.Module], list[int]]:
+
+def compact_layers(blocks: Blocks) -> tuple[list[nn.Module], list[int]]:
     """Layers of a compact VGG, each block 3×3 conv-BN-ReLU then a max-pool, and its taps.
 
     The taps are the last ReLU before each pool: at an image size of 32, a pooled map has lost
@@ -83,9 +93,9 @@ def compact_layers(blocks: Sequence[Sequence[int]]) -> tuple[list[nn.Module], li
     return layers, taps
 
 
-def compact_student_blocks(inner: int) -> tuple[tuple[int, int], ...]:
-    """The teacher's blocks with `inner` channels inside and the teacher's width at each tap."""
-    return tuple((inner, block[-1]) for block in COMPACT_BLOCKS)
+def compact_student(inner: int, channels: Sequence[int] = COMPACT_CHANNELS) -> ConvStack:
+    """The blocks of a compact VGG teacher with `inner` channels inside, and `channels`, the teacher's, at each tap."""
+    return ConvStack(*compact_layers([(inner, width) for width in channels]))
 
 
 def paper_student() -> ConvStack:
@@ -116,15 +126,15 @@ def imagenet_vgg16(layers: nn.Sequential) -> ConvStack:
 
 
 class CompactVGG(CompactClassifier):
-    """The classifier whose trained stack is a compact VGG teacher; 2.3 M parameters.
+    """The classifier whose trained stack is a compact VGG teacher; 2.3 M parameters, unless `blocks` are others.
 
     `forward` maps normalised pixels (B, 3, 32, 32) to logits (B, classes).
     """
 
-    def __init__(self, classes: int):
+    def __init__(self, classes: int, blocks: Blocks = COMPACT_BLOCKS):
         super().__init__()
-        self.stack = ConvStack(*compact_layers(COMPACT_BLOCKS))
-        self.head = nn.Linear(COMPACT_BLOCKS[-1][-1], classes)
+        self.stack = ConvStack(*compact_layers(blocks))
+        self.head = nn.Linear(blocks[-1][-1], classes)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.head(self.stack(pixels)[-1].amax(1))
@@ -132,7 +142,7 @@ class CompactVGG(CompactClassifier):
     def maps_and_logits(self, pixels: Tensor, squares: Tensor) -> tuple[list[Tensor], Tensor]:
         """The last two critical layers in some squares of 2×2 patches, and the logits (B, classes).
 
-        The maps are (B, 4·k, 256) and (B, k, 256) for `squares` (B, k); see `kdad.networks.features.in_squares`.
+        The maps are (B, 4·k, D) and (B, k, D) for `squares` (B, k); see `kdad.networks.features.in_squares`.
         """
         features = self.stack(pixels)
         return in_squares(features[-2:], squares), self.head(features[-1].amax(1))
@@ -152,9 +162,17 @@ class CompactVGG(CompactClassifier):
             UserError: the folder is damaged, or of another architecture.
         """
         try:
-            model = cls(int(json.loads((folder / "config.json").read_text())["num_labels"]))
+            classes = int(json.loads((folder / "config.json").read_text())["num_labels"])
             weights = load_file(folder / "model.safetensors")
+            model = cls(classes, _blocks_of(weights))
             model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=True)
-        except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
             raise UserError(f"{folder} is damaged or no compact VGG: {' '.join(str(error).split())[:200]}") from None
         return model.eval()
+
+
+def _blocks_of(weights: dict[str, Tensor]) -> Blocks:
+    """The blocks of a compact VGG with these weights, told from the shapes of its convolutions."""
+    numbered = {int(name.split(".")[2]): len(tensor) for name, tensor in weights.items() if tensor.ndim == 4}
+    widths = [numbered[layer] for layer in sorted(numbered)]
+    return list(zip(widths[::2], widths[1::2], strict=True))

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers.miniatures import TinyTask
+from helpers.miniatures import TinyTask, narrow_student
 
 from kdad.data.preprocessing import Preprocessing
 from kdad.detection.calibration import FittedStudent, calibrate, fit_statistics, largest_distance
@@ -15,7 +15,6 @@ from kdad.detection.heatmaps import HeatmapRenderer, MapNormalization
 from kdad.detection.mahalanobis import Gaussian
 from kdad.detection.normal_patches import worst_places
 from kdad.detection.tiles import WholeImages
-from kdad.networks.students import build_student
 from kdad.scores import DISTANT_PEAK, LOCAL_DISTANCE, PEAK
 from kdad.storage.layout import CROSS_FITTED, HELD_OUT, LEFT_OUT
 
@@ -24,8 +23,7 @@ TILER = WholeImages(Preprocessing(4, 4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
 
 @pytest.fixture
 def student():
-    torch.manual_seed(0)
-    return build_student({"kind": "compact-vgg", "inner": 4}).eval()
+    return narrow_student()
 
 
 def test_what_is_read_does_not_depend_on_the_normals_that_calibrate_it(student, vgg_teacher, tiny_task):

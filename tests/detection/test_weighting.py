@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from helpers.miniatures import TinyTask
+from helpers.miniatures import TinyTask, narrow_student
 
 from kdad.data.preprocessing import Preprocessing
 from kdad.detection import weighting
 from kdad.detection.discrepancy import Observation
 from kdad.detection.weighting import SyntheticPairs, logistic_weights
-from kdad.networks.students import build_student
 
 PIXELS = Preprocessing(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -75,7 +74,7 @@ def test_images_from_all_over_the_training_set_are_taken(vgg_teacher, tiny_task,
     """Of tiled images, the first few hundred training images are tiles of three of them."""
     chosen, draw = [], weighting.draw_pseudo_anomalies
     monkeypatch.setattr(weighting, "draw_pseudo_anomalies", lambda images: (chosen.append(images), draw(images))[1])
-    SyntheticPairs.of(build_student({"kind": "compact-vgg", "inner": 4}).eval(), vgg_teacher, tiny_task.train, most=4)
+    SyntheticPairs.of(narrow_student(), vgg_teacher, tiny_task.train, most=4)
     rows = [
         next(i for i, image in enumerate(tiny_task.train) if np.array_equal(image.permute(1, 2, 0).numpy(), picked))
         for picked in chosen[0]
@@ -85,9 +84,7 @@ def test_images_from_all_over_the_training_set_are_taken(vgg_teacher, tiny_task,
 
 @pytest.mark.parametrize("images", [5, 8])
 def test_few_images_give_finite_weights(vgg_teacher, images):
-    found = SyntheticPairs.of(
-        build_student({"kind": "compact-vgg", "inner": 4}).eval(), vgg_teacher, TinyTask().train[:images], 300
-    )
+    found = SyntheticPairs.of(narrow_student(), vgg_teacher, TinyTask().train[:images], 300)
     weights = found.layer_weights()
     assert weights.isfinite().all()
     assert found.distance_weight(weights).isfinite()

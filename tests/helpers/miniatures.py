@@ -14,13 +14,15 @@ from kdad.data.preprocessing import Preprocessing
 from kdad.data.task import Labelled, Task
 from kdad.evaluation.evaluate import evaluate
 from kdad.networks.compact_vit import CompactViT
-from kdad.networks.features import CompactClassifier
+from kdad.networks.features import CompactClassifier, FeatureNetwork
+from kdad.networks.students import build_student
 from kdad.networks.vgg import CompactVGG
 from kdad.scores import DISTANT_ERROR
 from kdad.storage.sealing import sealed
 
 ROOT = Path(__file__).parent.parent.parent
 PREPROCESSING = Preprocessing(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+NARROW_BLOCKS = ((8, 32), (32, 64), (64, 64), (64, 64))  # of a VGG that computes a tenth of the shipped ones'
 
 
 # `python -m kdad` on a handful of images.
@@ -90,9 +92,16 @@ def eventually(condition, seconds: float = 30) -> None:
 
 
 def save_vgg_teacher(folder, seed: int = 0):
-    """A compact VGG teacher with random weights in `folder`."""
+    """A narrow compact VGG teacher with random weights in `folder`."""
     torch.manual_seed(seed)
-    return _save_teacher(CompactVGG(10), folder)
+    return _save_teacher(CompactVGG(10, NARROW_BLOCKS), folder)
+
+
+def narrow_student() -> FeatureNetwork:
+    """An untrained student of that teacher."""
+    torch.manual_seed(0)
+    channels = [last for _, last in NARROW_BLOCKS]
+    return build_student({"kind": "compact-vgg", "inner": 4, "channels": channels}).eval()
 
 
 def save_vit_teacher(folder):

@@ -1,4 +1,5 @@
 import json
+from itertools import chain
 
 import pytest
 import torch
@@ -7,13 +8,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kdad.errors import UserError
-from kdad.networks.students import build_student
+from kdad.networks.students import build_student, preset
+from kdad.networks.teachers.loading import Teacher
 from kdad.networks.vgg import (
     COMPACT_BLOCKS,
     CompactVGG,
     ConvStack,
     compact_layers,
-    compact_student_blocks,
     imagenet_vgg16,
     paper_student,
     tokens,
@@ -136,7 +137,19 @@ def test_compact_student_matches_its_teacher_and_fits_the_budget():
     with torch.no_grad():
         assert [s.shape for s in student(pixels)] == [t.shape for t in compact_stack()(pixels)]
     assert sum(t.numel() for t in student.state_dict().values()) * 2 <= 350_000
-    assert compact_student_blocks(16) == ((16, 64), (16, 128), (16, 256), (16, 256))
+    assert [layer.out_channels for layer in student.features if isinstance(layer, nn.Conv2d)][::2] == [16] * 4
+
+
+def test_a_teacher_of_other_widths_is_loaded_as_it_was_saved_and_copied_by_a_student_of_them(tmp_path):
+    blocks = ((4, 8), (8, 16), (16, 24), (24, 32))
+    CompactVGG(5, blocks).save(tmp_path, PREPROCESSING)
+    teacher = CompactVGG.load(tmp_path).stack
+    assert [layer.out_channels for layer in teacher.features if isinstance(layer, nn.Conv2d)] == list(chain(*blocks))
+    assert teacher.channels() == [8, 16, 24, 32]
+    student = build_student(preset(Teacher("narrow", "", (), PREPROCESSING, teacher))[0]).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert [s.shape for s in student(pixels)] == [t.shape for t in teacher(pixels)]
 
 
 def test_compact_teacher_fits_the_budget():

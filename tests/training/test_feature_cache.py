@@ -4,23 +4,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
+from kdad.networks.vgg import ConvStack
 from kdad.training import feature_cache
 from kdad.training.feature_cache import CachedTeacher, Views, cache_features, fingerprint
 
 
-class Counting(nn.Module):
+class Counting(ConvStack):
     """A network that counts the images it was shown."""
 
     def __init__(self, network):
-        super().__init__()
-        self.network, self.prefix, self.grids, self.shown = network, network.prefix, network.grids, 0
-        self.layers, self.summary = network.layers, network.summary
+        super().__init__(list(network.features), network.taps)
+        self.shown = 0
 
     def forward(self, pixels):
         self.shown += len(pixels)
-        return self.network(pixels)
+        return super().forward(pixels)
 
 
 @pytest.fixture
@@ -61,14 +60,12 @@ def test_a_cache_stands_in_for_its_teacher(vgg_teacher):
     )
 
 
-def test_memories_add_up(counted):
+def test_memories_add_up(counted, vgg_teacher):
     first, second = some_images(4), some_images(4, seed=1)
     cached = cache_features(cache_features(counted, [first]), [second])
     counted.network.shown = 0
     for images in (first, second):
-        torch.testing.assert_close(
-            cached(counted.preprocessing(images)), counted.network.network(counted.preprocessing(images))
-        )
+        torch.testing.assert_close(cached(counted.preprocessing(images)), vgg_teacher(counted.preprocessing(images)))
     assert counted.network.shown == 0
 
 
