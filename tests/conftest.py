@@ -9,7 +9,7 @@ os.environ.pop("KDAD_DATA", None)
 import gc
 import json
 import shutil
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pandas
@@ -26,6 +26,12 @@ from kdad.scores import DISTANT_ERROR, LOCAL_DISTANCE, score_named
 def pytest_collection_finish():
     """Spare garbage collections what all imports have made: each training asks for one, of half a second else."""
     gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def spare_garbage_collections_what_was_imported_late():
+    yield
     gc.freeze()
 
 
@@ -184,8 +190,19 @@ def entry():
     return made
 
 
+@pytest.fixture(scope="session")
+def components_found_once():
+    """Whenever Streamlit starts, it looks for components in the metadata of all installed packages; here, once."""
+    from streamlit.components.v2 import manifest_scanner
+
+    with pytest.MonkeyPatch.context() as patch:
+        once = cache(manifest_scanner.scan_component_manifests)
+        patch.setattr(manifest_scanner, "scan_component_manifests", once)
+        yield
+
+
 @pytest.fixture
-def open_page(monkeypatch, students_root):
+def open_page(monkeypatch, students_root, components_found_once):
     """A function that opens a page of the app cold: `open_page("pages/2_Inspect.py", root=…, student=…)`."""
     from streamlit.testing.v1 import AppTest
 
@@ -225,19 +242,19 @@ def address(app_root):
 
 
 @pytest.fixture(scope="session")
-def chromium():
-    from helpers.browser import running_chromium
+def browser():
+    from helpers.browser import running_browser
 
-    with running_chromium() as chromium:
-        yield chromium
+    with running_browser() as browser:
+        yield browser
 
 
 @pytest.fixture
-def visit(chromium, address):
+def visit(browser, address):
     """A context manager that opens a page cold: `visit(path, size, scheme)`; see `browser.visiting`."""
     from helpers.browser import visiting
 
-    return partial(visiting, chromium, address)
+    return partial(visiting, browser, address)
 
 
 @pytest.fixture

@@ -49,18 +49,20 @@ def _wait_until_healthy(health: str, server: subprocess.Popen, seconds: float = 
 
 
 @contextmanager
-def running_chromium():
-    """Chromium, driven by Playwright."""
+def running_browser():
+    """Chromium, driven by Playwright; its pages share what they fetch, as those of one visitor do."""
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
+        yield chromium.new_context()
         chromium.close()
 
 
 @contextmanager
-def visiting(chromium, address: str, path: str, size: dict = DESKTOP, scheme: str = "light"):
+def visiting(browser, address: str, path: str, size: dict = DESKTOP, scheme: str = "light"):
     """A page opened cold; at its end, nothing has complained or left the machine."""
-    page = chromium.new_page(viewport=size, color_scheme=scheme)
+    page = browser.new_page()
+    page.set_viewport_size(size)
+    page.emulate_media(color_scheme=scheme)
     complaints, requests = [], []
     page.on("console", lambda message: complaints.append(message) if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(error))
