@@ -11,6 +11,8 @@ import torch
 
 from kdad.memory import MALLOC_SETTINGS, give_memory_back, keep_freed_memory
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import resource, torch
 from kdad.memory import keep_freed_memory

@@ -14,6 +14,8 @@ from kdad.errors import UserError
 from kdad.storage import sealing, student_config
 from kdad.storage.sealing import SEAL
 
+pytestmark = pytest.mark.slow
+
 BRICKS = ROOT / "trained_students" / "patterns-defects" / "vgg-cifar10" / "bricks"
 IMAGES = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
 
@@ -108,7 +110,6 @@ def test_the_attack_notices_a_file_that_is_half_written(attack, tmp_path, monkey
     assert attack(tmp_path, 1).broken
 
 
-@pytest.mark.slow
 def test_among_many_users_everybody_sees_the_verdicts_of_own_images(tmp_path):
     if browser.CHROMIUM is None:
         pytest.skip("no Chromium on this machine (apt-get install chromium)")

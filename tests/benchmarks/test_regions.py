@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from benchmarks import regions
 
 
+@pytest.mark.slow
 def test_a_row_per_method_and_folder_and_every_sum_of_methods_is_a_candidate(defect_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(regions, "default_image_size", lambda *_: 128)
     file = tmp_path / "regions.json"

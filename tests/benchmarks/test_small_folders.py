@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
+
 from benchmarks import small_folders
 from benchmarks.tables import small_folders as table
 
 
+@pytest.mark.slow
 def test_a_row_per_number_of_normals_and_a_new_run_replaces_them(defect_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(small_folders, "SIZES", (12, 1000))
     monkeypatch.setattr(small_folders, "DRAWS", 2)

@@ -27,7 +27,7 @@ from kdad.training.sweep import Plan, complete_here, run_sweep
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'kdad[ray]'")
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 
 
 @pytest.fixture(scope="module")

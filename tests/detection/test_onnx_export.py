@@ -22,7 +22,7 @@ from kdad.training.distillation import train_student
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-pytestmark = pytest.mark.xdist_group("onnx")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("onnx")]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,6 @@ def test_the_file_says_what_it_is_and_what_decides(exported, detector):
     assert (verdicts == detector.predict(images).is_anomaly).all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["uncalibrated-vit", "timm-in-tiles"])
 def test_other_kinds_of_students_are_judged_as_torch_does(kind, vit_teacher, timm_teacher, tmp_path):
     teacher, recipe = {"uncalibrated-vit": vit_teacher, "timm-in-tiles": timm_teacher}[kind], Recipe(1, batch_size=8)

@@ -22,7 +22,7 @@ from kdad.storage.history import read_history
 from kdad.training.distributed import MEETING, PATIENCE, DistributedConfig, join
 from kdad.training.loop import CHECKPOINT, EpochBatches
 
-pytestmark = pytest.mark.xdist_group("distributed")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distributed")]
 
 PROGRAM = Path(tiny_train.__file__)
 ROOT = PROGRAM.parent.parent.parent

@@ -19,6 +19,8 @@ from kdad.training.pretraining import pretrain
 from kdad.training.pretraining.classification import PREPROCESSING, Classification, mixed, random_augment
 from kdad.training.pretraining.pretrain import train_teacher
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def source(monkeypatch):
@@ -206,7 +208,6 @@ def test_the_guide_does_not_change(tmp_path, monkeypatch, taught_vgg):
     assert not any(module.training for module in guide.network.modules())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "guided"), [("vgg", False), ("vit", False), ("vit", True)])
 def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, taught_vgg, backbone, guided):
     guide = str(taught_vgg) if guided else None

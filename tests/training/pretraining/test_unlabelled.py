@@ -21,6 +21,8 @@ from kdad.training.pretraining.unlabelled import UnlabelledDistillation, mirrore
 
 LITE0 = "lite0-imagenet"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def source(monkeypatch, tmp_path):
@@ -241,7 +243,6 @@ def test_a_cache_that_cannot_be_written_is_a_mistake(tmp_path, monkeypatch, guid
         seen(guide, source)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["vgg", "vit"])
 def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, backbone, known_features):
     options = {"distil_from": LITE0, "batch_size": 27}
