@@ -60,6 +60,11 @@ class PretrainRecipe:
     all_squares_from: float = 0.0  # …up to this share of the epochs
     image_sizes: tuple[int, ...] = (IMAGE_SIZE,)  # pixels, in equal shares of the epochs: smaller images are cheaper
 
+    @property
+    def changes_images(self) -> bool:
+        """Whether images are shown otherwise than as they are or mirrored."""
+        return any((self.shift, self.operations, self.erase, self.mix_until))
+
 
 class Classification(pl.LightningModule):
     """Teaches `model` the labels of `source`, never touching its held-out 10 %."""
@@ -201,7 +206,7 @@ class GuidedClassification(Classification):
 
     A transformer learns from 64 + 16 places an image instead of one label, which is most of what
     it lacks against a CNN when time is short. The guide is paid for once where its answers fit into
-    memory, which takes a recipe without random shifts; and most epochs show some squares of an image only.
+    memory, which takes a recipe that does not change images; and most epochs show some squares of an image only.
     """
 
     def __init__(self, model: CompactClassifier, source: Source, recipe: PretrainRecipe, seed: int, guide: Teacher):
@@ -217,7 +222,7 @@ class GuidedClassification(Classification):
 
     def on_train_start(self) -> None:
         self.guide = self.guide.to(self.images.device)
-        if not self.recipe.shift:
+        if not self.recipe.changes_images:
             self.guide = cache_features(self.guide, Views([self.images], [self.images], self.images.device))
 
     def learning(self) -> list[nn.Parameter]:
@@ -228,7 +233,7 @@ class GuidedClassification(Classification):
         squares = self._squares(len(pixels), pixels.device)
         maps, logits = self.model.maps_and_logits(pixels, squares)
         read = [reader(own) for reader, own in zip(self.readers, maps, strict=True)]
-        copied = distillation_loss(layer_errors(read, in_squares(self.guide(pixels), squares)), mse_weight=0.0)
+        copied = distillation_loss(layer_errors(read, in_squares(self.guide.targets(pixels), squares)), mse_weight=0.0)
         return cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) + copied
 
 

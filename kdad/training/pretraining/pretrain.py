@@ -65,6 +65,7 @@ class Backbone:
     recipe: PretrainRecipe
     tuned: PretrainRecipe  # from another teacher's weights
     guided: PretrainRecipe  # with an older teacher to copy
+    tuned_guided: PretrainRecipe  # from another teacher's weights, with an older one to copy
     unlabelled: PretrainRecipe  # with nothing but a guide to copy
 
 
@@ -105,15 +106,18 @@ VIT = PretrainRecipe(
     average=0.9995,
 )
 GUIDED_VIT = PretrainRecipe(12, 128, "adamw", 1e-3, 0.05, warm_up=0.1, shift=0, squares=6, all_squares_from=0.9)
+# A ViT that knows other pictures already has learned CIFAR-10 by heart after 14 epochs of this (train accuracy 91.6 %,
+# validation 83.0 %): images change more.
+TUNED_GUIDED_VIT = replace(GUIDED_VIT, epochs=14, learning_rate=5e-4, shift=4, operations=1, mix_until=0.6)
 UNLABELLED_VGG = replace(VGG, epochs=16, learning_rate=0.1, warm_up=0.1, shift=0)
 UNLABELLED_VIT = replace(GUIDED_VIT, epochs=14)
 BACKBONES = {
     "vgg": Backbone(
-        lambda classes, _: CompactVGG(classes), whiten_and_pass_through, VGG, TUNED_VGG, VGG, UNLABELLED_VGG
+        lambda classes, _: CompactVGG(classes), whiten_and_pass_through, VGG, TUNED_VGG, VGG, TUNED_VGG, UNLABELLED_VGG
     ),
     "vit": Backbone(
         lambda classes, recipe: CompactViT(classes, recipe.drop_path), _keep_initialisation, VIT, VIT, GUIDED_VIT,
-        UNLABELLED_VIT,
+        TUNED_GUIDED_VIT, UNLABELLED_VIT,
     ),
 }  # fmt: skip
 
@@ -134,8 +138,8 @@ def train_teacher(
 ) -> dict[str, Any]:
     """Train a compact teacher into the folder `out`; returns its card. Interrupted runs continue.
 
-    The recipe is the backbone's `guided` (or `unlabelled`) with `distil_from`, else its `tuned` with `start_from`, else
-    its plain one.
+    The recipe is the backbone's `guided` with `distil_from`, its `tuned` with `start_from`, its `tuned_guided` with both,
+    else its plain one; without labels, it is `unlabelled`.
 
     Args:
         start_from: a teacher of the same backbone whose weights to tune; its head is kept if it fits.
@@ -209,8 +213,10 @@ def _unlabelled(distil_from: str | None) -> bool:
 
 
 def _preset(chosen: Backbone, start_from: str | None, distil_from: str | None) -> PretrainRecipe:
+    if _unlabelled(distil_from):
+        return chosen.unlabelled
     if distil_from is not None:
-        return chosen.unlabelled if _unlabelled(distil_from) else chosen.guided
+        return chosen.tuned_guided if start_from else chosen.guided
     return chosen.tuned if start_from else chosen.recipe
 
 
