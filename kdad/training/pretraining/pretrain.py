@@ -138,8 +138,8 @@ def train_teacher(
 ) -> dict[str, Any]:
     """Train a compact teacher into the folder `out`; returns its card. Interrupted runs continue.
 
-    The recipe is the backbone's `guided` with `distil_from`, its `tuned` with `start_from`, its `tuned_guided` with both,
-    else its plain one; without labels, it is `unlabelled`.
+    The recipe is the backbone's `guided` with `distil_from`, its `tuned` with `start_from`, its `tuned_guided` with
+    both, else its plain one; without labels, it is `unlabelled`.
 
     Args:
         start_from: a teacher of the same backbone whose weights to tune; its head is kept if it fits.
