@@ -13,7 +13,6 @@ from kdad.data import patterns
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 PAGE = "/Train_or_load"
-TRAINED = "patterns-defects/vgg-cifar10"
 TO_THE_END = 100_000  # milliseconds
 
 
@@ -25,22 +24,17 @@ def choose(page, label: str, option: str) -> None:
     settled(page)
 
 
-def ask_for(page, normal_class: str, epochs: int) -> None:
-    """Fill the form for a student of `patterns-defects`, and start."""
-    choose(page, "Data set", "patterns-defects")
-    choose(page, "Normal class", normal_class)
-    start(page, epochs)
-
-
-def ask_for_zip(page, name: str, content: bytes) -> None:
+def ask_for_zip(page, name: str, epochs: int) -> None:
     """Fill the form for a student of the images in a zip file, and start."""
     choose(page, "Data set", "my own images")
     page.get_by_text("Zip file", exact=True).click()
-    page.locator("input[type=file]").set_input_files({"name": name, "mimeType": "application/zip", "buffer": content})
-    expect(page.get_by_text(name)).to_be_visible()
+    content = zip_of_patterns(name)
+    file = {"name": f"{name}.zip", "mimeType": "application/zip", "buffer": content}
+    page.locator("input[type=file]").set_input_files(file)
+    expect(page.get_by_text(f"{name}.zip")).to_be_visible()
     expect(page.get_by_alt_text("at the size at which it is read").first).to_be_visible()  # unpacked and looked at
     settled(page)
-    start(page, epochs=1)
+    start(page, epochs)
 
 
 def start(page, epochs: int) -> None:
@@ -55,7 +49,7 @@ def card(page, title: str | re.Pattern):
     return page.locator("[class*=st-key-job-]").filter(has_text=title)
 
 
-def zip_of_patterns() -> bytes:
+def zip_of_patterns(folder: str) -> bytes:
     """Dots as normals, and dots and stripes to test on, in one folder of a zip file, as people pack them."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
@@ -63,7 +57,7 @@ def zip_of_patterns() -> bytes:
             for index, pixels in enumerate(patterns.normals(kind, count, seed=len(place))):
                 encoded = io.BytesIO()
                 Image.fromarray(pixels.transpose(1, 2, 0)).save(encoded, "PNG")
-                archive.writestr(f"mugs/{place}/{index}.png", encoded.getvalue())
+                archive.writestr(f"{folder}/{place}/{index}.png", encoded.getvalue())
     return content.getvalue()
 
 
@@ -73,27 +67,27 @@ def badge(card):
 
 def test_a_run_is_stopped_and_resumed_and_own_images_are_trained_on_to_the_end(visit, app_root):
     with visit(PAGE) as page:
-        ask_for(page, "bricks", 40)
-        bricks = card(page, "patterns-defects · bricks")
-        expect(bricks).to_be_visible()
+        ask_for_zip(page, "cups", 10_000)
+        cups = card(page, "cups · good")
+        expect(cups).to_be_visible()
         settled(page)
-        ask_for_zip(page, "mugs.zip", zip_of_patterns())
+        ask_for_zip(page, "mugs", 1)
         mugs = card(page, "mugs · good")
         expect(mugs.get_by_text("Queued: 1 job ahead.")).to_be_visible()
-        expect(bricks.get_by_text(re.compile(r"epoch \d+ of 40 · .* left"))).to_be_visible(timeout=TO_THE_END)
+        expect(cups.get_by_text(re.compile(r"epoch \d+ of 10000 · .* left"))).to_be_visible(timeout=TO_THE_END)
         page.reload()
-        expect(bricks.get_by_text(re.compile(r"epoch \d+ of 40"))).to_be_visible()
-        expect(bricks.locator(".marks")).to_be_visible(timeout=TO_THE_END)
-        bricks.get_by_role("button", name="Stop").click()
-        expect(badge(bricks)).to_contain_text("stopped")
+        expect(cups.get_by_text(re.compile(r"epoch \d+ of 10000"))).to_be_visible()
+        expect(cups.locator(".marks")).to_be_visible(timeout=TO_THE_END)
+        cups.get_by_role("button", name="Stop").click()
+        expect(badge(cups)).to_contain_text("stopped")
         expect(mugs.get_by_text("Test AUROC")).to_be_visible(timeout=TO_THE_END)
-        (folder,) = app_root.glob("mugs/lite0-imagenet/good")
-        assert (folder / "evaluation.json").is_file()
-        assert not (app_root / TRAINED / "bricks" / "model.safetensors").exists()
-        bricks.get_by_role("button", name="Resume").click()
-        expect(badge(bricks)).to_contain_text("running")
-        bricks.get_by_role("button", name="Stop").click()
-        expect(badge(bricks)).to_contain_text("stopped")
+        stopped, ended = (app_root / name / "lite0-imagenet" / "good" for name in ("cups", "mugs"))
+        assert (ended / "evaluation.json").is_file()
+        assert not (stopped / "model.safetensors").exists()
+        cups.get_by_role("button", name="Resume").click()
+        expect(badge(cups)).to_contain_text("running")
+        cups.get_by_role("button", name="Stop").click()
+        expect(badge(cups)).to_contain_text("stopped")
         mugs.get_by_role("link", name="Inspect images").click()
         expect(page.get_by_text(P_VALUE)).to_be_visible()
 

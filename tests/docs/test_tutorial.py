@@ -37,9 +37,9 @@ def test_every_block_runs_as_it_is_printed(tmp_path):
                 assert re.search(re.escape(line).replace("…", ".*"), said[-1]), said[-1]
         else:
             said.append(run(language, code, tmp_path, env))
-    judged = re.search(r"(\d+) of 200 called anomalous, (\d+) are", "".join(said))
-    assert int(judged[2]) == 180
-    assert int(judged[1]) > 150
+    judged = re.search(r"(\d+) of 100 defects found, (\d+) false alarms", "".join(said))
+    assert int(judged[1]) > 50
+    assert int(judged[2]) < 20
     with Image.open(tmp_path / "heatmap.png") as picture:
         assert picture.size == (256, 256)
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 5
