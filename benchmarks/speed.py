@@ -58,7 +58,7 @@ IMAGES = 1000
 PICTURES = 8
 LATENCIES = 60
 MATRIX = 4096
-NORMALS, TESTED = 300, 20
+NORMALS, FEW, TESTED = 300, 100, 20
 CUT = {  # on a CPU 200 epochs would take half a day as published, and batches of 128 more than 24 GB
     "cpu": {"epochs": 5, "batch_size": 64},
     "cuda": {},
@@ -203,8 +203,58 @@ def train_command(name: str) -> Callable[[str], Prepared]:
     return prepare
 
 
-def _running(arguments: list[str]) -> Seconds:
-    return timed(lambda: subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True))
+def _running(arguments: list[str], status: int = 0) -> Seconds:
+    def run() -> None:
+        ended = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+        if ended.returncode != status:
+            raise UserError(f"{' '.join(arguments)} ended with {ended.returncode}: {ended.stderr[-300:]}")
+
+    return timed(run)
+
+
+def small_folder(device: str) -> Prepared:
+    """Time of `train` on a small folder of large photographs, by default, from start to figures."""
+    with tempfile.TemporaryDirectory() as work:
+        yield wanted(60, 30)(device), _train_on(megapixels(Path(work) / "data"), work, device)
+
+
+def beside_a_busy_program(device: str) -> Prepared:
+    """The same beside a program that keeps one processor busy, against nothing beside it."""
+    with tempfile.TemporaryDirectory() as work:
+        alone = _train_on(megapixels(Path(work) / "data"), work, device)
+
+        def beside() -> float:
+            busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            try:
+                return alone()
+            finally:
+                busy.kill()
+                busy.wait()
+
+        yield alone, beside
+
+
+def broken_folder(device: str) -> Prepared:
+    """Time in which `train` says that a folder holds no images: its start, up to where it looks at them."""
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work) / "data"
+        folder.mkdir()
+        (folder / "0.jpg").write_text("no image")
+        yield _running([sys.executable, "-c", "import torch"]), _train_on(folder, work, device, status=2)
+
+
+def megapixels(folder: Path) -> Path:
+    """A folder of normal photographs of a megapixel, and others to test on."""
+    for kind, count in {"train/good": FEW, "test/good": TESTED, "test/odd": TESTED}.items():
+        (folder / kind).mkdir(parents=True)
+        for index in range(count):
+            photograph(1000, 1000, 10_000 * len(kind) + index).save(folder / kind / f"{index:03}.jpg", quality=90)
+    return folder
+
+
+def _train_on(folder: Path, work: str, device: str, status: int = 0) -> Seconds:
+    out = ["--out", f"{work}/out", "--overwrite", "--device", device]
+    return _running([sys.executable, "-m", "kdad", "train", "--dataset", f"{FOLDER}{folder}", *out], status)
 
 
 def pictures(device: str) -> Prepared:
@@ -370,6 +420,11 @@ ROWS: dict[str, Row] = {
     "a step of the `vit-base-cifar10` preset, share of the processor's rate": Row(
         "its products alone", "the whole step", vit_products
     ),
+    "100 photographs of a megapixel": Row("wanted", "`train` to figures", small_folder, 1),
+    "100 photographs of a megapixel, beside a busy program": Row(
+        "nothing beside it", "one program beside it", beside_a_busy_program, 1
+    ),
+    "a folder without images": Row("`import torch` alone", "`train`, until it says so", broken_folder, 3),
 }
 for name, limit in COMPACT.items():
     ROWS |= {

@@ -162,14 +162,13 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
 def imported_meanwhile(module: str) -> Iterator[None]:
     """Import a module in a thread while the block, which must import nothing of the same, reads images.
 
-    Lightning takes as long to import as a folder's images take to be looked at.
+    Lightning takes as long to import as a folder's images take to be looked at. Nobody waits for it to be told what is
+    wrong with them.
     """
-    thread = Thread(target=import_module, args=(module,))
+    thread = Thread(target=import_module, args=(module,), daemon=True)
     thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
+    yield
+    thread.join()
 
 
 def _normal_class(args: argparse.Namespace) -> str:

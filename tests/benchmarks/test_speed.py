@@ -4,11 +4,12 @@ import json
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 
 from benchmarks import growth, reduced_precision, speed
-from benchmarks.growth import measured
+from benchmarks.growth import measured, photograph
 from benchmarks.published import published_step
 from benchmarks.tables import growth as growth_table
 from benchmarks.tables import reduced_precision as precision_table
@@ -94,6 +95,30 @@ def test_a_whole_student_is_trained_and_asked_both_ways(vgg_teacher, monkeypatch
     assert (student.conv.weight != before).any() and not student.training
     ((test, calibration),) = asked
     assert len(test.images) == 4 and calibration is not None
+
+
+def test_photographs_are_trained_on_alone_and_beside_another_program(monkeypatch):
+    seen = []
+
+    def train_on(folder, *_):
+        images = len(list(folder.rglob("*.jpg")))
+        return speed.timed(lambda: seen.append((images, len(psutil.Process().children()) - before)))
+
+    monkeypatch.setattr(speed, "FEW", 10)
+    monkeypatch.setattr(speed, "TESTED", 1)
+    monkeypatch.setattr(speed, "photograph", lambda width, height, seed: photograph(64, 64, seed))
+    monkeypatch.setattr(speed, "_train_on", train_on)
+    before = len(psutil.Process().children())
+    speed.measure(speed.Row("", "", speed.beside_a_busy_program), rounds=1)
+    assert seen == [(12, 0), (12, 1)]
+    assert len(psutil.Process().children()) == before
+
+
+def test_a_command_that_ends_otherwise_than_expected_is_no_measurement():
+    ending = [sys.executable, "-c", "import sys; print('no such luck', file=sys.stderr); sys.exit(3)"]
+    assert speed._running(ending, status=3)() > 0
+    with pytest.raises(UserError, match="ended with 3: no such luck"):
+        speed._running(ending)()
 
 
 def test_a_command_that_is_watched_has_its_seconds_and_its_memory():
