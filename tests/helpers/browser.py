@@ -18,7 +18,8 @@ if CHROMIUM is None:
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
 P_VALUE = re.compile("^p-value")  # what every image shown in detail has
-expect.set_options(timeout=60_000)
+PATIENCE = 60_000  # milliseconds
+expect.set_options(timeout=PATIENCE)
 
 
 @contextmanager
@@ -53,7 +54,9 @@ def running_browser():
     """Chromium, driven by Playwright; its pages share what they fetch, as those of one visitor do."""
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium.new_context()
+        context = chromium.new_context()
+        context.set_default_timeout(PATIENCE)
+        yield context
         chromium.close()
 
 
