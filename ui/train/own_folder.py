@@ -2,12 +2,14 @@
 
 import hashlib
 import itertools
+import json
 import math
 import re
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -16,7 +18,7 @@ import streamlit as st
 from kdad.data.datasets import FOLDER, folder_path, is_folder
 from kdad.data.protocol import HELD_OUT
 from kdad.errors import UserError
-from kdad.files import is_directory, write_text
+from kdad.files import is_directory, write_json, write_text
 from kdad.jobs import manager
 from kdad.networks.recipes import Recipe
 from ui.shared import places
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
     from kdad.data.health import Health
 
 THUMBNAILS, THUMBNAIL_SIDE = 6, 96
-UPLOADS, ZIP_DIGEST = ".uploads", ".zip-sha256"  # hidden: neither students nor images
+UPLOADS = ".uploads"
+ZIP_DIGEST, ZIP_SAID = ".zip-sha256", ".zip-said.json"  # hidden: neither students nor images
+UNPACKING = Lock()  # all visitors share it
 ABANDONED_AFTER_SECONDS = 24 * 3600
 TYPED, DROPPED = "Folder on this machine", "Zip file"
 LAYOUT = (
@@ -139,24 +143,38 @@ def _dropped() -> Path | None:
     file = st.file_uploader("Zip file of images", ["zip"], key="own-zip")
     if file is None:
         return None
-    folder = place_for(_name(file.name), _digest(file.file_id, file))
-    if not folder.is_dir():
-        from kdad.data.archives import unpack_images
-
-        forget_unused(folder)
-
-        try:
-            with st.spinner("Unpacking…"):
-                unpacked = unpack_images(file, folder)
-                write_text(folder / ZIP_DIGEST, _digest(file.file_id, file))
-        except UserError as error:
-            st.error(plain(error), icon=":material/folder_zip:")
-            return None
-        st.toast(f"Unpacked {unpacked.images} images.")
-        st.session_state["own-zip-said"] = unpacked.said
-    for sentence in st.session_state.get("own-zip-said", []):
+    try:
+        with st.spinner("Unpacking…"):
+            folder = unpacked_once(_name(file.name), _digest(file.file_id, file), file)
+    except UserError as error:
+        st.error(plain(error), icon=":material/folder_zip:")
+        return None
+    for sentence in json.loads((folder / ZIP_SAID).read_text()):
         st.caption(f":material/info: {plain(sentence)}.")
     return folder.resolve()
+
+
+def unpacked_once(name: str, digest: str, file: BinaryIO) -> Path:
+    """The folder that a zip file of this content is unpacked to, now if it was not before.
+
+    Whoever goes on typing while it is unpacked starts the page anew; the old run goes on beside the new one, up to its
+    next element. So the second waits for the first, and nothing of this is an element.
+
+    Raises:
+        UserError: as `unpack_images`.
+    """
+    from kdad.data.archives import unpack_images
+
+    if (known := place_for(name, digest)).is_dir():
+        return known
+    with UNPACKING:
+        folder = place_for(name, digest)
+        if not folder.is_dir():
+            forget_unused(folder)
+            said = unpack_images(file, folder).said
+            write_json(folder / ZIP_SAID, said)
+            write_text(folder / ZIP_DIGEST, digest)
+        return folder
 
 
 def place_for(name: str, digest: str) -> Path:

@@ -3,13 +3,29 @@
 import json
 import os
 import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from threading import Event
 
 import pytest
+from PIL import Image
 
+from kdad.data import archives
 from kdad.jobs import status
 from kdad.networks.recipes import Recipe
 from ui.train import form
-from ui.train.own_folder import ZIP_DIGEST, forget_unused, place_for
+from ui.train.own_folder import ZIP_DIGEST, forget_unused, place_for, unpacked_once
+
+
+def zip_of(*names: str) -> BytesIO:
+    """A zip file of images, and of what is none by its name."""
+    content, encoded = BytesIO(), BytesIO()
+    Image.new("RGB", (8, 8)).save(encoded, "PNG")
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in names:
+            archive.writestr(name, encoded.getvalue())
+    return content
 
 
 @pytest.fixture
@@ -25,6 +41,25 @@ def test_the_same_zip_file_is_the_same_folder_and_another_of_its_name_is_a_secon
     (first / ZIP_DIGEST).write_text("a" * 64)
     assert place_for("mugs", "a" * 64) == first
     assert place_for("mugs", "b" * 64) == uploads / "mugs-2"
+
+
+def test_a_zip_file_is_unpacked_once_though_the_page_starts_anew_meanwhile(uploads, monkeypatch):
+    unpack, begun, may_end = archives.unpack_images, Event(), Event()
+
+    def slowly(file, folder):
+        begun.set()
+        assert may_end.wait(10)
+        return unpack(file, folder)
+
+    monkeypatch.setattr(archives, "unpack_images", slowly)
+    with ThreadPoolExecutor(2) as runs:
+        first = runs.submit(unpacked_once, "mugs", "a" * 64, zip_of("one.png", "notes.txt"))
+        assert begun.wait(10)
+        second = runs.submit(unpacked_once, "mugs", "a" * 64, zip_of("one.png", "notes.txt"))
+        may_end.set()
+        assert first.result() == second.result() == uploads / "mugs"
+    assert [folder.name for folder in uploads.iterdir()] == ["mugs"]
+    assert unpacked_once("mugs", "b" * 64, zip_of("two.png")) == uploads / "mugs-2"
 
 
 def test_images_of_which_nobody_made_use_for_a_day_are_deleted(uploads, tmp_path):
