@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import streamlit as st
@@ -18,7 +18,7 @@ import streamlit as st
 from kdad.data.datasets import FOLDER, folder_path, is_folder
 from kdad.data.protocol import HELD_OUT
 from kdad.errors import UserError
-from kdad.files import is_directory, write_json, write_text
+from kdad.files import is_directory, write_json
 from kdad.jobs import manager
 from kdad.networks.recipes import Recipe
 from ui.shared import places
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from kdad.data.health import Health
 
 THUMBNAILS, THUMBNAIL_SIDE = 6, 96
-UPLOADS = ".uploads"
-ZIP_DIGEST, ZIP_SAID = ".zip-sha256", ".zip-said.json"  # hidden: neither students nor images
+UPLOADS, ZIP_RECORD = ".uploads", ".zip.json"  # hidden: neither students nor images
 UNPACKING = Lock()  # all visitors share it
 ABANDONED_AFTER_SECONDS = 24 * 3600
 TYPED, DROPPED = "Folder on this machine", "Zip file"
@@ -149,7 +148,7 @@ def _dropped() -> Path | None:
     except UserError as error:
         st.error(plain(error), icon=":material/folder_zip:")
         return None
-    for sentence in json.loads((folder / ZIP_SAID).read_text()):
+    for sentence in _record(folder)["said"]:
         st.caption(f":material/info: {plain(sentence)}.")
     return folder.resolve()
 
@@ -171,9 +170,7 @@ def unpacked_once(name: str, digest: str, file: BinaryIO) -> Path:
         folder = place_for(name, digest)
         if not folder.is_dir():
             forget_unused(folder)
-            said = unpack_images(file, folder).said
-            write_json(folder / ZIP_SAID, said)
-            write_text(folder / ZIP_DIGEST, digest)
+            write_json(folder / ZIP_RECORD, {"said": unpack_images(file, folder).said, "sha256": digest})
         return folder
 
 
@@ -181,9 +178,17 @@ def place_for(name: str, digest: str) -> Path:
     """The folder that a zip file of this content is unpacked to: that of the same zip file, or one named after it."""
     for number in itertools.count(1):
         folder = root() / UPLOADS / (name if number == 1 else f"{name}-{number}")
-        if not folder.is_dir() or ((folder / ZIP_DIGEST).is_file() and (folder / ZIP_DIGEST).read_text() == digest):
+        if not folder.is_dir() or _record(folder)["sha256"] == digest:
             return folder
     raise AssertionError
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """The digest of the zip file that a folder was unpacked from, and sentences on it; no digest if nobody knows."""
+    try:
+        return json.loads((folder / ZIP_RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {"sha256": None, "said": []}
 
 
 @st.cache_data(max_entries=16, show_spinner=False)

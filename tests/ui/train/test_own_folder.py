@@ -15,7 +15,7 @@ from kdad.data import archives
 from kdad.jobs import status
 from kdad.networks.recipes import Recipe
 from ui.train import form
-from ui.train.own_folder import ZIP_DIGEST, forget_unused, place_for, unpacked_once
+from ui.train.own_folder import ZIP_RECORD, forget_unused, place_for, unpacked_once
 
 
 def zip_of(*names: str) -> BytesIO:
@@ -38,7 +38,7 @@ def test_the_same_zip_file_is_the_same_folder_and_another_of_its_name_is_a_secon
     first = place_for("mugs", "a" * 64)
     assert first == uploads / "mugs"
     first.mkdir(parents=True)
-    (first / ZIP_DIGEST).write_text("a" * 64)
+    (first / ZIP_RECORD).write_text(json.dumps({"sha256": "a" * 64, "said": []}))
     assert place_for("mugs", "a" * 64) == first
     assert place_for("mugs", "b" * 64) == uploads / "mugs-2"
 
