@@ -1,4 +1,4 @@
-"""What the networks are shown of an image: all of it, or overlapping tiles, whose maps are put together again."""
+"""Pieces of an image for the networks: all of it, or overlapping tiles, whose maps are put together again."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def tiler_for(preprocessing: Preprocessing, tile_size: int) -> Tiler:
 
 
 def in_chunks(look: Callable[[Tensor], tuple[Tensor, ...]], pieces: Tensor) -> tuple[Tensor, ...]:
-    """What `look` returns for pieces (N, 3, h, w), a few of them at once, each of its tensors put together again."""
+    """Apply `look` to pieces (N, 3, h, w), a few of them at once, and put each of its tensors together again."""
     if torch.compiler.is_exporting():  # an exported network does not know how many images there will be
         return look(pieces)
     return concatenated([look(part) for part in pieces.split(PIECES_AT_ONCE)])
@@ -148,6 +148,6 @@ class Tiling:
 
 
 def _starts(length: int, piece: int) -> list[int]:
-    """Where pieces that overlap by half begin, so that they cover `length`."""
+    """Beginnings of pieces that overlap by half and cover `length`."""
     last, step = length - piece, max(1, piece // 2)
     return [*range(0, last, step), last]

@@ -1,4 +1,4 @@
-"""What a student of photographs finds of drawn defects: a first estimate where nobody has real ones yet.
+"""Detection of drawn defects by a student of photographs: a first estimate where nobody has real ones yet.
 
 It says what the student does not see at all, rather than how good it is: drawn defects are no real ones, and no choice
 is made by them.

@@ -67,7 +67,7 @@ def _csv(pictures: list[Picture], detectors: list[CachedDetector], view: View) -
 
 
 def _report(pictures: list[Picture], cached: CachedDetector, view: View) -> str:
-    """What `kdad report` writes, about all pictures and one student, with heatmaps as the view shows them."""
+    """The file that `kdad report` writes, about all pictures and one student, with heatmaps as the view shows them."""
     from kdad.detection.rendering import overlay, resized_map
     from kdad.detection.report import Report, thumbnail
 

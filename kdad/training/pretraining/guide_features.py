@@ -1,4 +1,4 @@
-"""What a guide sees in every picture of a data set, computed once and kept in a file outside the project.
+"""A guide's view of every picture of a data set, computed once and kept in a file outside the project.
 
 A guide that reads enlarged pictures is dearer than the network that copies it, and every epoch would pay for it again.
 Of its maps, whitened principal components are kept, in half precision.
