@@ -60,9 +60,9 @@ def _of_timm(teacher: Teacher, network: TimmFeatures) -> tuple[dict[str, Any], R
 
 
 def _compact_vgg_architecture(network: FeatureNetwork) -> dict[str, Any]:
-    channels = network.channels() if isinstance(network, ConvStack) else COMPACT_CHANNELS
+    channels = network.channels if isinstance(network, ConvStack) else COMPACT_CHANNELS
     # Older versions knew only one width.
-    return {"kind": "compact-vgg", "inner": 16} | ({} if channels == COMPACT_CHANNELS else {"channels": channels})
+    return {"kind": "compact-vgg", "inner": 16} | ({} if channels == COMPACT_CHANNELS else {"channels": list(channels)})
 
 
 def _vit_architecture(teacher: Teacher, patch: int, width: int, layers: int) -> dict[str, Any]:

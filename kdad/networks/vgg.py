@@ -23,7 +23,7 @@ from kdad.networks.teachers.registry import COMPACT_VGG_TYPE
 Blocks = Sequence[tuple[int, int]]  # output channels of both convolutions of each block
 
 COMPACT_BLOCKS: Blocks = ((32, 64), (128, 128), (256, 256), (256, 256))
-COMPACT_CHANNELS = [last for _, last in COMPACT_BLOCKS]  # of the critical layers
+COMPACT_CHANNELS = tuple(last for _, last in COMPACT_BLOCKS)  # of the critical layers
 PAPER_LAYERS: tuple[int | str, ...] = (16, 16, "M", 16, 128, "M", 16, 16, 256, "M", 16, 16, 512, "M", 16, 16, 512, "M")
 
 
@@ -64,12 +64,13 @@ class ConvStack(FeatureNetwork):
                 sizes.append((height, width))
         return sizes
 
-    def channels(self) -> list[int]:
+    @property
+    def channels(self) -> tuple[int, ...]:
         """Width of every critical layer."""
         widths = [0]
         for layer in self.features:
             widths.append(layer.out_channels if isinstance(layer, nn.Conv2d) else widths[-1])
-        return [widths[tap + 1] for tap in self.taps]
+        return tuple(widths[tap + 1] for tap in self.taps)
 
 
 def compact_layers(blocks: Blocks) -> tuple[list[nn.Module], list[int]]:

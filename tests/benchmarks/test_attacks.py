@@ -115,6 +115,6 @@ def test_among_many_users_everybody_sees_the_verdicts_of_own_images(tmp_path):
     if browser.CHROMIUM is None:
         pytest.skip("no Chromium on this machine (apt-get install chromium)")
     with ThreadPoolExecutor(1) as aside:  # where no other test's browser has an event loop
-        outcome = aside.submit(concurrent_users.attack, tmp_path, people=2, uploads=1).result()
+        outcome = aside.submit(concurrent_users.attack, tmp_path, people=2, uploads=2).result()
     assert outcome.broken == []
-    assert len(outcome.seconds) == 2
+    assert len(outcome.seconds) == 4

@@ -137,7 +137,8 @@ def test_compact_student_matches_its_teacher_and_fits_the_budget():
     with torch.no_grad():
         assert [s.shape for s in student(pixels)] == [t.shape for t in compact_stack()(pixels)]
     assert sum(t.numel() for t in student.state_dict().values()) * 2 <= 350_000
-    assert [layer.out_channels for layer in student.features if isinstance(layer, nn.Conv2d)][::2] == [16] * 4
+    widths = [layer.out_channels for layer in student.features if isinstance(layer, nn.Conv2d)]
+    assert widths == [16, 64, 16, 128, 16, 256, 16, 256]
 
 
 def test_a_teacher_of_other_widths_is_loaded_as_it_was_saved_and_copied_by_a_student_of_them(tmp_path):
@@ -145,7 +146,7 @@ def test_a_teacher_of_other_widths_is_loaded_as_it_was_saved_and_copied_by_a_stu
     CompactVGG(5, blocks).save(tmp_path, PREPROCESSING)
     teacher = CompactVGG.load(tmp_path).stack
     assert [layer.out_channels for layer in teacher.features if isinstance(layer, nn.Conv2d)] == list(chain(*blocks))
-    assert teacher.channels() == [8, 16, 24, 32]
+    assert teacher.channels == (8, 16, 24, 32)
     student = build_student(preset(Teacher("narrow", "", (), PREPROCESSING, teacher))[0]).eval()
     pixels = torch.randn(2, 3, 32, 32)
     with torch.no_grad():

@@ -142,12 +142,16 @@ def _dropped() -> Path | None:
     file = st.file_uploader("Zip file of images", ["zip"], key="own-zip")
     if file is None:
         return None
-    try:
-        with st.spinner("Unpacking…"):
-            folder = unpacked_once(_name(file.name), _digest(file.file_id, file), file)
-    except UserError as error:
-        st.error(plain(error), icon=":material/folder_zip:")
-        return None
+    name, digest = _name(file.name), _digest(file.file_id, file)
+    folder = place_for(name, digest)
+    if not folder.is_dir():
+        try:
+            with st.spinner("Unpacking…"):
+                folder = unpacked_once(name, digest, file)
+        except UserError as error:
+            st.error(plain(error), icon=":material/folder_zip:")
+            return None
+        st.toast(f"Unpacked {_record(folder)['images']} images.")
     for sentence in _record(folder)["said"]:
         st.caption(f":material/info: {plain(sentence)}.")
     return folder.resolve()
@@ -164,13 +168,12 @@ def unpacked_once(name: str, digest: str, file: BinaryIO) -> Path:
     """
     from kdad.data.archives import unpack_images
 
-    if (known := place_for(name, digest)).is_dir():
-        return known
     with UNPACKING:
         folder = place_for(name, digest)
         if not folder.is_dir():
             forget_unused(folder)
-            write_json(folder / ZIP_RECORD, {"said": unpack_images(file, folder).said, "sha256": digest})
+            unpacked = unpack_images(file, folder)
+            write_json(folder / ZIP_RECORD, {"sha256": digest, **unpacked._asdict()})
         return folder
 
 
@@ -184,11 +187,14 @@ def place_for(name: str, digest: str) -> Path:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """The digest of the zip file that a folder was unpacked from, and sentences on it; no digest if nobody knows."""
+    """The digest of the zip file that a folder was unpacked from, how many images were, and what is said of others.
+
+    Without a digest if nobody knows.
+    """
     try:
         return json.loads((folder / ZIP_RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {"sha256": None, "said": []}
+        return {"sha256": None, "images": 0, "said": []}
 
 
 @st.cache_data(max_entries=16, show_spinner=False)

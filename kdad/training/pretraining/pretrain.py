@@ -27,7 +27,6 @@ from kdad.networks.teachers.registry import (
     WEIGHTS_FOLDER,
     adjustable,
     default_image_size,
-    teacher_facts,
 )
 from kdad.networks.vgg import CompactVGG
 from kdad.storage.history import read_history
@@ -306,7 +305,7 @@ def _start(module: Classification, chosen: Backbone, start_from: str | None) -> 
 
 
 def _heritage(name: str | None) -> tuple[str, ...]:
-    return () if name is None else teacher_facts(name).trained_on
+    return () if name is None else load_teacher(name).trained_on
 
 
 @torch.inference_mode()
