@@ -3,8 +3,8 @@
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -31,6 +31,7 @@ from kdad.processors import Load, choose_threads
 
 if TYPE_CHECKING:
     from kdad.cli import Command
+    from kdad.networks.teachers.loading import Teacher
     from kdad.training.sweep import Complete
 
 
@@ -126,10 +127,12 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
     from kdad.training.distributed import DistributedConfig, rank
 
     processes = DistributedConfig.detect(args.devices, args.num_nodes, args.timeout)
-    teacher = load_teacher(teacher_name(args), image_size=image_size(args), layers=layers(args))
-    with imported_meanwhile("kdad.training.distillation"):
-        task = load_task(args.dataset, _normal_class(args), teacher.preprocessing, args.tile_size)
-        recipe = recipe_for(teacher, task.train_size, **recipe_overrides(args))
+    asked: Any = {"image_size": image_size(args), "layers": layers(args)}
+    loading = _meanwhile(lambda: load_teacher(teacher_name(args), **asked), then="kdad.training.distillation")
+    task = load_task(args.dataset, _normal_class(args), lambda: loading.result().preprocessing, args.tile_size)
+    images = task.train_size  # looks at all files of a folder
+    teacher = loading.result()
+    recipe = recipe_for(teacher, images, **recipe_overrides(args))
     from kdad.progress import running
     from kdad.training.distillation import stages, train_student
     from kdad.training.loop import Progress
@@ -158,17 +161,24 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
     print(f"student folder: {folder}")
 
 
-@contextmanager
-def imported_meanwhile(module: str) -> Iterator[None]:
-    """Import a module in a thread while the block, which must import nothing of the same, reads images.
+def _meanwhile(load: "Callable[[], Teacher]", then: str) -> "Future[Teacher]":
+    """Load a teacher in a thread, and then import a module; whoever imports it, too, waits for that.
 
-    Lightning takes as long to import as a folder's images take to be looked at. Nobody waits for it to be told what is
-    wrong with them.
+    The libraries of a teacher and of training take as long to import as a folder's images take to be looked at. Nobody
+    waits for them to be told what is wrong with a folder.
     """
-    thread = Thread(target=import_module, args=(module,), daemon=True)
-    thread.start()
-    yield
-    thread.join()
+    loaded: Future[Teacher] = Future()
+
+    def run() -> None:
+        try:
+            loaded.set_result(load())
+        except BaseException as error:
+            loaded.set_exception(error)
+        else:
+            import_module(then)
+
+    Thread(target=run, daemon=True).start()
+    return loaded
 
 
 def _normal_class(args: argparse.Namespace) -> str:

@@ -12,7 +12,7 @@ for training; with fewer normals, calibration uses five folds of all of them, ea
 calibrated on all normals, each compared with the others.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +29,7 @@ from kdad.data.masks import MaskFiles, image_size
 from kdad.data.memmap import memmap_stack
 from kdad.data.preprocessing import Preprocessing, resample
 from kdad.data.protocol import ENOUGH_TO_CALIBRATE, FOLDS, HELD_OUT, MAX_HELD_OUT
-from kdad.data.sizes import need_tiles, size_in_words
+from kdad.data.sizes import Size, need_tiles, size_in_words
 from kdad.data.task import Labelled, Task, all_normal, holdout_split
 from kdad.errors import UserError
 from kdad.files import sha256_of
@@ -79,7 +79,8 @@ class FolderTask(Task):
 
     Args:
         root: the folder.
-        pixels: the teacher's preprocessing; images are resized to its size, with its interpolation.
+        pixels: the teacher's preprocessing, or a function that waits for it, called once the files were looked at;
+            images are resized to its size, with its interpolation.
         tile_size: side of the tiles in pixels, 0 for whole images; None to choose by image size.
 
     Raises:
@@ -88,10 +89,9 @@ class FolderTask(Task):
 
     normal_class, classes, normal_index = GOOD, (GOOD,), 0
 
-    def __init__(self, root: Path, pixels: Preprocessing, tile_size: int | None = None):
+    def __init__(self, root: Path, pixels: Preprocessing | Callable[[], Preprocessing], tile_size: int | None = None):
         self.layout = FolderLayout(root.resolve())
-        self.root, self.pixels, self.image_size = self.layout.root, pixels, pixels.resize
-        self._asked_tile_size = tile_size
+        self.root, self._given_pixels, self._asked_tile_size = self.layout.root, pixels, tile_size
         if tile_size and self.image_size[0] != self.image_size[1]:
             shown = size_in_words(self.image_size)
             raise UserError(f"tiles are square, but the teacher reads images at {shown} px: give one --image-size")
@@ -101,6 +101,16 @@ class FolderTask(Task):
     @property
     def dataset(self) -> str:
         return f"{FOLDER}{self.root}"
+
+    @cached_property
+    def pixels(self) -> Preprocessing:
+        """The teacher's preprocessing."""
+        return self._given_pixels if isinstance(self._given_pixels, Preprocessing) else self._given_pixels()
+
+    @property
+    def image_size(self) -> Size:
+        """(height, width) at which the teacher reads images."""
+        return self.pixels.resize
 
     @cached_property
     def tile_size(self) -> int:

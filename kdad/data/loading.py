@@ -1,5 +1,7 @@
 """Loading of tasks by the name of their data set."""
 
+from collections.abc import Callable
+
 from kdad.data.datasets import DATASETS, PHOTO_TEXTURES, folder_path, is_folder
 from kdad.data.folders import FolderTask
 from kdad.data.one_vs_rest import OneVsRestTask
@@ -14,13 +16,17 @@ PHOTOGRAPHS = Preprocessing((256, 256), (256, 256), (0.0, 0.0, 0.0), (1.0, 1.0, 
 
 
 def load_task(
-    dataset: str, normal_class: str, pixels: Preprocessing = PHOTOGRAPHS, tile_size: int | None = None
+    dataset: str,
+    normal_class: str,
+    pixels: Preprocessing | Callable[[], Preprocessing] = PHOTOGRAPHS,
+    tile_size: int | None = None,
 ) -> Task:
     """Load the task in which `normal_class` of `dataset` is normal and everything else anomalous; see `DATASETS`.
 
     Args:
         dataset: a name in `DATASETS`, or `folder:PATH`.
-        pixels: how the teacher reads images, which decides whether those of a folder need tiles.
+        pixels: how the teacher reads images, which decides whether those of a folder need tiles; or a function that
+            waits for it.
         tile_size: the side of a folder's tiles, 0 for whole images; see `kdad.data.folders.FolderTask`.
     """
     if is_folder(dataset):

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -95,6 +96,14 @@ def test_train_into_a_complete_folder_is_refused_without_overwrite(tmp_path, tin
     assert main(train_arguments(vgg_folder, tmp_path)) == 0
     assert "--overwrite" in rejected(*train_arguments(vgg_folder, tmp_path))
     assert main(train_arguments(vgg_folder, tmp_path, "--overwrite")) == 0
+
+
+def test_a_folder_is_found_wanting_before_the_teacher_is_loaded(tmp_path, monkeypatch, rejected):
+    told = threading.Event()
+    monkeypatch.setattr("kdad.networks.teachers.loading.load_teacher", lambda *_, **__: told.wait())
+    (tmp_path / "empty").mkdir()
+    assert "0 readable images" in rejected("train", "--dataset", "folder:empty")
+    told.set()
 
 
 def test_nan_ends_with_status_1_and_one_line_below_the_bar(tmp_path, capsys, tiny_patterns, vgg_folder):
