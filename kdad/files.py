@@ -1,4 +1,4 @@
-"""Atomic file writes, checks of where to write to, and digests of file contents."""
+"""Atomic file writes, forgiving reads, checks of where to write to, and digests of file contents."""
 
 import hashlib
 import json
@@ -67,6 +67,15 @@ def write_text(file: Path, text: str) -> None:
 def write_json(file: Path, values: dict[str, Any]) -> None:
     """Write indented JSON."""
     write_text(file, json.dumps(values, indent=2) + "\n")
+
+
+def read_json_or_empty(file: Path) -> dict[str, Any]:
+    """Read the object in a JSON file; {} if the file does not exist, is damaged, or holds something else."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def is_directory(path: str | Path) -> bool:

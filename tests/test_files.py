@@ -5,7 +5,14 @@ import os
 
 import pytest
 
-from kdad.files import check_output, check_output_folder, write_atomically, write_json, write_text
+from kdad.files import (
+    check_output,
+    check_output_folder,
+    read_json_or_empty,
+    write_atomically,
+    write_json,
+    write_text,
+)
 
 
 def half_written(path):
@@ -54,6 +61,14 @@ def test_text_and_json_are_utf8_and_readable_back(tmp_path):
     assert (tmp_path / "a.txt").read_bytes() == "λ = 0.01\n".encode()
     write_json(tmp_path / "a.json", {"auroc": 0.5})
     assert json.loads((tmp_path / "a.json").read_text()) == {"auroc": 0.5}
+    assert read_json_or_empty(tmp_path / "a.json") == {"auroc": 0.5}
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"\xff", b"[" * 100_000])
+def test_what_is_no_json_object_reads_as_an_empty_one(tmp_path, content):
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    assert read_json_or_empty(tmp_path / "a.json") == {}
 
 
 def test_an_output_may_be_new_or_replace_one_of_its_kind(tmp_path):

@@ -1,6 +1,5 @@
 """File names of a job, and the status last reported by its process."""
 
-import json
 import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from kdad.files import write_json
+from kdad.files import read_json_or_empty, write_json
 
 REQUEST, STATUS, LOG, TRACE, LOCK = "request.json", "status.json", "log.txt", "trace.csv", "lock"
 QUEUED, RUNNING, FINISHED, FAILED, STOPPED = "queued", "running", "finished", "failed", "stopped"
@@ -45,11 +44,8 @@ class Status:
 
 def read_status(folder: Path) -> Status:
     """Last report of a job's process; the default `Status` if the file is damaged."""
-    try:
-        values = json.loads((folder / STATUS).read_text())
-        return Status(**{known.name: values[known.name] for known in fields(Status) if known.name in values})
-    except (OSError, ValueError, TypeError):
-        return Status()
+    values = read_json_or_empty(folder / STATUS)
+    return Status(**{known.name: values[known.name] for known in fields(Status) if known.name in values})
 
 
 def write_status(folder: Path, status: Status) -> None:

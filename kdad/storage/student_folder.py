@@ -13,7 +13,7 @@ from torch import nn
 
 from kdad.data.datasets import public_name
 from kdad.errors import UserError, one_line
-from kdad.files import write_bytes, write_json, write_text
+from kdad.files import read_json_or_empty, write_bytes, write_json, write_text
 from kdad.networks.students import build_student
 from kdad.storage.layout import CARD, CONFIG, EVALUATION, LOCAL, SENSITIVITY, WEIGHTS, student_folder
 from kdad.storage.model_cards import student_card
@@ -70,11 +70,7 @@ def save_local(folder: Path, dataset: str, teacher: str) -> None:
 
 def load_local(folder: Path) -> dict[str, str]:
     """Read the paths in local.json; {} if there is no such file, as on another machine."""
-    try:
-        places = json.loads((Path(folder) / LOCAL).read_text())
-        return {name: str(place) for name, place in places.items()}
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return {}
+    return {name: str(place) for name, place in read_json_or_empty(Path(folder) / LOCAL).items()}
 
 
 def round_to_half(student: nn.Module) -> None:

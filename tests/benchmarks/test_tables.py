@@ -30,9 +30,9 @@ def files(tmp_path, entry):
         tmp_path / "one_vs_rest.json", entry(baselines={"nearest neighbours": {"classes": {"cat": 0.8}, "mean": 0.8}})
     )
     first, then = markers("headline")
-    taught = "\n".join(markers("teachers"))
+    others = "\n".join([*markers("teachers"), *markers("mnist")])
     (tmp_path / "README.md").write_text(
-        f"# before\n\n{first}\nold\n{then}\n\n{taught}\n\n{BEGIN}\nold 12.34\n{END}\n\nafter\n"
+        f"# before\n\n{first}\nold\n{then}\n\n{others}\n\n{BEGIN}\nold 12.34\n{END}\n\nafter\n"
     )
     return ["--measured", str(tmp_path), "--documents", str(tmp_path / "README.md")]
 
@@ -48,6 +48,13 @@ def test_the_marked_part_of_the_readme_is_rewritten_and_the_rest_kept(files, tmp
     assert text.split(BEGIN)[1].split(END)[0].strip() in capsys.readouterr().out
     main(files)
     assert (tmp_path / "README.md").read_text() == text
+
+
+def test_the_caption_tells_of_the_data_set_at_hand(entry):
+    text = render({"mnist/vgg-cifar10": entry(dataset="mnist")}, "mnist")
+    assert "Deep SVDD, published: test split" in text
+    assert "PANDA" not in text and "leave out cat and airplane" not in text
+    assert "leave out cat and airplane" in render({"cifar10/vgg-cifar10": entry()})
 
 
 def test_localisation_has_a_place_of_its_own(files, tmp_path):

@@ -1,6 +1,5 @@
 """Index of the available students, read from their JSON files without torch, for a fast first render."""
 
-import json
 import os
 import re
 import shlex
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from kdad.data.datasets import folder_path, is_folder
 from kdad.data.sizes import Size, as_size
+from kdad.files import read_json_or_empty
 from kdad.networks.teachers.registry import teacher_slug
 from kdad.storage.layout import CONFIG, EVALUATION, LOCAL, SENSITIVITY, WEIGHTS, upgraded
 from kdad.storage.operating_point import Costs
@@ -126,7 +126,7 @@ def _stamp(file: Path) -> tuple[int, int] | None:
 @lru_cache(maxsize=4096)
 def _remembered(key: str, folder: Path, stamps: tuple) -> Student:
     config = upgraded(read_sealed(folder / CONFIG))
-    places = _places(folder / LOCAL)
+    places = read_json_or_empty(folder / LOCAL)  # of custom images and a teacher on this machine
     names = {name: str(config[name]) for name in ("normal_class", "label_overlap")}
     names |= {name: str(places.get(name, config[name])) for name in ("dataset", "teacher")}
     evaluation = folder / EVALUATION
@@ -139,11 +139,6 @@ def _remembered(key: str, folder: Path, stamps: tuple) -> Student:
         weights_sha256=str(config.get("weights_sha256", "")), calibration=str(config["calibration"]),
         evaluation=figures,
     )  # fmt: skip
-
-
-def _places(file: Path) -> dict:
-    """Local paths of a student's custom images and teacher on this machine; {} if there are none."""
-    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def comparable(student: Student, students: dict[str, Student]) -> list[Student]:

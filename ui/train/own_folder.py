@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 import math
 import re
 import shutil
@@ -18,7 +17,7 @@ import streamlit as st
 from kdad.data.datasets import FOLDER, folder_path, is_folder
 from kdad.data.protocol import HELD_OUT
 from kdad.errors import UserError
-from kdad.files import is_directory, write_json
+from kdad.files import is_directory, read_json_or_empty, write_json
 from kdad.jobs import manager
 from kdad.networks.recipes import Recipe
 from ui.shared import places
@@ -191,10 +190,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
     Without a digest if nobody knows.
     """
-    try:
-        return json.loads((folder / ZIP_RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {"sha256": None, "images": 0, "said": []}
+    return {"sha256": None, "images": 0, "said": []} | read_json_or_empty(folder / ZIP_RECORD)
 
 
 @st.cache_data(max_entries=16, show_spinner=False)

@@ -1,6 +1,5 @@
 """Registry of named teachers, and facts about any teacher before it is loaded. Imports no torch."""
 
-import json
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -9,7 +8,7 @@ from typing import Any
 
 from kdad.data.datasets import PHOTO_TEXTURES, folder_path, in_hub_cache, is_folder
 from kdad.data.sizes import Size, whole_size
-from kdad.files import is_directory
+from kdad.files import is_directory, read_json_or_empty
 from kdad.networks.recipes import COMPACT_CONV, COMPACT_VGG, PAPER, PAPER_MVTEC, SEED_VIT, Recipe, vit_recipe
 from kdad.networks.teachers.provenance import UNKNOWN, trained_on_of_tag
 
@@ -202,7 +201,8 @@ def _timm_facts(model: str, file: str) -> TeacherFacts:
 
 
 def _folder_facts(folder: Path) -> TeacherFacts:
-    card, config = (_json(folder / name) for name in (CARD_FILE, "config.json"))
+    # Loading will report damage.
+    card, config = (read_json_or_empty(folder / name) for name in (CARD_FILE, "config.json"))
     sizes = [file.stat().st_size for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern)]
     recipe: Recipe | None
     if config.get("model_type") == COMPACT_VGG_TYPE:
@@ -210,15 +210,6 @@ def _folder_facts(folder: Path) -> TeacherFacts:
     else:
         recipe = vit_recipe(config["hidden_size"]) if isinstance(config.get("hidden_size"), int) else None
     return TeacherFacts(tuple(card.get("trained_on", UNKNOWN)), True, sum(sizes) / 1e6, recipe)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    """Object in a JSON file; {} for a missing or damaged one, which loading will report."""
-    try:
-        values = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _torch_checkpoints() -> Path:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from kdad.data.sources import Source
 from kdad.devices import full_float32
 from kdad.errors import UserError
-from kdad.files import sha256_of, write_bytes, write_json
+from kdad.files import read_json_or_empty, sha256_of, write_bytes, write_json
 from kdad.locks import exclusive_lock
 from kdad.networks.teachers.loading import Teacher
 from kdad.networks.teachers.registry import teacher_slug
@@ -197,7 +197,7 @@ def _rows_done(folder: Path, unfinished: Path, shape: tuple[int, int]) -> int:
     """How many rows an interrupted run has left; 0 if its files are not those of one."""
     if not ((folder / BASIS).is_file() and unfinished.is_file() and unfinished.stat().st_size > 2 * math.prod(shape)):
         return 0
-    return int(_read_record(folder).get("rows", 0))
+    return int(read_json_or_empty(folder / RECORD).get("rows", 0))
 
 
 def _rows(guide: Guide, whitenings: Sequence[Whitening], source: Source, chunk: Tensor) -> np.ndarray[Any, Any]:
@@ -241,16 +241,7 @@ def _announce(folder: Path, shape: tuple[int, int]) -> None:
     tqdm.write(f"guide features of {shape[0]} pictures: {size / 1e9:.2f} GB in {folder}", file=sys.stderr)
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    """The record of a folder's file; {} without or with an unreadable one."""
-    try:
-        record = json.loads((folder / RECORD).read_text())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
 def _is_whole(folder: Path) -> bool:
     """Whether a folder holds all rows, unchanged since they were written."""
-    file, sha256 = folder / ROWS, _read_record(folder).get("sha256")
+    file, sha256 = folder / ROWS, read_json_or_empty(folder / RECORD).get("sha256")
     return sha256 is not None and file.is_file() and sha256_of([file]) == sha256
