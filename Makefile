@@ -14,7 +14,7 @@ test: .venv/test.stamp
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -n auto --dist loadgroup $(SELECT)
 
-# Without the tests that take four seconds or more with what they share, such as a browser.
+# Without the tests that take two seconds or more with what they share, such as a browser.
 quick: SELECT = -m 'not slow'
 quick: test
 

@@ -34,16 +34,14 @@ def judge_with_ray(job: ScoringJob, parts: Sequence[Part]) -> Iterator[Outcome]:
         return
     with ray_cluster() as ray:
         check_shared(ray, job.out)
-        import ray.data
+        from ray.data import ActorPoolStrategy, DataContext, from_items
 
         count, each = workers(ray)
-        context = ray.data.DataContext.get_current()
+        context = DataContext.get_current()
         context.enable_progress_bars = False
         job = replace(job, out=job.out.resolve())
-        work = ray.data.from_items(
-            [{"images": json.dumps(part.images)} for part in parts], override_num_blocks=len(parts)
-        )
-        pool = ray.data.ActorPoolStrategy(min_size=1, max_size=min(count, len(parts)))
+        work = from_items([{"images": json.dumps(part.images)} for part in parts], override_num_blocks=len(parts))
+        pool = ActorPoolStrategy(min_size=1, max_size=min(count, len(parts)))
         done = work.map(Worker, fn_constructor_args=(job,), compute=pool, **each)
         for row in done.iter_rows():
             yield Outcome(int(row["judged"]), tuple(row["unreadable"]))

@@ -18,6 +18,7 @@ def small(monkeypatch):
     monkeypatch.setattr(large_images, "train_student", quick)
 
 
+@pytest.mark.slow
 def test_whole_images_and_tiles_have_a_row_each(tmp_path, vgg_folder):
     file = tmp_path / "large_images.json"
     large_images.main(["--teacher", str(vgg_folder), "--results", str(file)])

@@ -1,9 +1,12 @@
 """A running `kdad serve`, asked by several at once."""
 
+import pytest
+
 from benchmarks import serving
 from kdad.cli import main
 
 
+@pytest.mark.slow
 def test_every_request_is_answered_with_the_score_of_its_image(student_folder, vgg_folder, tmp_path):
     row = serving.measured([student_folder], requests=30, clients=6)
     assert row["statuses"] == {"200": 30}

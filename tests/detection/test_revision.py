@@ -134,6 +134,7 @@ def commands(folder, vgg_teacher, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_commands_make_versions_and_say_what_they_cost(commands, stripes, tmp_path, capsys):
     file = tmp_path / "stripes.png"
     Image.fromarray(stripes[0].permute(1, 2, 0).numpy()).save(file)

@@ -128,6 +128,7 @@ def test_a_compact_vit_skips_branches_of_some_images_in_training_alone():
     torch.testing.assert_close(plain, plain[:1].expand(8, -1))
 
 
+@pytest.mark.slow
 def test_a_compact_vit_is_read_without_transformers_or_torchvision(compact_folder):
     code = (
         "import sys; from pathlib import Path; from kdad.networks.compact_vit import CompactViT;"

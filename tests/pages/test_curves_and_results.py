@@ -368,6 +368,7 @@ def test_an_arena_without_rivals_says_what_is_missing(results):
     assert "no two evaluated students of one task" in results("Arena").info[0].value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("projection", ["PCA", "t-SNE"])
 def test_a_map_of_images(results, projection):
     at = results("Map", student=DOTS, projection=projection)

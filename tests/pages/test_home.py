@@ -6,6 +6,7 @@ import subprocess
 import sys
 from urllib.parse import parse_qs
 
+import pytest
 from helpers.miniatures import ROOT, reseal
 from helpers.page import texts
 
@@ -66,6 +67,7 @@ def test_names_from_files_are_shown_as_they_are(open_page, students_root, tmp_pa
     assert r"\*\*\[x\]\(http\://y\)\*\*" in texts(open_page(root=tmp_path))
 
 
+@pytest.mark.slow
 def test_everything_but_the_device_is_painted_without_torch(students_root):
     script = (
         "import sys; sys.modules['torch'] = None\n"

@@ -355,6 +355,7 @@ def test_how_a_student_is_used_elsewhere_is_shown_until_it_is_closed(train, root
     assert not train(view="Load", use="nobody").code
 
 
+@pytest.mark.slow
 def test_a_student_is_exported_and_what_fails_is_one_line(train, root, monkeypatch):
     monkeypatch.setattr(use_it, "_exported", lambda student: b"network")
     at = press(train(view="Load", use=DOTS), "Export")

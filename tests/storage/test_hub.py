@@ -224,6 +224,7 @@ def run_kdad(*arguments, endpoint: str, home: Path) -> subprocess.CompletedProce
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_score_takes_a_student_straight_from_the_hub(hub, student_folder, tmp_path, vgg_folder):
     hub.add_folder("someone/dots", student_folder)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)

@@ -300,6 +300,7 @@ def test_tensorboard_gets_the_curves(tmp_path, tiny_task, vgg_teacher):
     assert len(events.Scalars("train_loss")) == 2
 
 
+@pytest.mark.slow
 def test_wandb_writes_its_run_offline(tmp_path, monkeypatch, tiny_task, vgg_teacher):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

@@ -147,6 +147,7 @@ def test_runs_are_all_histories_but_damaged_ones(evaluated_root, tmp_path, monke
     assert DOTS not in evaluated.runs()
 
 
+@pytest.mark.slow
 def test_everything_but_images_does_without_torch(evaluated_root, tmp_path, entry):
     (tmp_path / "results.json").write_text(json.dumps({"a": entry()}))
     script = (
