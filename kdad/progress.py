@@ -66,7 +66,7 @@ class Run:
             return 0.0
         before = sum(self._weight(name) for name in list(self.stages)[: self._index])
         stage = self.stages[self._present]
-        return (before + min(self._units, stage.units) * stage.cost) / self._total
+        return min(1.0, (before + min(self._units, stage.units) * stage.cost) / self._total)  # rounding may exceed it
 
     @property
     def seconds_left(self) -> float | None:
