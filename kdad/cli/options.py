@@ -7,7 +7,14 @@ from typing import Any, NoReturn
 from kdad.data.datasets import DATASETS
 from kdad.data.sizes import Size, as_size
 from kdad.errors import UserError
-from kdad.networks.teachers.registry import LITE0, available, default_image_size, default_layers, default_teacher
+from kdad.networks.teachers.registry import (
+    LITE0,
+    available,
+    check_name,
+    default_image_size,
+    default_layers,
+    default_teacher,
+)
 from kdad.storage.layout import DEFAULT_OUT
 
 HERE, RAY = "here", "ray"  # engines
@@ -69,6 +76,7 @@ def teacher_name(args: argparse.Namespace) -> str:
     name: str | None = args.teacher or default_teacher(args.dataset)
     if name is None:
         raise UserError(f"--teacher is needed; there are: {', '.join(available())}")
+    check_name(name)
     return name
 
 

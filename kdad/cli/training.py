@@ -115,7 +115,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None] | None = None) -> None:
-    load = Load()
+    load, name, normal_class = Load(), teacher_name(args), _normal_class(args)
     from kdad.cli.judging import print_figures
     from kdad.data.datasets import is_folder
     from kdad.data.loading import load_task
@@ -128,8 +128,8 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
 
     processes = DistributedConfig.detect(args.devices, args.num_nodes, args.timeout)
     asked: Any = {"image_size": image_size(args), "layers": layers(args)}
-    loading = _meanwhile(lambda: load_teacher(teacher_name(args), **asked), then="kdad.training.distillation")
-    task = load_task(args.dataset, _normal_class(args), lambda: loading.result().preprocessing, args.tile_size)
+    loading = _meanwhile(lambda: load_teacher(name, **asked), then="kdad.training.distillation")
+    task = load_task(args.dataset, normal_class, lambda: loading.result().preprocessing, args.tile_size)
     images = task.train_size  # looks at all files of a folder
     teacher = loading.result()
     recipe = recipe_for(teacher, images, **recipe_overrides(args))
@@ -193,7 +193,7 @@ def _normal_class(args: argparse.Namespace) -> str:
 
 def sweep(args: argparse.Namespace) -> None:
     """Train and evaluate every class, and print the table."""
-    load = Load()
+    load, teacher = Load(), teacher_name(args)
     from kdad.evaluation.results_file import merge_entry
     from kdad.training.sweep import Plan, render, run_sweep
 
@@ -204,7 +204,7 @@ def sweep(args: argparse.Namespace) -> None:
             raise UserError("--results keeps whole data sets: use it with --normal-class all")
         _check_results(Path(args.results))
     plan = Plan(
-        teacher_name(args), args.dataset, Path(args.out), args.device, recipe_overrides(args), tile_size=args.tile_size,
+        teacher, args.dataset, Path(args.out), args.device, recipe_overrides(args), tile_size=args.tile_size,
         image_size=image_size(args), layers=layers(args),
     )  # fmt: skip
     results = run_sweep(plan, args.normal_class, seeds=args.seeds, complete=_completing(args.engine))

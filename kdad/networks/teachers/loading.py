@@ -34,7 +34,7 @@ from kdad.networks.teachers.registry import (
     WEIGHTS_FOLDER,
     TeacherSpec,
     adjustable,
-    available,
+    check_name,
     split_timm,
     teacher_facts,
 )
@@ -140,14 +140,10 @@ def _of_fixed_size(name: str) -> Teacher:
     if name in TEACHERS:
         spec = TEACHERS[name]
         return LOADERS[spec.source](name, spec)
+    check_name(name)
     if is_directory(name):
         return _from_folder(str(Path(name).resolve()), Path(name))
-    if name.count("/") == 1 and not name.startswith((".", "/")):
-        return _from_folder(name, _fetch_snapshot(name))
-    raise UserError(
-        f"unknown teacher {name!r}; choose one of: {', '.join(available())}, "
-        "or give the Hub id (owner/name) or the folder of a ViT-family model, or timm:NAME"
-    )
+    return _from_folder(name, _fetch_snapshot(name))
 
 
 def teacher_folder(name: str) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kdad.data.datasets import PHOTO_TEXTURES, folder_path, in_hub_cache, is_folder
 from kdad.data.sizes import Size, whole_size
+from kdad.errors import UserError
 from kdad.files import is_directory, read_json_or_empty
 from kdad.networks.recipes import COMPACT_CONV, COMPACT_VGG, PAPER, PAPER_MVTEC, SEED_VIT, Recipe, vit_recipe
 from kdad.networks.teachers.provenance import UNKNOWN, trained_on_of_tag
@@ -120,6 +121,20 @@ def shipped() -> list[str]:
 def available() -> list[str]:
     """Names of the teachers that can be loaded, locally or by download on first use."""
     return [name for name, spec in TEACHERS.items() if spec.source not in (SHIPPED, PACKAGE) or is_here(spec)]
+
+
+def check_name(name: str) -> None:
+    """Raise a `UserError` unless `name` is that of a known teacher or a model of timm, a folder, or a Hub id."""
+    if not (name in TEACHERS or name.startswith(TIMM) or is_directory(name) or is_hub_id(name)):
+        raise UserError(
+            f"unknown teacher {name!r}; choose one of: {', '.join(available())}, "
+            "or give the Hub id (owner/name) or the folder of a ViT-family model, or timm:NAME"
+        )
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form owner/name."""
+    return name.count("/") == 1 and not name.startswith((".", "/"))
 
 
 def default_teacher(dataset: str) -> str | None:
