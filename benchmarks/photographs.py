@@ -24,7 +24,7 @@ from kdad.evaluation import metrics
 from kdad.evaluation.evaluate import evaluate, pixel_figures, shrunk, shrunk_mask
 from kdad.files import write_json
 from kdad.networks.teachers.loading import load_teacher
-from kdad.networks.teachers.registry import LITE0, default_image_size, default_layers
+from kdad.networks.teachers.registry import LITE0, default_reading
 from kdad.training.distillation import train_student
 
 RESULTS = Path(__file__).resolve().parent / "results" / "photographs.json"
@@ -36,7 +36,7 @@ FIGURES = ("auroc", "pixel_auroc", "pro", "pixel_ap")
 def measure(dataset: str, teacher_name: str, out: Path, device: str) -> dict:
     """Train and evaluate one student of `folder:PATH`, seed 0: figures in 0…1 and seconds."""
     started = time.perf_counter()
-    size, layers = (default(teacher_name, dataset) for default in (default_image_size, default_layers))
+    size, layers = default_reading(teacher_name, dataset)
     teacher = load_teacher(teacher_name, image_size=size, layers=layers)
     task = load_task(dataset, "good", teacher.preprocessing)
     folder = train_student(task, teacher, out, device=device)

@@ -44,7 +44,7 @@ from kdad.jobs import manager
 from kdad.networks.students import build_student, preset
 from kdad.networks.teachers.loading import Teacher, load_teacher
 from kdad.networks.teachers.provenance import UNKNOWN
-from kdad.networks.teachers.registry import LITE0, default_image_size, default_layers
+from kdad.networks.teachers.registry import LITE0, default_reading
 from kdad.networks.vgg import imagenet_vgg16, paper_student
 from kdad.networks.vit import ViTFeatures
 from kdad.training.distillation import OPTIMIZERS, Distillation, train_student
@@ -171,8 +171,8 @@ def correction(device: str) -> Prepared:
         root = Path(work) / "photographs"
         folder_of(NORMALS, root)
         dataset = f"{FOLDER}{root}"
-        size = default_image_size(LITE0, dataset)
-        teacher = load_teacher(LITE0, image_size=size, layers=default_layers(LITE0, dataset))
+        size, layers = default_reading(LITE0, dataset)
+        teacher = load_teacher(LITE0, image_size=size, layers=layers)
         task = load_task(dataset, "good", teacher.preprocessing)
         recipe = replace(preset(teacher)[1], epochs=1)
         folder = train_student(task, teacher, Path(work), recipe=recipe, device=device)

@@ -11,8 +11,7 @@ from kdad.networks.teachers.registry import (
     LITE0,
     available,
     check_name,
-    default_image_size,
-    default_layers,
+    default_reading,
     default_teacher,
 )
 from kdad.storage.layout import DEFAULT_OUT
@@ -80,20 +79,18 @@ def teacher_name(args: argparse.Namespace) -> str:
     return name
 
 
-def image_size(args: argparse.Namespace) -> int | Size | None:
-    """The image size that was asked for, or the one at which the teacher reads the data set; None for its own."""
+def reading(args: argparse.Namespace) -> dict[str, Any]:
+    """The `image_size` and `layers` of `load_teacher` that were asked for, or at which it reads the data set."""
+    size, layers = (None, ()) if args.tile_size else default_reading(teacher_name(args), args.dataset)
+    return {"image_size": _asked_size(args) or size, "layers": tuple(args.layers) or layers}
+
+
+def _asked_size(args: argparse.Namespace) -> Size | None:
     if args.image_size is None:
-        return None if args.tile_size else default_image_size(teacher_name(args), args.dataset)
+        return None
     if len(args.image_size) > 2:
         raise UserError("--image-size takes one number, or a height and a width")
     return as_size(args.image_size[0] if len(args.image_size) == 1 else args.image_size)
-
-
-def layers(args: argparse.Namespace) -> tuple[str, ...]:
-    """The critical layers that were asked for, or those of the teacher for the data set; empty for its own."""
-    if args.layers or args.tile_size:
-        return tuple(args.layers)
-    return default_layers(teacher_name(args), args.dataset)
 
 
 def add_out(parser: Parser) -> None:

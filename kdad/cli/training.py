@@ -17,9 +17,8 @@ from kdad.cli.options import (
     add_recipe,
     add_task,
     add_threads,
-    image_size,
-    layers,
     positive,
+    reading,
     recipe_overrides,
     teacher_name,
     whole_number,
@@ -127,8 +126,7 @@ def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None]
     from kdad.training.distributed import DistributedConfig, rank
 
     processes = DistributedConfig.detect(args.devices, args.num_nodes, args.timeout)
-    asked: Any = {"image_size": image_size(args), "layers": layers(args)}
-    loading = _meanwhile(lambda: load_teacher(name, **asked), then="kdad.training.distillation")
+    loading = _meanwhile(lambda: load_teacher(name, **reading(args)), then="kdad.training.distillation")
     task = load_task(args.dataset, normal_class, lambda: loading.result().preprocessing, args.tile_size)
     images = task.train_size  # looks at all files of a folder
     teacher = loading.result()
@@ -205,7 +203,7 @@ def sweep(args: argparse.Namespace) -> None:
         _check_results(Path(args.results))
     plan = Plan(
         teacher, args.dataset, Path(args.out), args.device, recipe_overrides(args), tile_size=args.tile_size,
-        image_size=image_size(args), layers=layers(args),
+        **reading(args),
     )  # fmt: skip
     results = run_sweep(plan, args.normal_class, seeds=args.seeds, complete=_completing(args.engine))
     if args.results:

@@ -160,11 +160,14 @@ def default_image_size(name: str, dataset: str) -> int | Size | None:
     return _fitting_size(folder_path(dataset))
 
 
-def default_layers(name: str, dataset: str) -> tuple[str, ...]:
-    """The critical layers of a teacher for `dataset`; empty for the network's own, which tiles are read at too."""
-    spec = TEACHERS.get(name)
-    whole_photographs = is_folder(dataset) and default_image_size(name, dataset) is not None
-    return spec.photograph_layers if spec and whole_photographs else ()
+def default_reading(name: str, dataset: str) -> tuple[int | Size | None, tuple[str, ...]]:
+    """The image size and the critical layers at which a teacher reads `dataset`; None and () for the network's own.
+
+    Tiles are read at the network's own, too.
+    """
+    spec, size = TEACHERS.get(name), default_image_size(name, dataset)
+    whole_photographs = is_folder(dataset) and size is not None
+    return size, spec.photograph_layers if spec and whole_photographs else ()
 
 
 def _fitting_size(root: Path) -> Size | None:
