@@ -7,13 +7,7 @@ from typing import Any, NoReturn
 from kdad.data.datasets import DATASETS
 from kdad.data.sizes import Size, as_size
 from kdad.errors import UserError
-from kdad.networks.teachers.registry import (
-    LITE0,
-    available,
-    check_name,
-    default_reading,
-    default_teacher,
-)
+from kdad.networks.teachers.registry import LITE0, available, check_name, default_reading, default_teacher
 from kdad.storage.layout import DEFAULT_OUT
 
 HERE, RAY = "here", "ray"  # engines
