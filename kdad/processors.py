@@ -20,13 +20,13 @@ class Load:
         self._since = time.monotonic(), _busy_seconds(), time.process_time()
 
     def elsewhere(self) -> float:
-        """How many of the processors that this process may use are busy with others, on average since."""
+        """The number of processors open to this process that were busy with others, on average since."""
         began, busy, own = self._since
         seconds = max(time.monotonic() - began, 1e-3)
         return max(0.0, (_busy_seconds() - busy - (time.process_time() - own)) / seconds)
 
     def free(self) -> int:
-        """How many processors are left to this process, at least one."""
+        """The number of processors left to this process, at least one."""
         return max(1, round(len(_allowed()) - self.elsewhere()))
 
 

@@ -1,4 +1,4 @@
-"""How far a run is, through all its stages: one bar, the time left for all of it, and where time went. No torch here.
+"""Progress of a run through its stages: one bar, the time left for all of it, and where time went. No torch here.
 
 Whoever does the work of a stage counts it by `track` or `advance`; whoever starts the run says which stages it has, and
 what a unit of each costs compared with the others. Without a run, nothing is counted.

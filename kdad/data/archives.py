@@ -15,7 +15,7 @@ BLOCK = 1 << 20
 
 
 class Unpacked(NamedTuple):
-    """How many images were unpacked, and a sentence, if any, on files that are no images by their endings."""
+    """The number of images unpacked, and a sentence, if any, on files that are no images by their endings."""
 
     images: int
     said: list[str]

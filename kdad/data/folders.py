@@ -124,7 +124,7 @@ class FolderTask(Task):
 
     @property
     def train_size(self) -> int:
-        """How many those are."""
+        """The number of those."""
         return len(self._split[0]) * self._each
 
     def fingerprint(self, part: str) -> str:

@@ -49,7 +49,7 @@ class OneVsRestTask(Task):
 
     @property
     def train_size(self) -> int:
-        """How many those are."""
+        """The number of those."""
         return len(self._normals(self._split[0]))
 
     def fingerprint(self, part: str) -> str:

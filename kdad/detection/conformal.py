@@ -30,7 +30,7 @@ def share_below(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
 
 
 def standardised(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
-    """How many standard deviations of the calibration scores each score (N,) lies above their mean."""
+    """The distance of each score (N,) above the calibration scores' mean, in their standard deviations."""
     calibration = np.asarray(calibration, np.float64)
     return (np.asarray(scores, np.float64) - calibration.mean()) / max(calibration.std(), 1e-12)
 

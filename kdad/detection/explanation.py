@@ -46,7 +46,7 @@ class Contribution:
 
     @property
     def excess(self) -> float:
-        """How far it raises the score above that of a typical normal."""
+        """The amount by which it raises the score above that of a typical normal."""
         return self.value - float(np.median(self.normals))
 
 
@@ -163,7 +163,7 @@ def _contribution(
 
 
 def distance_map(detector: Detector, images: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """How far the teacher sees each place from normals, (B, height, width): shares whose mean is the distance.
+    """The teacher's distance from normals by place, (B, height, width): shares whose mean is the distance.
 
     Args:
         images: uint8 (B, 3, H, W).

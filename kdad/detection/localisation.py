@@ -148,7 +148,7 @@ def _out_of_place(network: nn.Module) -> Iterator[None]:
 
 
 def _attention_rollout(detector: Detector, noise: float) -> Saliency:
-    """How much the teacher's CLS token draws on each patch: Abnar and Zuidema 2020 (arXiv 2005.00928)."""
+    """The attention of the teacher's CLS token to each patch: Abnar and Zuidema 2020 (arXiv 2005.00928)."""
     network, teacher = detector.teacher.network, detector.teacher
     if not isinstance(network, AttendingFeatures):
         raise UserError("attention-rollout is for ViT teachers; of a VGG student, choose another method")

@@ -1,4 +1,4 @@
-"""How far an image is from the normals in the teacher's own features: a Gaussian, and no student.
+"""The distance of an image from the normals in the teacher's own features: a Gaussian, and no student.
 
 A student shows how badly an image is copied, but a copy can succeed on what is far from every normal. The Gaussian
 is the trivial student, that gives the mean of the normals to any image, judged in units of how much they vary.

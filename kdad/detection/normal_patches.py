@@ -1,4 +1,4 @@
-"""How far each patch is from those of normals in the teacher's own features: no student.
+"""The distance of each patch from those of normals in the teacher's own features: no student.
 
 Two distances that miss different defects: from the nearest patch that any normal shows there, as in PatchCore (Roth et
 al. 2022, arXiv 2106.08265), but within a small window; and from a Gaussian of what normals show at this very position,
@@ -297,7 +297,7 @@ class NormalPatches:
         return FittedPatches(fitted, fitted._within(maps / unit))
 
     def distances(self, layers: Sequence[Tensor]) -> Tensor:
-        """How far each patch of B images is from normals, (B, 2, h, w); the two of a patch add up to σ of normals.
+        """The distance of each patch of B images from normals, (B, 2, h, w); the two of a patch add up to σ of normals.
 
         Args:
             layers: see `layer_maps`.

@@ -175,7 +175,7 @@ class Report:
         )
 
     def _drawing(self, batch: Batch) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-        """How to draw an image of a batch, by its index; maps of other methods than `PATCH` are computed now."""
+        """A function that draws a batch's image, by its index; maps of other methods than `PATCH` are computed now."""
         made = None if self.method == PATCH else batch.heatmaps(self.detector, self.method)[0]
 
         def draw(index: int) -> tuple[np.ndarray, np.ndarray]:

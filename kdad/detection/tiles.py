@@ -14,7 +14,7 @@ PIECES_AT_ONCE = 64
 
 
 class Tiler(Protocol):
-    """How images become the pieces that the networks see, and how maps over pieces become maps over images."""
+    """The way from images to the pieces that the networks see, and from maps over pieces to maps over images."""
 
     def split(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to pieces (B·n, 3, h, w), those of an image together."""
@@ -87,7 +87,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How images of `height`×`width` pixels are covered by tiles of at most `tile_size` pixels a side.
+    """Tiles of at most `tile_size` pixels a side that cover images of `height`×`width` pixels.
 
     Tiles overlap by half, and the last ones end where the image does. Maps over tiles are stitched
     on a canvas on which every tile has `image_size` points, of which `border` in all lie outside of what
@@ -136,7 +136,7 @@ class Tiling:
         return total / weight.clamp(min=1e-6)
 
     def _window(self) -> Tensor:
-        """How much each point (image_size, image_size) of a tile counts."""
+        """The weight of each point (image_size, image_size) of a tile."""
         before = self.border // 2
         inside = torch.hann_window(self.image_size - self.border + 2, periodic=False)[1:-1]
         ramp = torch.nn.functional.pad(inside, (before, self.border - before))

@@ -1,4 +1,4 @@
-"""How much each layer counts, and the whole image beside its worst place: learned from pseudo-anomalies."""
+"""The weights of the layers, and of the whole image beside its worst place: learned from pseudo-anomalies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ AT_ONCE = 32  # maps over whole images are far larger than what they are made of
 
 
 def pseudo_anomalies_for(score: str) -> int:
-    """How many pseudo-anomalies a student with this score, a name in `kdad.scores.SCORES`, is calibrated with."""
+    """The number of pseudo-anomalies to calibrate a student with this score, a name in `kdad.scores.SCORES`."""
     of_maps_alone = LOCAL_DISTANCES in score_named(score).needs
     return PSEUDO_ANOMALIES_OF_MAPS if of_maps_alone else PSEUDO_ANOMALIES
 
@@ -64,7 +64,7 @@ class SyntheticPairs:
         return MapNormalization(mean, std.clamp(min=1e-12), torch.ones_like(mean))
 
     def layer_weights(self) -> Tensor:
-        """How much each layer's patch errors tell about where an image is anomalous, (L,).
+        """The weight of each layer's patch errors in telling where an image is anomalous, (L,).
 
         A layer may count against the others: a coarse one that says the whole image is unusual explains what the fine
         ones show.
@@ -78,7 +78,7 @@ class SyntheticPairs:
         return torch.cat([sampled(self.preprocessing.to_input(maps, *size)) for maps in layer.split(AT_ONCE)])
 
     def distance_weight(self, layer_weights: Tensor) -> Tensor:
-        """How much the logarithm of the teacher's own distance tells beside a heatmap's peak, a scalar.
+        """The weight of the logarithm of the teacher's own distance beside a heatmap's peak, a scalar.
 
         It never spreads the scores of normals more than the peak does: where neither tells much, neither should rule.
         """

@@ -51,12 +51,12 @@ class DrawnDefects:
 
     @property
     def of_kinds(self) -> dict[str, tuple[int, int]]:
-        """How many of each kind were found, of how many."""
+        """The number of each kind found, and of how many."""
         return {kind: self._count(np.array(self.kinds) == kind) for kind in KINDS}
 
     @property
     def of_sizes(self) -> dict[str, tuple[int, int]]:
-        """How many of each of `SIZES` were found, of how many."""
+        """The number of each of `SIZES` found, and of how many."""
         within = {size: (self.shares >= low) & (self.shares < high) for size, (low, high) in SIZES.items()}
         return {size: self._count(chosen) for size, chosen in within.items() if chosen.any()}
 
@@ -127,6 +127,6 @@ def draw_and_judge(detector: Detector, task: Task) -> DrawnDefects:
 
 
 def _within(region: torch.Tensor, masks: np.ndarray) -> np.ndarray:
-    """Which masks (N, H, W) lie in a region (h, w) for the most part, (N,) bool."""
+    """Tell which masks (N, H, W) lie in a region (h, w) for the most part, (N,) bool."""
     inside = interpolate(region[None, None].float(), masks.shape[1:])[0, 0].numpy() > 0
     return (masks & inside).sum((1, 2)) >= masks.sum((1, 2)) / 2

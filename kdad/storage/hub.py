@@ -6,6 +6,7 @@ from pathlib import Path
 from kdad.data.datasets import folder_path
 from kdad.errors import UserError, one_line
 from kdad.files import shown, write_json
+from kdad.networks.teachers.registry import is_hub_id
 from kdad.storage.layout import LOCAL, SHARED_FILES
 from kdad.storage.student_folder import check_empty, check_evaluation, folder_of, load_config, load_student
 
@@ -27,7 +28,7 @@ def resolve(folder_or_repo: str | Path, revision: str | None = None) -> Path:
     path = Path(folder_or_repo)
     if path.exists():
         return path
-    if str(folder_or_repo).count("/") == 1 and not str(folder_or_repo).startswith((".", "/")):
+    if is_hub_id(str(folder_or_repo)):
         return _snapshot(str(folder_or_repo), revision)
     raise UserError(f"{folder_or_repo}: no such student folder; `python -m kdad list` shows those that are here")
 

@@ -187,7 +187,7 @@ class StudentConfig:
 
 
 def _calibration_of(task: Task) -> str:
-    """How the normals that a student of `task` is calibrated on are held out."""
+    """The way in which the normals that a student of `task` is calibrated on are held out."""
     if LOCAL_DISTANCES in score_named(task.score).needs:
         return LEFT_OUT
     return CROSS_FITTED if task.cross_fitted else HELD_OUT

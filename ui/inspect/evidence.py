@@ -76,7 +76,7 @@ def _layers(prediction: "Prediction", detector: "Detector") -> None:
 
 
 def _bars(parts: "list[Contribution]") -> pd.DataFrame:
-    """What each part adds to a typical normal's score, and the range of the middle 90 % of normals."""
+    """A row per part: how much it adds to a typical normal's score, and the range of the middle 90 % of normals."""
     rows = []
     for part in parts:
         low, high = np.quantile(part.normals, [0.05, 0.95]) - np.median(part.normals)

@@ -26,7 +26,7 @@ def choose_pictures(student: Student) -> list[Picture]:
 
 
 def _usual(student: Student) -> str:
-    """Where images come from unless another source is chosen: textures are no test of a student of photographs."""
+    """The source of images unless another is chosen: textures are no test of a student of photographs."""
     if not student.own:
         return SAMPLES
     return GALLERY if student.evaluation and at_hand(student.dataset) else UPLOAD

@@ -10,7 +10,7 @@ MARKS = {ACCEPTED: ":material/check:", REJECTED: ":material/close:"}
 
 
 def decision_on(picture: Picture) -> str | None:
-    """What was decided on a picture in this session, `ACCEPTED` or `REJECTED`; None if nothing."""
+    """The decision on a picture in this session, `ACCEPTED` or `REJECTED`; None if there is none."""
     return _decisions().get(picture.digest)
 
 

@@ -70,7 +70,7 @@ def compared(evidences: Sequence[Evidence], rate: float) -> pd.DataFrame:
 
 
 def outcomes(number: int) -> list[str]:
-    """What so many students can say of an image together."""
+    """All that `number` students can say of an image together."""
     some = [TWO] if number > 2 else []
     return [ALL[number], *some, *map(_alone, ORDINALS[:number]), NONE[number]]
 

@@ -43,7 +43,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a student's teacher finds without the student: a part of the scores, of the same images.
+    """The findings of a student's teacher without the student: a part of the scores, of the same images.
 
     `table` is one as in `Evidence`, `normals` are those of the calibration (n,).
     """

@@ -16,7 +16,7 @@ NAMES = (*photo_textures.CLASSES, *patterns.CLASSES, PHOTOGRAPHS)
 
 
 def label(name: str) -> str:
-    """What one of `NAMES` is called on the page."""
+    """The name on the page of one of `NAMES`."""
     if name == PHOTOGRAPHS:
         return f"photographs: {', '.join(SQUARES)}"
     return f"{name} ({'photographed' if name in photo_textures.CLASSES else 'drawn'})"

@@ -47,7 +47,7 @@ class Student:
 
     @property
     def variant(self) -> str:
-        """What tells it from others of its data set, teacher and class: seed and version; '' for the first of them."""
+        """Seed and version, which tell it from others of its data set, teacher and class; '' for the first of them."""
         return ", ".join(filter(None, (f"seed {self.seed}" if self.seed else "", self.version)))
 
     @property
@@ -105,7 +105,7 @@ def below_roots(name: str) -> dict[str, Path]:
 
 
 def sensitivity_of(folder: Path) -> dict | None:
-    """What a student finds of drawn defects, see `kdad.evaluation.sensitivity`; None if unknown or damaged."""
+    """The drawn defects that a student finds, see `kdad.evaluation.sensitivity`; None if unknown or damaged."""
     return read_if_sound(folder / SENSITIVITY)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TeacherOf(NamedTuple):
-    """What identifies a student's teacher; `stamp` is the fingerprint of its folder, '' for a downloaded one."""
+    """The identity of a student's teacher; `stamp` is the fingerprint of its folder, '' for a downloaded one."""
 
     name: str
     stamp: str
@@ -25,7 +25,7 @@ class TeacherOf(NamedTuple):
 
 
 def teacher_of(student: Student) -> TeacherOf:
-    """What identifies the teacher of a student. The cached files of a downloaded teacher do not change."""
+    """The identity of the teacher of a student. The cached files of a downloaded teacher do not change."""
     folders = [folder for folder in (WEIGHTS_FOLDER / student.teacher, Path(student.teacher)) if folder.is_dir()]
     stamp = fingerprint(folders[0]) if folders else ""
     return TeacherOf(student.teacher, stamp, student.image_size, student.layers)

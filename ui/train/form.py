@@ -144,7 +144,7 @@ def _choose_knobs(preset: Recipe | None, dataset: str, health: "Health | None") 
 
 
 def epochs_in_words(preset: Recipe, epochs: int, fitting: Recipe | None) -> str:
-    """How many epochs will run, and why; `fitting` is the preset with enough of them for the images, if known."""
+    """The number of epochs to run, and why; `fitting` is the preset with enough of them for the images, if known."""
     if epochs != preset.epochs:
         return f"{epochs} {'epoch' if epochs == 1 else 'epochs'} will run, as you ask."
     if fitting is None:

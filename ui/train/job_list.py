@@ -94,7 +94,7 @@ def _how_it_fares(job: Job) -> None:
 
 
 def _queue_in_words(job: Job) -> str:
-    """How many jobs come before a queued one."""
+    """The number of jobs before a queued one."""
     others = [other for other in manager.find_all(jobs_root()) if other.active and other.folder != job.folder]
     ahead = sum(other.state != QUEUED or other.created < job.created for other in others)
     return f"Queued: {ahead} {'job' if ahead == 1 else 'jobs'} ahead."

@@ -78,7 +78,7 @@ def teacher_named(text: str | None) -> str:
 
 
 def refusal(request: Request) -> str | None:
-    """Why this request cannot be started at all, or None."""
+    """The reason why this request cannot be started at all, or None."""
     if not request.dataset:
         return "Enter a folder of normal images, or drop a zip file of them."
     if not request.teacher:
@@ -89,7 +89,7 @@ def refusal(request: Request) -> str | None:
 
 
 def obstacle(request: Request) -> str | None:
-    """What already exists in this student's folder and must be replaced first, or None."""
+    """The student or run that already exists in this student's folder and must be replaced first, or None."""
     if (request.folder / WEIGHTS).is_file():
         return "finished student"
     try:
@@ -105,7 +105,7 @@ def obstacle(request: Request) -> str | None:
 
 
 def unmet(request: Request) -> str | None:
-    """What this machine or its network lacks for a request, or None; checks both, and imports torch."""
+    """The thing that this machine or its network lacks for a request, or None; checks both, and imports torch."""
     from kdad.data.folder_layout import FolderLayout
     from kdad.devices import accelerator
 
@@ -132,7 +132,7 @@ def unmet(request: Request) -> str | None:
 
 
 def _no_such_timm(name: str) -> str | None:
-    """Why a timm model or its weights file does not exist, or None."""
+    """The reason why a timm model or its weights file cannot be had, or None."""
     from kdad.networks.teachers.timm_backbones import timm_config
 
     model, file = split_timm(name)

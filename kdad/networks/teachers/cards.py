@@ -33,7 +33,7 @@ def _data(card: dict[str, Any]) -> str:
 
 
 def _figures(card: dict[str, Any]) -> str:
-    """How well a teacher does what it learned; from its teacher.json."""
+    """The figures of what a teacher learned, in words; from its teacher.json."""
     named = card["agreement"] if without_labels(card) else card["accuracy"]
     shown = ", ".join(f"{split} {100 * value:.2f} %" for split, value in named.items())
     if without_labels(card):

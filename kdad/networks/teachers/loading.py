@@ -81,7 +81,7 @@ class Teacher:
 
     @property
     def prefix(self) -> int:
-        """How many tokens before the patches: 0 for a CNN, 1 for a plain ViT."""
+        """The number of tokens before the patches: 0 for a CNN, 1 for a plain ViT."""
         return self.network.prefix
 
     @property

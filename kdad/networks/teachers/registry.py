@@ -202,7 +202,7 @@ def teacher_facts(name: str) -> TeacherFacts:
     folder = WEIGHTS_FOLDER / spec.place if spec else Path(name)
     if is_directory(folder):
         return _folder_facts(folder)
-    return TeacherFacts(UNKNOWN, here=name.count("/") == 1 and in_hub_cache(name, "config.json", "model"))
+    return TeacherFacts(UNKNOWN, here=is_hub_id(name) and in_hub_cache(name, "config.json", "model"))
 
 
 def split_timm(name: str) -> tuple[str, str]:

@@ -194,7 +194,7 @@ def _compute(folder: Path, settings: dict[str, Any], guide: Guide, source: Sourc
 
 
 def _rows_done(folder: Path, unfinished: Path, shape: tuple[int, int]) -> int:
-    """How many rows an interrupted run has left; 0 if its files are not those of one."""
+    """The number of rows that an interrupted run has left; 0 if its files are not those of one."""
     if not ((folder / BASIS).is_file() and unfinished.is_file() and unfinished.stat().st_size > 2 * math.prod(shape)):
         return 0
     return int(read_json_or_empty(folder / RECORD).get("rows", 0))

@@ -20,7 +20,7 @@ HINTS = 3.0
 
 
 class Copied(NamedTuple):
-    """How well a batch is copied: the loss, and the share of pictures whose likeliest class is the guide's."""
+    """The quality of a batch's copy: the loss, and the share of pictures whose likeliest class is the guide's."""
 
     loss: Tensor
     agreement: Tensor
