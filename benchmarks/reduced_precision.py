@@ -3,10 +3,11 @@
 The same student is trained in three ways, for several seeds: in float32 throughout, as published; as by `kdad train`,
 in mixed precision on targets cached in float32; and as by `kdad train` when these do not fit in memory, on targets in
 bfloat16. Figures are AUROCs on held-out training images, scored in float32: nothing is selected here, but the
-comparison does not need the test split.
+comparison does not need the test split. Rows of other teachers are kept if they are of the same class and as many seeds.
 """
 
 import argparse
+import json
 import statistics
 import tempfile
 from pathlib import Path
@@ -64,6 +65,17 @@ def measure(task: Task, name: str, seeds: int) -> dict:
     }
 
 
+def measured_before(file: Path, task: Task, seeds: int) -> dict[str, dict]:
+    """The rows of a results file that can stand in one table with those of this task and number of seeds."""
+    rows = json.loads(file.read_text()) if file.is_file() else {}
+    return {
+        name: row
+        for name, row in rows.items()
+        if (row["dataset"], row["normal_class"]) == (task.dataset, task.normal_class)
+        and len(row["aurocs"][FLOAT32]) == seeds
+    }
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measure, write the results, and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -74,7 +86,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     try:
-        task, results = load_task(args.dataset, args.normal_class), {}
+        task = load_task(args.dataset, args.normal_class)
+        results = measured_before(args.results, task, args.seeds)
         for name in args.teacher or TEACHERS:
             results[name] = measure(task, name, args.seeds)
             write_json(args.results, results)
