@@ -3,7 +3,8 @@
 The same student is trained in three ways, for several seeds: in float32 throughout, as published; as by `kdad train`,
 in mixed precision on targets cached in float32; and as by `kdad train` when these do not fit in memory, on targets in
 bfloat16. Figures are AUROCs on held-out training images, scored in float32: nothing is selected here, but the
-comparison does not need the test split. Rows of other teachers are kept if they are of the same class and as many seeds.
+comparison does not need the test split. Rows of other teachers are kept if they are of the same class and as many
+seeds.
 """
 
 import argparse

@@ -167,7 +167,8 @@ def test_each_way_of_computing_is_compared_with_float32(monkeypatch, tiny_task, 
 
 
 def test_rows_of_other_teachers_stay_if_they_are_comparable(tmp_path, monkeypatch, tiny_task):
-    row = {"dataset": tiny_task.dataset, "normal_class": tiny_task.normal_class, "aurocs": {"float32 throughout": [90.0]}}
+    named = {"dataset": tiny_task.dataset, "normal_class": tiny_task.normal_class}
+    row = named | {"aurocs": {"float32 throughout": [90.0]}}
     (file := tmp_path / "rows.json").write_text(json.dumps({"same": row, "other": row | {"normal_class": "another"}}))
     monkeypatch.setattr(reduced_precision, "load_task", lambda *_: tiny_task)
     monkeypatch.setattr(reduced_precision, "measure", lambda task, name, seeds: row)
