@@ -2,6 +2,7 @@
 
 import base64
 import json
+import textwrap
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -14,6 +15,7 @@ POSTER = Path(__file__).parent / "poster.svg"
 RESULTS = ROOT / "benchmarks" / "results"
 WIDTH, HEIGHT, LEFT, MIDDLE, COLUMN = 1600, 1130, 60, 830, 710
 COLOURS = SCHEMES["light"]
+LINE = 78  # characters that fit into a column
 TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
@@ -47,7 +49,7 @@ def poster() -> str:
 
 
 def figures() -> list[str]:
-    """Our figures on photographs and on CIFAR-10, one line each, and what they are."""
+    """Our figures on photographs and on CIFAR-10, and what they are, in lines that fit into a column."""
     rows = json.loads((RESULTS / "photographs.json").read_text(encoding="utf-8"))["rows"]
     entries = results_file.load_results(RESULTS / "one_vs_rest.json")
     lines = [
@@ -59,7 +61,8 @@ def figures() -> list[str]:
     for teacher, seen in FRONT_TEACHERS.items():
         mean = 100 * results_file.headline_of(entries[f"{DATASET}/{teacher}"], "auroc").mean
         lines.append(f"CIFAR-10, one class against the rest, {seen}: {mean:.1f}")
-    return [*lines, "AUROC on test parts, per cent. The photographs' are development sets."]
+    lines.append("AUROC on test parts, per cent. The photographs' are development sets.")
+    return [short for line in lines for short in textwrap.wrap(line, LINE, subsequent_indent="\N{NO-BREAK SPACE}" * 4)]
 
 
 def part(x: int, y: int, title: str, file: str, height: int) -> str:
