@@ -198,7 +198,8 @@ def summary(entries: dict[str, dict], dataset: str) -> str:
     Means are over the classes that chose nothing, but for the column of all classes, by the default or published score.
     """
     by_score = {score: {line.name: line for line in results_file.lines(entries, dataset, score)} for score in AUROCS}
-    costs = {Path(entry["teacher"]).name: results_file.cost_of(entry) for entry in entries.values()}
+    ours = [entry for entry in entries.values() if entry["dataset"] == dataset]
+    costs = {Path(entry["teacher"]).name: results_file.cost_of(entry) for entry in ours}
     rows = [
         [
             "students of",

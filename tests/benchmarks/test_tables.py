@@ -227,6 +227,12 @@ def test_every_figure_has_its_provenance(entry):
         assert (row["cat"], row["mean of all"]) == (cat, mean)
 
 
+def test_a_teacher_of_two_data_sets_has_a_row_in_each_with_its_own_cost(entry):
+    entries = {"a": entry(), "b": entry(dataset="mnist", seconds_per_student=7.0)}
+    costs = [rows(render(entries, dataset), SUMMARY)["vgg-cifar10"]["one student"] for dataset in ("cifar10", "mnist")]
+    assert costs == ["61 s (cpu, x86_64, 2 threads)", "7 s (cpu, x86_64, 2 threads)"]
+
+
 def test_baselines_stand_beside_ours(entry):
     baselines = {"nearest neighbours": {"classes": {"cat": 0.93, "deer": 0.935}, "mean": 0.9325}}
     text = render({"a": entry(baselines=baselines)})
