@@ -120,7 +120,7 @@ def _table(lines: list[Line], dataset: str, score: str) -> None:
     names = list(dict.fromkeys(name for line in lines for name in line.classes))
     of_classes = {name: st.column_config.TextColumn(width=_width(name)) for name in names}
     st.dataframe(
-        pd.DataFrame(rows), hide_index=True, height=TABLE_HEIGHT if len(rows) > MAX_ROWS else "content",
+        pd.DataFrame(rows).fillna("–"), hide_index=True, height=TABLE_HEIGHT if len(rows) > MAX_ROWS else "content",
         alt="AUROC in per cent, one row per system",
         column_config={"system": st.column_config.TextColumn(pinned=True, width=SYSTEM_WIDTH), **of_classes},
     )  # fmt: skip

@@ -283,7 +283,9 @@ def by_class(figures: pd.DataFrame, systems: list[str]) -> alt.LayerChart:
     )
     singled = alt.selection_point(name="system", fields=["system"], bind="legend")
     shade = alt.condition(singled, alt.value(1), alt.value(0.12))
-    y = alt.Y("class:N", sort=order, title=None, axis=alt.Axis(labelOverlap=False, grid=True, domain=False))
+    y = alt.Y(
+        "class:N", sort=order, title=None, axis=alt.Axis(labelOverlap=False, labelFlush=False, grid=True, domain=False)
+    )
     axis = alt.Axis(format="%", tickCount=6)
     base = alt.Chart(figures)
     spread = base.mark_rule(strokeWidth=2).encode(
