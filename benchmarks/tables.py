@@ -176,7 +176,7 @@ def _all_of(name: str, seconds: float) -> list[str]:
 
 def render(entries: dict[str, dict], dataset: str = DATASET) -> str:
     """All tables of one data set as Markdown."""
-    ours = [entry for entry in entries.values() if entry["dataset"] == dataset]
+    ours = results_file.entries_of(entries, dataset)
     parts = [
         summary(entries, dataset),
         f"Every class of {dataset}, by the default score:",
@@ -198,7 +198,7 @@ def summary(entries: dict[str, dict], dataset: str) -> str:
     Means are over the classes that chose nothing, but for the column of all classes, by the default or published score.
     """
     by_score = {score: {line.name: line for line in results_file.lines(entries, dataset, score)} for score in AUROCS}
-    ours = [entry for entry in entries.values() if entry["dataset"] == dataset]
+    ours = results_file.entries_of(entries, dataset)
     costs = {Path(entry["teacher"]).name: results_file.cost_of(entry) for entry in ours}
     rows = [
         [

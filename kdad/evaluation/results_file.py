@@ -99,7 +99,7 @@ def merge_entry(file: Path, entry: dict[str, Any]) -> None:
 
 def lines(results: dict[str, dict[str, Any]], dataset: str, score: str) -> list[Line]:
     """All systems with figures on `dataset` by `score`: ours, their baselines, then the published ones."""
-    ours = [line for entry in results.values() if entry["dataset"] == dataset for line in _lines_of(entry, score)]
+    ours = [line for entry in entries_of(results, dataset) for line in _lines_of(entry, score)]
     return ours + [_published(reference) for reference in REFERENCES if reference.dataset == dataset]
 
 
@@ -170,6 +170,11 @@ def _published(reference: Reference) -> Line:
     headline = _headline(reference.dataset, values) if values else None
     name, family, overlap = reference.name, reference.family, reference.label_overlap
     return Line(name, family, overlap, "as published", mean, headline, classes, provenance, True)
+
+
+def entries_of(results: dict[str, Any], dataset: str) -> list[dict[str, Any]]:
+    """The entries of one data set."""
+    return [entry for entry in results.values() if entry["dataset"] == dataset]
 
 
 def seeds_of(entry: dict[str, Any]) -> str:

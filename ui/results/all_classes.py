@@ -54,7 +54,7 @@ def section() -> None:
     if dataset == DATASET:
         _square(entries, score)
     _table(lines, dataset, score)
-    _provenance([entry for entry in entries.values() if entry["dataset"] == dataset], lines, dataset)
+    _provenance(results.entries_of(entries, dataset), lines, dataset)
     _downloads(lines, dataset)
 
 
