@@ -5,7 +5,6 @@ memory-mapped files, which the system can reclaim.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from PIL import Image
 
 from kdad.devices import hardware
 from kdad.errors import UserError, one_of
-from kdad.files import write_json
+from kdad.files import read_json_if_there, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "growth.json"
@@ -153,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     try:
-        known = json.loads(args.results.read_text()) if args.results.is_file() else {}
+        known = read_json_if_there(args.results)
         for name in [one_of("table", table, TABLES) for table in args.tables or TABLES]:
             measure, counts = TABLES[name]
             with tempfile.TemporaryDirectory(dir="/var/tmp") as work:

@@ -23,7 +23,7 @@ from benchmarks.attacks.tally import Tally
 from kdad.detection.detector import Detector
 from kdad.devices import hardware
 from kdad.errors import UserError, one_of
-from kdad.files import write_json
+from kdad.files import read_json_if_there, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "hardening.json"
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     try:
-        known = json.loads(args.results.read_text()) if args.results.is_file() else {}
+        known = read_json_if_there(args.results)
         for name in [one_of("attack", attack, ATTACKS) for attack in args.attacks or ATTACKS]:
             with ProcessPoolExecutor(1, get_context("spawn")) as process:
                 known[name] = process.submit(attacked, name, args.tries or ATTACKS[name].tries).result()

@@ -8,7 +8,6 @@ anomalib is no dependency of kdad: `pip install anomalib`, in an environment of 
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,7 +21,7 @@ from benchmarks.regions import LAYERS, figures_of
 from kdad.data.datasets import FOLDER
 from kdad.data.folders import FolderTask, ImageFiles
 from kdad.devices import hardware
-from kdad.files import write_json
+from kdad.files import read_json_if_there, write_json
 from kdad.networks.teachers.loading import Teacher, load_teacher
 from kdad.networks.teachers.registry import LITE0, TEACHERS, default_image_size
 from kdad.networks.teachers.timm_weights import lite0
@@ -129,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
     for folder in args.folders:
         for method in args.methods:
             row = measure(folder.resolve(), method)
-            known = json.loads(args.results.read_text())["rows"] if args.results.is_file() else []
+            known = read_json_if_there(args.results).get("rows", [])
             kept = [other for other in known if (other["dataset"], other["method"]) != (row["dataset"], method)]
             write_json(args.results, {"rows": [*kept, row]})
             print(row, flush=True)

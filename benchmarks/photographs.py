@@ -7,7 +7,6 @@ student's folder is temporary.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from kdad.devices import accelerator, hardware
 from kdad.errors import UserError
 from kdad.evaluation import metrics
 from kdad.evaluation.evaluate import evaluate, pixel_figures, shrunk, shrunk_mask
-from kdad.files import write_json
+from kdad.files import read_json_if_there, write_json
 from kdad.networks.teachers.loading import load_teacher
 from kdad.networks.teachers.registry import LITE0, default_reading
 from kdad.training.distillation import train_student
@@ -95,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
-    rows = json.loads(args.results.read_text())["rows"] if args.results.is_file() else []
+    rows = read_json_if_there(args.results).get("rows", [])
     try:
         device = accelerator(args.device)
         for teacher in args.teachers:

@@ -8,7 +8,6 @@ seeds.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 from pathlib import Path
@@ -20,7 +19,7 @@ from kdad.detection.detector import Detector
 from kdad.devices import hardware
 from kdad.errors import UserError
 from kdad.evaluation.metrics import auroc
-from kdad.files import write_json
+from kdad.files import read_json_if_there, write_json
 from kdad.networks.teachers.loading import Teacher, load_teacher
 from kdad.networks.teachers.registry import default_image_size
 from kdad.training.distillation import train_student
@@ -68,7 +67,7 @@ def measure(task: Task, name: str, seeds: int) -> dict:
 
 def measured_before(file: Path, task: Task, seeds: int) -> dict[str, dict]:
     """The rows of a results file that can stand in one table with those of this task and number of seeds."""
-    rows = json.loads(file.read_text()) if file.is_file() else {}
+    rows = read_json_if_there(file)
     return {
         name: row
         for name, row in rows.items()

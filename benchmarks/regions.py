@@ -11,7 +11,6 @@ it, on pseudo-anomalies that are drawn into a fifth of the normals, which the ot
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -38,7 +37,7 @@ from kdad.detection.normal_patches import (
 from kdad.devices import hardware
 from kdad.evaluation import metrics
 from kdad.evaluation.evaluate import pixel_figures, shrunk, shrunk_mask
-from kdad.files import write_json
+from kdad.files import read_json_if_there, write_json
 from kdad.networks.teachers.loading import Teacher, load_teacher
 from kdad.networks.teachers.registry import LITE0, default_image_size
 
@@ -233,7 +232,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def replace_rows(file: Path, found: dict[str, list[dict]], about: dict[str, Any]) -> None:
     """Write lists of rows of one folder to a results file, in place of those it had, and facts about all of them."""
-    known = json.loads(file.read_text()) if file.is_file() else {}
+    known = read_json_if_there(file)
     lists = {
         name: [row for row in known.get(name, []) if row["folder"] != rows[0]["folder"]] + rows
         for name, rows in found.items()

@@ -7,7 +7,6 @@ the time of a step.
 """
 
 import argparse
-import json
 import os
 import signal
 import statistics
@@ -39,7 +38,7 @@ from kdad.detection.revision import correct
 from kdad.devices import accelerator
 from kdad.errors import UserError, one_of
 from kdad.evaluation.evaluate import evaluate
-from kdad.files import write_json
+from kdad.files import read_json_if_there, write_json
 from kdad.jobs import manager
 from kdad.networks.students import build_student, preset
 from kdad.networks.teachers.loading import Teacher, load_teacher
@@ -468,7 +467,7 @@ def main(argv: list[str] | None = None) -> None:
             one_of("row", args.rows[0], ROWS)
         for name in chosen:
             result = measure(ROWS[name], device, args.rounds)
-            known = json.loads(args.results.read_text()) if args.results.is_file() else {}
+            known = read_json_if_there(args.results)
             rows = known.get(device, {}) | {name: result}
             write_json(args.results, known | {device: {name: rows[name] for name in ROWS if name in rows}})
             print(name, result, flush=True)

@@ -78,6 +78,16 @@ def read_json_or_empty(file: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
+def read_json_if_there(file: Path) -> dict[str, Any]:
+    """Read the object in a JSON file; {} if the file does not exist.
+
+    Raises:
+        ValueError: the file is damaged: what is added to it would replace what it held.
+    """
+    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return values
+
+
 def is_directory(path: str | Path) -> bool:
     """Whether the directory exists; False for invalid paths."""
     try:

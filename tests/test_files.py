@@ -8,6 +8,7 @@ import pytest
 from kdad.files import (
     check_output,
     check_output_folder,
+    read_json_if_there,
     read_json_or_empty,
     write_atomically,
     write_json,
@@ -62,6 +63,16 @@ def test_text_and_json_are_utf8_and_readable_back(tmp_path):
     write_json(tmp_path / "a.json", {"auroc": 0.5})
     assert json.loads((tmp_path / "a.json").read_text()) == {"auroc": 0.5}
     assert read_json_or_empty(tmp_path / "a.json") == {"auroc": 0.5}
+
+
+def test_results_that_are_added_to_are_read_whole_or_not_at_all(tmp_path):
+    file = tmp_path / "rows.json"
+    assert read_json_if_there(file) == {}
+    file.write_text('{"a": 1}')
+    assert read_json_if_there(file) == {"a": 1}
+    file.write_text('{"a": 1')
+    with pytest.raises(ValueError):
+        read_json_if_there(file)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"\xff", b"[" * 100_000])
