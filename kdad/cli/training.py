@@ -80,6 +80,7 @@ def add_commands(command: "Command") -> None:
     sub.add_argument("--out", required=True)
     sub.add_argument("--epochs", type=positive)
     sub.add_argument("--batch-size", type=positive)
+    sub.add_argument("--learning-rate", type=float)
     sizes = "sides of the training images, each for an equal share of the epochs; small ones are cheap"
     sub.add_argument("--image-sizes", type=positive, nargs="+", metavar="PIXELS", help=sizes)
     sub.add_argument("--seed", type=whole_number(0, MAX_SEED), default=0)
@@ -240,8 +241,8 @@ def pretrain(args: argparse.Namespace) -> None:
     choose_threads(args.threads, load)
     card = train_teacher(
         args.backbone, args.dataset, Path(args.out), start_from=args.start_from, distil_from=args.distil_from,
-        epochs=args.epochs, batch_size=args.batch_size, image_sizes=args.image_sizes, seed=args.seed,
-        device=args.device, overwrite=args.overwrite,
+        epochs=args.epochs, batch_size=args.batch_size, learning_rate=args.learning_rate,
+        image_sizes=args.image_sizes, seed=args.seed, device=args.device, overwrite=args.overwrite,
     )  # fmt: skip
     kind = "agreement" if without_labels(card) else "accuracy"
     figures = ", ".join(f"{split} {kind} {value:.4f}" for split, value in card[kind].items())

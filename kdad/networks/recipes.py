@@ -39,8 +39,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
             raise UserError(f"epochs and batch size must be at least 1, not {self.epochs} and {self.batch_size}")
-        if not 0 < self.learning_rate < math.inf:
-            raise UserError(f"the learning rate must be above 0, not {self.learning_rate:g}")
+        check_learning_rate(self.learning_rate)
         if not 0 <= self.mse_weight < math.inf:
             raise UserError(f"the weight of the MSE must be at least 0, not {self.mse_weight:g}")
         one_of("optimizer", self.optimizer, OPTIMIZERS)
@@ -62,6 +61,16 @@ class Recipe:
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
         """The inverse of `as_dict`; `min_steps` may have its earlier name, `fewest_steps`."""
         return cls(**{{"fewest_steps": "min_steps"}.get(name, name): value for name, value in values.items()})
+
+
+def check_learning_rate(value: float) -> None:
+    """Refuse a learning rate that is not positive and finite.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not 0 < value < math.inf:
+        raise UserError(f"the learning rate must be above 0, not {value:g}")
 
 
 PAPER = Recipe(epochs=200, learning_rate=1e-3)

@@ -16,6 +16,7 @@ from kdad.data.task import holdout_split
 from kdad.detection.discrepancy import distillation_loss, layer_errors
 from kdad.errors import UserError
 from kdad.networks.features import CompactClassifier, FeatureNetwork, in_squares
+from kdad.networks.recipes import check_learning_rate
 from kdad.networks.teachers.loading import Teacher
 from kdad.networks.teachers.registry import IMAGENET_MEAN, IMAGENET_STD
 from kdad.training import loop
@@ -57,8 +58,11 @@ class PretrainRecipe:
     drop_path: float = 0.0  # see `CompactViT`
     average: float = 0.0  # decay of the running average of the weights that is kept; 0 for none
     squares: int = 16  # how many of the 4×4 squares of an image a guided network is shown…
-    all_squares_from: float = 0.0  # …up to this share of the epochs
+    all_squares_from: float = 0.0  # …up to this share of the epochs, never in the last
     image_sizes: tuple[int, ...] = (IMAGE_SIZE,)  # pixels, in equal shares of the epochs: smaller images are cheaper
+
+    def __post_init__(self) -> None:
+        check_learning_rate(self.learning_rate)
 
     @property
     def changes_images(self) -> bool:
@@ -118,7 +122,8 @@ class Classification(pl.LightningModule):
 
     def _squares(self, n: int, device: torch.device) -> Tensor:
         """The squares of n images to show in this epoch, (n, k): a random choice for each image, or all."""
-        if self.current_epoch >= self.recipe.all_squares_from * self.recipe.epochs:
+        epochs = self.recipe.epochs
+        if self.current_epoch >= min(self.recipe.all_squares_from * epochs, epochs - 1):
             return SQUARES.to(device).expand(n, -1)
         return torch.rand(n, len(SQUARES), device=device).argsort(1)[:, : self.recipe.squares]
 

@@ -130,6 +130,7 @@ def train_teacher(
     distil_from: str | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
+    learning_rate: float | None = None,
     image_sizes: Sequence[int] | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -148,7 +149,8 @@ def train_teacher(
 
     Raises:
         UserError: `out` holds a teacher already, an unfinished run with different settings or other files, or is that
-            of a teacher named; the backbone cannot be trained at `image_sizes`, or the teachers named do not fit.
+            of a teacher named; the backbone cannot be trained at `image_sizes` or at that learning rate, or the
+            teachers named do not fit.
         WorkFailed: the loss became NaN, or memory ran out.
     """
     _check_out(out, start_from, distil_from)
@@ -156,7 +158,11 @@ def train_teacher(
     source = load_source(one_of("data set", dataset, PREPROCESSING))
     preset = _preset(chosen, start_from, distil_from)
     recipe = with_overrides(
-        preset, epochs=epochs, batch_size=batch_size, image_sizes=_image_sizes(image_sizes, backbone)
+        preset,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        image_sizes=_image_sizes(image_sizes, backbone),
     )
     device = accelerator(device)
     settings = {

@@ -41,7 +41,7 @@ def taught_vgg(tmp_path_factory):
 
 @pytest.mark.parametrize(("backbone", "grids"), [("vgg", [32, 16, 8, 4]), ("vit", [8, 8, 8, 8])])
 def test_a_taught_folder_loads_as_a_teacher(tmp_path, backbone, grids):
-    card = taught(backbone, tmp_path / "mine")
+    card = taught(backbone, tmp_path / "mine", learning_rate=0.02)
     teacher = load_teacher(str(tmp_path / "mine"))
     assert teacher.trained_on == ("patterns",)
     assert teacher.grids == [(image_size, image_size) for image_size in grids]
@@ -51,7 +51,7 @@ def test_a_taught_folder_loads_as_a_teacher(tmp_path, backbone, grids):
     assert len(teacher(torch.zeros(2, 3, 32, 32))) == 4
     assert json.loads((tmp_path / "mine" / "teacher.json").read_text()) == json.loads(json.dumps(card))
     assert (card["name"], card["backbone"], card["classes"]) == ("mine", backbone, ["even", "odd"])
-    assert card["recipe"]["epochs"] == 1
+    assert (card["recipe"]["epochs"], card["recipe"]["learning_rate"]) == (1, 0.02)
     assert "patterns" in (tmp_path / "mine" / "README.md").read_text()
 
 
@@ -248,6 +248,7 @@ def test_a_finished_teacher_is_refused_without_overwrite(tmp_path, taught_vgg):
         ({"start_from": "nowhere"}, "teacher 'nowhere' is missing"),
         ({"distil_from": "nowhere"}, "unknown teacher 'nowhere'"),
         ({"device": "abacus"}, "unknown device 'abacus'"),
+        ({"learning_rate": 0.0}, "learning rate must be above 0, not 0"),
     ],
 )
 def test_a_mistake_leaves_the_finished_teacher_alone_even_when_overwriting(tmp_path, taught_vgg, options, said):

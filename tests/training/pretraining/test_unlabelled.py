@@ -105,6 +105,19 @@ def test_the_held_out_tenth_is_not_copied_from(tmp_path, monkeypatch, backbone, 
     assert fitted == {image.numpy().tobytes() for image in TinySource().images("train", kept)}
 
 
+def test_a_vit_is_shown_whole_images_in_the_last_epoch(tmp_path, monkeypatch, known_features):
+    shown, squares = [], UnlabelledDistillation._squares
+
+    def watched(module, n, device):
+        chosen = squares(module, n, device)
+        shown.append(chosen.shape[1])
+        return chosen
+
+    monkeypatch.setattr(UnlabelledDistillation, "_squares", watched)
+    taught("vit", tmp_path / "mine", distil_from=LITE0, epochs=3)
+    assert shown == [6, 6, 16]
+
+
 def test_a_guide_gives_the_grids_of_compact_networks_and_its_own_logits(guide, source):
     images = source.images("train", torch.arange(3))
     maps, logits = guide(images)
