@@ -4,14 +4,13 @@ The default score of one-vs-rest students is selected by this table: one score f
 network the summary on which the distance is computed. It uses labelled anomalies of two CIFAR-10 classes from the
 validation split; the headline excludes these two classes. The test split is not read. `distance` is the teacher's own
 Mahalanobis distance (see `kdad.detection.mahalanobis`), on its class token, the mean over its patches, or halfway
-between; for a full-size CNN also on its inner patches, and on means scaled to unit length. What else could be read is
+between, as they are or scaled to unit length; for a full-size CNN also on its inner patches. What else could be read is
 measured beside: deviations, quarters of the image, a second layer, and how far the image is from pictures of any kind.
 Rows of other teachers are kept.
 """
 
 import argparse
 import functools
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +30,7 @@ from kdad.detection.mahalanobis import Gaussian
 from kdad.devices import hardware
 from kdad.errors import UserError
 from kdad.evaluation import metrics
-from kdad.files import write_json
+from kdad.files import read_json_if_there, write_json
 from kdad.networks.teachers.loading import Teacher, load_teacher
 from kdad.networks.teachers.registry import LITE0, default_image_size, shipped
 from kdad.networks.teachers.timm_backbones import TimmFeatures
@@ -65,23 +64,26 @@ def inner(last: Tensor) -> Tensor:
     return last.unflatten(1, (side, side))[:, 1:-1, 1:-1].flatten(1, 2)
 
 
-# Summaries of the last layer by name, without and with a class token.
+# Summaries of the last layer by name: of any network without a class token, of a full-size CNN beside, and with one.
 SUMMARIES: dict[str, Callable[[Tensor], Tensor]] = {
     "patches": lambda last: last.mean(1),
     "unit length": lambda last: normalize(last.mean(1), dim=1),
+}
+OF_INNER_PATCHES: dict[str, Callable[[Tensor], Tensor]] = {
     "inner patches": lambda last: inner(last).mean(1),
     "inner patches, unit length": lambda last: normalize(inner(last).mean(1), dim=1),
 }
 WITH_TOKEN: dict[str, Callable[[Tensor], Tensor]] = {
-    "patches": lambda last: last[:, 1:].mean(1),
+    **{name: lambda last, summary=summary: summary(last[:, 1:]) for name, summary in SUMMARIES.items()},
     "class token": lambda last: last[:, 0],
     "halfway": lambda last: (last[:, 0] + last[:, 1:].mean(1)) / 2,
+    "halfway, unit length": lambda last: normalize(last[:, 0] + last[:, 1:].mean(1), dim=1),
 }
 
 
 def candidates(teacher: Teacher) -> dict[str, Distance]:
-    """Candidate distances under a teacher; of the plain summaries, the mean alone for a compact VGG."""
-    plain = SUMMARIES if isinstance(teacher.network, TimmFeatures) else {"patches": SUMMARIES["patches"]}
+    """Candidate distances under a teacher."""
+    plain = SUMMARIES | (OF_INNER_PATCHES if isinstance(teacher.network, TimmFeatures) else {})
     named = WITH_TOKEN if teacher.prefix else plain
     found = {name: Distance((partial(_of_last, summary),)) for name, summary in named.items()}
     own = teacher.network.summary
@@ -122,8 +124,7 @@ def _grid(teacher: Teacher, layers: Sequence[Tensor], index: int) -> Tensor:
 
 def _as_read(teacher: Teacher, summary: Tensor) -> Tensor:
     """A summary (B, D) at unit length where the teacher's own is."""
-    unit = isinstance(teacher.network, TimmFeatures) and not teacher.prefix
-    return normalize(summary, dim=1) if unit else summary
+    return normalize(summary, dim=1) if teacher.network.unit_length else summary
 
 
 @torch.inference_mode()
@@ -189,7 +190,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--students", type=Path, default=DEFAULT_OUT, help="root of the student folders")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
-    known = json.loads(args.results.read_text())["rows"] if args.results.is_file() else []
+    known = read_json_if_there(args.results).get("rows", [])
     rows: list[dict] = []
     try:
         for teacher in (load_teacher(name, image_size=default_image_size(name, DATASET)) for name in args.teachers):

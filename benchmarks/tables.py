@@ -581,8 +581,9 @@ def score_choice(measured: dict) -> str:
 
 
 def _candidate(figures: dict[str, float], name: str) -> float:
-    """A candidate's figure; without a class token, all summaries are that of the patches."""
-    return figures.get(name, figures.get(f"{name.split(', ')[0]}, patches", 0.0))
+    """A candidate's figure; without a class token, all summaries are those of the patches."""
+    same = "unit length" if name.endswith("unit length") else "patches"
+    return figures.get(name, figures.get(f"{name.split(', ')[0]}, {same}", 0.0))
 
 
 DOCS = ("results", "defects", "teachers", "speed", "scale", "hardening", "get-started", "serving/README")

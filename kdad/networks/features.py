@@ -6,6 +6,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from kdad.data.preprocessing import Preprocessing
 from kdad.devices import concatenated
@@ -22,19 +23,26 @@ class FeatureNetwork(nn.Module):
 
     prefix: int = 0
     layers: tuple[str, ...] = ()  # names of the critical layers, if they can be chosen
+    unit_length: bool = False  # whether summaries are scaled to length one
 
     def summary(self, features: Sequence[Tensor]) -> Tensor:
         """Summarise the features of a whole image, for a teacher: (B, D) float32.
 
         The mean over patches of the last critical layer, or, with `prefix` tokens, the average of that mean and the
-        class token, which is the first: each of the two separates some classes better.
+        class token, which is the first: each of the two separates some classes better. With `unit_length` it is scaled.
         """
-        last = features[-1].float()
-        patches = last[:, self.prefix :].mean(1)
-        return (last[:, 0] + patches) / 2 if self.prefix else patches
+        whole = self.contributions(features).mean(1)
+        return normalize(whole, dim=1) if self.unit_length else whole
 
     def summarised(self, features: Sequence[Tensor]) -> Tensor:
-        """Contribution (B, n, D) of each patch of the last critical layer to `summary`, which is their mean.
+        """Contribution (B, n, D) of each patch of the last critical layer to `summary`, which is their mean."""
+        parts = self.contributions(features)
+        if not self.unit_length:
+            return parts
+        return parts / parts.mean(1, keepdim=True).norm(dim=2, keepdim=True).clamp(min=1e-12)
+
+    def contributions(self, features: Sequence[Tensor]) -> Tensor:
+        """What each patch (B, n, D) of the last critical layer gives to `summary`, before that is scaled.
 
         The class token, which has no position, contributes equally to all patches.
         """

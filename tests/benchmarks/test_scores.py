@@ -73,6 +73,15 @@ def test_one_of_the_summaries_is_what_the_default_score_reads(vit_teacher):
     assert same_as(found, own(vit_teacher, features)) == ["halfway"]
 
 
+@pytest.mark.parametrize(("teacher", "name"), [("vgg_teacher", "unit length"), ("vit_teacher", "halfway, unit length")])
+def test_it_may_be_of_unit_length(request, monkeypatch, teacher, name):
+    teacher = request.getfixturevalue(teacher)
+    monkeypatch.setattr(teacher.network, "unit_length", True)
+    images = TinyTask().train[:4]
+    features = teacher(teacher.preprocessing(images))
+    assert same_as(summaries(teacher, images), own(teacher, features)) == [name]
+
+
 def test_that_of_a_full_size_cnn_is_of_its_inner_patches(timm_teacher):
     images = TinyTask().train[:4]
     features = timm_teacher(timm_teacher.preprocessing(images))

@@ -54,12 +54,15 @@ def test_of_places_the_mean_of_the_worst_is_what_a_part_adds(place_student_folde
         assert part.colour_range == detector.colour_range
 
 
+@pytest.mark.parametrize("unit_length", [False, True])
 @pytest.mark.parametrize("name", ["vgg_teacher", "vit_teacher", "timm_teacher"])
-def test_what_patches_give_has_the_summary_as_its_mean(request, name):
+def test_what_patches_give_has_the_summary_as_its_mean(request, monkeypatch, name, unit_length):
     teacher = request.getfixturevalue(name)
+    monkeypatch.setattr(teacher.network, "unit_length", unit_length)
     features = teacher(teacher.preprocessing(image()[None]))
-    parts = teacher.network.summarised(features)
-    torch.testing.assert_close(parts.mean(1), teacher.network.summary(features), rtol=1e-4, atol=1e-5)
+    parts, summary = teacher.network.summarised(features), teacher.network.summary(features)
+    torch.testing.assert_close(parts.mean(1), summary, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(summary.norm(dim=1), torch.ones(1)) == unit_length
 
 
 def test_shares_have_the_distance_as_their_mean():

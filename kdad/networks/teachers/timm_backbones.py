@@ -51,6 +51,8 @@ class TimmFeatures(FeatureNetwork):
         info = {entry["module"]: entry for entry in model.feature_info}
         self.transformer = is_transformer(model)
         self.prefix = int(getattr(model, "num_prefix_tokens", 0)) if self.transformer else 0
+        # Of a full-size CNN, the length of a mean depends more on contrast than on content: see `benchmarks/scores.py`.
+        self.unit_length = not self.transformer
         coarsest = model.feature_info[-1]
         self.strides = tuple(int(info.get(layer, coarsest)["reduction"]) for layer in self.layers)
         self.projection: Tensor | None
@@ -76,22 +78,16 @@ class TimmFeatures(FeatureNetwork):
         """(h, w) of the patches of every layer."""
         return [(height // stride, width // stride) for stride in self.strides]
 
-    def summary(self, features: Sequence[Tensor]) -> Tensor:
-        """For a convolutional model, the mean (B, D) over all but the outermost patches, scaled to unit length.
+    def contributions(self, features: Sequence[Tensor]) -> Tensor:
+        """As in `FeatureNetwork`; for a convolutional model, of all but the outermost patches.
 
-        The outermost patches see more padding than image, and the mean's length depends more on contrast than on
-        content. Both were selected with the default score; see `benchmarks/scores.py`.
+        Those see more padding than image. Both this and the unit length were selected with the default score.
         """
         if self.transformer:
-            return super().summary(features)
-        return nn.functional.normalize(self._inner(features).mean(1), dim=1)
-
-    def summarised(self, features: Sequence[Tensor]) -> Tensor:
-        """As in `FeatureNetwork`; for a convolutional model, of all but the outermost patches."""
-        if self.transformer:
-            return super().summarised(features)
-        inner = self._inner(features)
-        return inner / inner.mean(1, keepdim=True).norm(dim=2, keepdim=True).clamp(min=1e-12)
+            return super().contributions(features)
+        height, width = self.grids(*self.image_size)[-1]
+        grid = features[-1].float().unflatten(1, (height, width))
+        return (grid[:, 1:-1, 1:-1] if min(height, width) > 2 else grid).flatten(1, 2)
 
     def _indices(self) -> list[int]:
         names = [entry["module"] for entry in self.model.feature_info]
@@ -101,12 +97,6 @@ class TimmFeatures(FeatureNetwork):
     def _final(self, final: Tensor) -> Tensor:
         flat = final.flatten(1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else tokens(final)
         return flat if self.projection is None else flat @ self.projection
-
-    def _inner(self, features: Sequence[Tensor]) -> Tensor:
-        """Inner patches (B, n, D) of the final map, without those at its edge, in float32."""
-        height, width = self.grids(*self.image_size)[-1]
-        grid = features[-1].float().unflatten(1, (height, width))
-        return (grid[:, 1:-1, 1:-1] if min(height, width) > 2 else grid).flatten(1, 2)
 
     @torch.no_grad()
     def _checked_channels(self) -> tuple[int, ...]:
