@@ -42,7 +42,7 @@ class FeatureNetwork(nn.Module):
         return parts / parts.mean(1, keepdim=True).norm(dim=2, keepdim=True).clamp(min=1e-12)
 
     def contributions(self, features: Sequence[Tensor]) -> Tensor:
-        """What each patch (B, n, D) of the last critical layer gives to `summary`, before that is scaled.
+        """Unscaled contribution (B, n, D) of each patch of the last critical layer to `summary`.
 
         The class token, which has no position, contributes equally to all patches.
         """

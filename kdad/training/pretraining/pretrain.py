@@ -157,12 +157,9 @@ def train_teacher(
     chosen = BACKBONES[one_of("backbone", backbone, BACKBONES)]
     source = load_source(one_of("data set", dataset, PREPROCESSING))
     preset = _preset(chosen, start_from, distil_from)
+    sizes = _image_sizes(image_sizes, backbone)
     recipe = with_overrides(
-        preset,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        image_sizes=_image_sizes(image_sizes, backbone),
+        preset, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, image_sizes=sizes
     )
     device = accelerator(device)
     settings = {
@@ -180,12 +177,17 @@ def train_teacher(
     module.prepare(device)
     loop.fit(module, out, epochs=recipe.epochs, seed=seed, device=device)
     card = _card(module, out, settings, trained_on, device)
+    _save(module, out, card)
+    return card
+
+
+def _save(module: Classification, out: Path, card: dict[str, Any]) -> None:
+    """Write a finished teacher, its weights last, and remove what its run went on from."""
     write_json(out / CARD_FILE, card)
     write_text(out / "README.md", teacher_card(card))
     module.kept_model.save(out, module.preprocessing)
     for name in (loop.CHECKPOINT, SETTINGS):
         (out / name).unlink(missing_ok=True)
-    return card
 
 
 def _card(
