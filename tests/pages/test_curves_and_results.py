@@ -352,6 +352,21 @@ def test_three_students_in_the_arena(results, rivals):
     assert at.dataframe[0].value["teacher"].tolist() == ["one", "two", "three"]
 
 
+def test_a_link_into_the_arena_names_all_of_its_students(results, rivals):
+    linked = {"first": "patterns/two/dots", "second": "patterns/three/dots", "third": "patterns/one/dots"}
+    at = results("Arena", root=rivals, **linked)
+    assert [control(at, "selectbox", name.title()).value for name in linked] == list(linked.values())
+    choose(at, "selectbox", "First", "patterns/three/dots")
+    assert control(at, "selectbox", "Second").value != "patterns/three/dots"  # no student meets itself
+    assert at.dataframe[0].value["teacher"].tolist()[0] == "three"
+
+
+def test_a_link_into_the_arena_with_a_student_that_is_gone_says_so(results, rivals):
+    at = results("Arena", root=rivals, first="patterns/two/dots", second="patterns/gone/dots")
+    assert "not available: patterns/gone/dots" in texts(at)
+    assert control(at, "selectbox", "Second").value == "patterns/one/dots"
+
+
 def test_teachers_without_a_student_stand_beside_the_students(results, rivals):
     folder = rivals / "patterns" / "one" / "dots"
     table = pandas.read_parquet(folder / "scores.parquet")

@@ -94,7 +94,9 @@ def _choose_rate(evidences: Sequence[Evidence]) -> float:
 
 def _choose() -> list[Evidence]:
     """Choose two or three calibrated students of one task, by default of a VGG and a ViT; ends the page without any."""
-    check_link("first", students := students_or_stop())
+    students = students_or_stop()
+    for name in ORDINALS:
+        check_link(name, students)
     pairs = {key: _opponents(student, students) for key, student in students.items() if student.evaluation}
     pairs = {key: others for key, others in pairs.items() if others}
     if not pairs:
@@ -108,11 +110,14 @@ def _choose() -> list[Evidence]:
     )
     others = pairs[first]
     vit = next((index for index, key in enumerate(others) if "vit" in students[key].teacher), 0)
-    second = columns[1].selectbox("Second", others, index=vit, key=f"second-{first}")
+    second = columns[1].selectbox(
+        "Second", others, index=vit, key="second", bind="query-params", persist_state="session"
+    )
     rest = [key for key in others if students[key].teacher != students[second].teacher]
     third = columns[2].selectbox(
-        "Third", [None, *rest], key=f"third-{first}-{second}", disabled=not rest, format_func=lambda key: key or "none"
-    )
+        "Third", rest, index=None, key="third", bind="query-params", persist_state="session", disabled=not rest,
+        placeholder="none",
+    )  # fmt: skip
     evidences = []
     for column, key in zip(columns, (first, second, third), strict=True):
         if key is not None:
