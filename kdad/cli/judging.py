@@ -149,8 +149,10 @@ def evaluate(args: argparse.Namespace) -> None:
 def correct(args: argparse.Namespace) -> None:
     """Make a version of a student that takes some more images for normal."""
     from kdad.data.images import find_images
+    from kdad.detection.revision import check_folder
     from kdad.detection.revision import correct as make_corrected
 
+    check_folder(Path(args.folder))
     detector, files = _load(args, args.folder), find_images(args.images)
     _say_what_changed(args, make_corrected(Path(args.folder), files, detector=detector))
 
@@ -160,8 +162,9 @@ def region(args: argparse.Namespace) -> None:
     import torch
 
     from kdad.data.masks import read_mask
-    from kdad.detection.revision import rectangle, restrict
+    from kdad.detection.revision import check_folder, rectangle, restrict
 
+    check_folder(Path(args.folder))
     mask = torch.from_numpy(read_mask(Path(args.mask))) if args.mask else rectangle(*args.box)
     _say_what_changed(args, restrict(Path(args.folder), mask, detector=_load(args, args.folder)))
 
@@ -236,18 +239,19 @@ def score(args: argparse.Namespace) -> None:
 
     if args.method != "patch" and not args.heatmaps:
         raise UserError("--method is about heatmaps: give --heatmaps DIR as well")
-    if args.parquet:
-        _score_into_parts(args)
-        return
-    if args.engine != HERE:
+    if args.interval is not None and not args.watch:
+        raise UserError("--interval is about watching: give --watch as well")
+    if args.engine != HERE and not args.parquet:
         raise UserError("--engine is about very many images: give --parquet DIR as well")
     if args.watch:
         _watch(args)
         return
-    if args.interval is not None:
-        raise UserError("--interval is about watching: give --watch as well")
+    if args.parquet:
+        _score_into_parts(args)
+        return
     if args.csv:
         _check_csv(Path(args.csv))
+        _check_unwatched(Path(args.csv))
     detector = _load(args, args.folder)
     rows: list[dict[str, Any]] = []
     try:
@@ -324,6 +328,7 @@ def _watch(args: argparse.Namespace) -> None:
     file = Path(args.csv)
     _check_csv(file)
     from kdad.detection.image_files import check_heatmap_folder
+    from kdad.detection.localisation import check_method
     from kdad.detection.watching import ScoreTable, Watcher
 
     heatmaps = Path(args.heatmaps) if args.heatmaps else None
@@ -333,6 +338,8 @@ def _watch(args: argparse.Namespace) -> None:
         detector = _load(args, args.folder)
         fpr = detector.rate(args.fpr)
         detector.threshold(fpr)  # or refuse the rate now
+        if heatmaps:
+            check_method(detector, args.method)
         watcher = Watcher(detector, folders, ScoreTable(file, detector, fpr), fpr, heatmaps, args.method)
         print(f"watching {', '.join(map(shown, folders))}; Ctrl-C ends", file=sys.stderr, flush=True)
         judged = unreadable = 0
@@ -396,6 +403,14 @@ def _check_csv(file: Path) -> None:
         header = lines.readline(200)
     if header and not CSV_HEADER.match(header):
         raise UserError(f"{shown(file)} holds something other than scores, and is kept; choose another name for --csv")
+
+
+def _check_unwatched(file: Path) -> None:
+    """Raise a `UserError` if a file holds rows of `--watch`, which one run over some images would replace."""
+    from kdad.detection.watching import is_table
+
+    if is_table(file):
+        raise UserError(f"{shown(file)} is a table of --watch, and is kept; choose another name for --csv")
 
 
 def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:

@@ -91,10 +91,10 @@ def add_commands(command: "Command") -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Print what a folder holds and what is doubtful."""
-    from kdad.data.datasets import FOLDER
+    from kdad.data.datasets import FOLDER, folder_path
     from kdad.data.health import examine, in_words
 
-    health = examine(Path(args.folder.removeprefix(FOLDER)))
+    health = examine(folder_path(f"{FOLDER}{args.folder.removeprefix(FOLDER)}"))
     if args.json:
         print(json.dumps(health.as_dict(), indent=2))
         return

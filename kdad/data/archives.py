@@ -61,7 +61,9 @@ def image_names(archive: BinaryIO, max_bytes: int) -> list[str]:
         with zipfile.ZipFile(archive) as opened:
             members, _ = _images(opened)
             sizes = {name: opened.getinfo(name).file_size for name in members}
-    except zipfile.BadZipFile as error:
+    except UserError:
+        raise
+    except Exception as error:  # zipfile raises many types on damaged data
         raise UserError(f"this is not a readable zip file ({one_line(error)})") from None
     if large := [name for name, size in sizes.items() if size > max_bytes]:
         raise UserError(f"{large[0]}: larger than {max_bytes / 2**20:g} MB; reduce its size")

@@ -20,6 +20,7 @@ from kdad.files import shown
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "HEIF", "AVIF", "JPEG2000")
 pi_heif.register_heif_opener()  # common for phones and cameras, but not supported by Pillow itself
 MAX_PIXELS = 64_000_000
+MAX_SIDE = 65_535  # pixels, as of JPEG: the work of resizing grows with each side, however narrow the image
 # White in images of more than 8 bits: fractions, or values of 8, 10, 12, 14 or 16 bits.
 MAX_VALUES = (1, 255, 1023, 4095, 16383, 65535)
 UNCLEAR_BELOW = 64  # maxima above 1 and below this are ambiguous: a dark image, or none at all
@@ -40,7 +41,7 @@ _opening = Lock()
 
 
 class TooManyPixels(UserError):
-    """An image exceeds the pixel limit."""
+    """An image exceeds the limit of pixels, or of those of a side."""
 
 
 def read_image(
@@ -168,6 +169,8 @@ def _check_size(image: Image.Image, name: str, most: int) -> None:
     width, height = image.size
     if width * height > most:
         raise TooManyPixels(f"{name}: {width}×{height} exceeds {most / 10**6:g} million pixels; reduce its size")
+    if max(width, height) > MAX_SIDE:
+        raise TooManyPixels(f"{name}: {width}×{height} exceeds {MAX_SIDE:,} pixels of a side; cut or reduce it")
 
 
 def _check_frames(image: Image.Image, name: str) -> None:

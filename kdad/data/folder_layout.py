@@ -121,13 +121,14 @@ class FolderLayout:
         used = {mask for file in masked for mask in self.masks_of(file)}
         if lost := [mask for masks in self._masks.values() for mask in masks if mask not in used]:
             say(f"{counted(lost, 'mask')} without a defective test image, such as {shown(lost[0])}")
-        images, others = split_by_ending(files_below(self.root))
-        say(*set_aside(split_masks(self._normal_files)[1], "trained on"), *of_unknown_ending(others))
-        if self.normal_folder != self.root:
-            known = [self.normal_folder, self.root / GROUND_TRUTH, *_folders(self.root / TEST)]
-            elsewhere = [file for file in images if not any(map(file.is_relative_to, known))]
-            if elsewhere:
-                say(f"{counted(elsewhere, 'image')} in folders that are not read, such as {shown(elsewhere[0])}")
+        images, unknown = split_by_ending(files_below(self.root))
+        say(*set_aside(split_masks(self._normal_files)[1], "trained on"), *of_unknown_ending(unknown))
+        known = [self.root / GROUND_TRUTH, *_folders(self.root / TEST)]
+        tests = [file for file in images if file.is_relative_to(self.root / TEST)]
+        others = [file for file in images if not file.is_relative_to(self.normal_folder)]
+        elsewhere = [file for file in sorted({*tests, *others}) if not any(map(file.is_relative_to, known))]
+        if elsewhere:
+            say(f"{counted(elsewhere, 'image')} in folders that are not read, such as {shown(elsewhere[0])}")
         self._say_what_is_there_twice()
 
     def _say_what_is_there_twice(self) -> None:

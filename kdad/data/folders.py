@@ -92,9 +92,8 @@ class FolderTask(Task):
     def __init__(self, root: Path, pixels: Preprocessing | Callable[[], Preprocessing], tile_size: int | None = None):
         self.layout = FolderLayout(root.resolve())
         self.root, self._given_pixels, self._asked_tile_size = self.layout.root, pixels, tile_size
-        if tile_size and self.image_size[0] != self.image_size[1]:
-            shown = size_in_words(self.image_size)
-            raise UserError(f"tiles are square, but the teacher reads images at {shown} px: give one --image-size")
+        if tile_size:
+            self._check_square()
         self._fingerprints: dict[str, str] = {}
         self._checked = False
 
@@ -216,8 +215,18 @@ class FolderTask(Task):
         return holdout_split(normals, _held_out(normals) if self.tile_size else None)
 
     def _default_tile_size(self) -> int:
-        sizes = [image_size(file) for file in self.layout.normals]
-        return TILE_SIDES * min(self.image_size) if need_tiles(sizes, self.image_size) else 0
+        if not need_tiles([image_size(file) for file in self.layout.normals], self.image_size):
+            return 0
+        self._check_square()
+        return TILE_SIDES * self.image_size[0]
+
+    def _check_square(self) -> None:
+        """Raise a `UserError` if tiles, which are square, do not fit what the teacher reads."""
+        if self.image_size[0] != self.image_size[1]:
+            shown = size_in_words(self.image_size)
+            raise UserError(
+                f"tiles are square, but the teacher reads images at {shown} px: give one --image-size, or --tile-size 0"
+            )
 
     @cached_property
     def _each(self) -> int:

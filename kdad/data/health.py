@@ -148,7 +148,9 @@ def _thumbnails(images: ImageFiles) -> np.ndarray:
 
 
 def _blank(thumbnails: np.ndarray) -> list[int]:
-    return np.flatnonzero(thumbnails.std(1) < BLANK_BELOW).tolist()
+    """Images of one colour."""
+    channels = thumbnails.reshape(len(thumbnails), 3, -1)
+    return np.flatnonzero(channels.std(2).max(1) < BLANK_BELOW).tolist()
 
 
 def _distances(thumbnails: np.ndarray) -> np.ndarray:

@@ -155,5 +155,6 @@ def _is_noisy(values: np.ndarray, lossy: bool) -> bool:
 def image_size(file: Path) -> tuple[int, int]:
     """(width, height) of an image as displayed, that is, after EXIF rotation."""
     with opened_image(file, shown(file)) as image:
-        turned = image.getexif().get(0x0112, 1) >= 5
+        # Of a TIFF, Pillow gives the size as displayed.
+        turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         return (image.height, image.width) if turned else image.size

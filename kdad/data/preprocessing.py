@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,6 +10,9 @@ from torch import Tensor
 
 from kdad.data.sizes import Size, as_size, size_in_words
 from kdad.errors import UserError, one_of
+
+BAND = 16  # rows of a resize matrix
+SIZES_KEPT = 16  # of those matrices: people bring images of a few sizes, or all of different ones
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,14 @@ class Preprocessing:
         below, right = rows - self.crop[0] - top, columns - self.crop[1] - left
         framed = torch.nn.functional.pad(scaled, (left, right, top, below))
         return resample(framed[:, None], height, width, "bilinear")[:, 0]
+
+    def cropped(self, maps: Tensor) -> Tensor:
+        """What the crop shows of maps of the whole input (…, H, W), of any size: their part there."""
+        rows, columns = (
+            slice(size * before // outer, -(-size * (before + inner) // outer))
+            for size, before, inner, outer in zip(maps.shape[-2:], self.border, self.crop, self.resize, strict=True)
+        )
+        return maps[..., rows, columns]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -120,26 +131,41 @@ def _resize_rows(images: Tensor, width: int, interpolation: str) -> Tensor:
     return torch.cat(resized, -1) if len(resized) > 1 else resized[0]
 
 
-@cache
+@lru_cache(maxsize=SIZES_KEPT)
 def _resize_bands(size_in: int, size_out: int, interpolation: str) -> list[tuple[slice, Tensor]]:
     """Bands of rows of `resize_matrix` without surrounding zeros, each with the slice of inputs it reads.
 
     A single band suffices unless the size is reduced a lot, where nearly all of the matrix is zero.
     """
-    matrix, bands = resize_matrix(size_in, size_out, interpolation), []
-    for rows in matrix.split(BAND if size_in > 2 * size_out else size_out):
-        used = rows.any(0).nonzero()
-        read = slice(int(used[0]), int(used[-1]) + 1)
-        bands.append((read, rows[:, read].contiguous()))
+    band, bands = BAND if size_in > 2 * size_out else size_out, []
+    for first in range(0, size_out, band):
+        rows = range(first, min(first + band, size_out))
+        read = _inputs_of(rows, size_in, size_out, interpolation)
+        bands.append((read, _weights(rows, read, size_in, size_out, interpolation)))
     return bands
 
 
-BAND = 16  # rows
-INTERPOLATIONS = {
-    "bilinear": (1.0, lambda x: (1 - x.abs()).clamp(min=0)),
-    "bicubic": (2.0, lambda x: _cubic(x.abs())),
-    "lanczos": (3.0, lambda x: torch.sinc(x) * torch.sinc(x / 3) * (x.abs() < 3)),
-}
+def resize_matrix(size_in: int, size_out: int, interpolation: str) -> Tensor:
+    """Matrix (size_out, size_in) of a one-dimensional resize; every row sums to one."""
+    return _weights(range(size_out), slice(0, size_in), size_in, size_out, interpolation)
+
+
+def _inputs_of(rows: range, size_in: int, size_out: int, interpolation: str) -> slice:
+    """The inputs that rows of `resize_matrix` read."""
+    scale = size_in / size_out
+    reach = INTERPOLATIONS[interpolation][0] * max(scale, 1.0)
+    first, last = (rows[0] + 0.5) * scale - reach, (rows[-1] + 0.5) * scale + reach
+    return slice(max(0, math.floor(first + 0.5)), min(size_in, math.ceil(last - 0.5)))
+
+
+def _weights(rows: range, read: slice, size_in: int, size_out: int, interpolation: str) -> Tensor:
+    """Those rows of `resize_matrix`, of those inputs."""
+    support, weight = INTERPOLATIONS[interpolation]
+    scale = size_in / size_out
+    centre = (torch.tensor(rows, dtype=torch.float64)[:, None] + 0.5) * scale
+    distance = (torch.arange(read.start, read.stop, dtype=torch.float64) + 0.5 - centre) / max(scale, 1.0)
+    matrix = weight(distance) * (distance.abs() < support)
+    return (matrix / matrix.sum(1, keepdim=True)).float()
 
 
 def _cubic(x: Tensor, a: float = -0.5) -> Tensor:
@@ -148,13 +174,8 @@ def _cubic(x: Tensor, a: float = -0.5) -> Tensor:
     return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
-@cache
-def resize_matrix(size_in: int, size_out: int, interpolation: str) -> Tensor:
-    """Matrix (size_out, size_in) of a one-dimensional resize; every row sums to one."""
-    support, weight = INTERPOLATIONS[interpolation]
-    scale = size_in / size_out
-    spread = max(scale, 1.0)
-    centre = (torch.arange(size_out, dtype=torch.float64)[:, None] + 0.5) * scale
-    distance = (torch.arange(size_in, dtype=torch.float64) + 0.5 - centre) / spread
-    matrix = weight(distance) * (distance.abs() < support)
-    return (matrix / matrix.sum(1, keepdim=True)).float()
+INTERPOLATIONS = {
+    "bilinear": (1.0, lambda x: (1 - x.abs()).clamp(min=0)),
+    "bicubic": (2.0, lambda x: _cubic(x.abs())),
+    "lanczos": (3.0, lambda x: torch.sinc(x) * torch.sinc(x / 3) * (x.abs() < 3)),
+}

@@ -40,13 +40,16 @@ def localise(detector: Detector, images: Tensor, method: str = "patch", noise: f
     Raises:
         UserError: the method is unknown, or not for this kind of network.
     """
-    one_of("localisation method", method, METHODS)
-    make = METHODS[method]
-    if make is None:
+    saliency = _saliency(detector, method, noise)
+    if saliency is None:
         predictions = [detector.predict(batch) for batch in in_batches(images)]
         return np.concatenate([_student(each) if method == STUDENT else each.heatmap for each in predictions])
-    saliency = make(detector, noise)
     return np.concatenate([_over_images(detector, batch, saliency) for batch in in_batches(images)])
+
+
+def check_method(detector: Detector, method: str) -> None:
+    """Raise a `UserError` if a method is unknown, or not for this kind of network."""
+    _saliency(detector, method, NOISE)
 
 
 def methods_for(detector: Detector) -> list[str]:
@@ -64,6 +67,12 @@ def _student(prediction: Prediction) -> np.ndarray:
 
 
 Saliency = Callable[[Tensor], Tensor]  # normalised pixels (B, 3, S, S) to maps (B, S, S)
+
+
+def _saliency(detector: Detector, method: str, noise: float) -> Saliency | None:
+    """What makes the maps of a method; None where every prediction has them."""
+    make = METHODS[one_of("localisation method", method, METHODS)]
+    return None if make is None else make(detector, noise)
 
 
 def _over_images(detector: Detector, images: Tensor, saliency: Saliency) -> np.ndarray:

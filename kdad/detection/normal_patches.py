@@ -338,6 +338,14 @@ class NormalPatches:
         usual = self.scales[0].mean.exp().median()
         return self.nearest.distances(patches).median(1).values < KNOWN_BELOW * usual
 
+    def repeated(self, patches: Tensor) -> Tensor:
+        """Whether images of these projected patches (B, P, D) show what one before them does, (B,) bool."""
+        found = torch.zeros(len(patches), dtype=torch.bool)
+        for image in range(1, len(patches)):
+            before = replace(self, nearest=NearestPatches.fit(patches[:image], self.projection.grid))
+            found[image] = before.know(patches[image : image + 1])
+        return found
+
     def restricted(self, region: Tensor) -> FittedPatches:
         """The same for another region of interest, bool (h, w)."""
         return self.fit_patches(self.projection, self.remembered, region.flatten().nonzero()[:, 0])

@@ -19,6 +19,7 @@ from kdad.detection.detector import Detector
 from kdad.detection.inputs import to_batch
 from kdad.detection.normal_patches import FittedPatches, NormalPatches, layer_maps
 from kdad.errors import UserError
+from kdad.files import shown
 from kdad.storage import layout, student_folder
 
 FINE = 1000  # rows and columns on which a rectangle is drawn
@@ -39,14 +40,17 @@ def correct(folder: Path, images: Sequence[Any], *, into: Path | None = None, de
         detector: the student, if it is loaded.
 
     Raises:
-        UserError: the student's score reads no remembered normals, or an image is none or known already.
+        UserError: the student is in no folder of this machine, or its score reads no remembered normals; or an image is
+            none, known already, or given twice.
     """
+    check_folder(folder)
     detector = detector or Detector.load(folder)
     patches = _patches_of(detector)
     batches = [to_batch(image, detector.config.max_value) for image in images]
     added = torch.cat([_projected(detector, patches, batch) for batch in batches])
-    if patches.know(added).any():
-        raise UserError("an image is among the normals of this student already")
+    # A normal that is there twice is at no distance from the others, and would spoil the scale of all distances.
+    _refuse(patches.know(added), batches, images, "among the normals of this student already")
+    _refuse(patches.repeated(added), batches, images, "given more than once")
     digests = [digest_of(image) for batch in batches for image in batch]
     return _saved(folder, detector, patches.extended(added), {"normals": digests}, into)
 
@@ -73,16 +77,37 @@ def restrict(folder: Path, region: Tensor, *, into: Path | None = None, detector
         detector: the student, if it is loaded.
 
     Raises:
-        UserError: the student's score reads no remembered normals, or the region holds no whole patch.
+        UserError: the student is in no folder of this machine, or its score reads no remembered normals, or the region
+            holds no whole patch.
     """
+    check_folder(folder)
     detector = detector or Detector.load(folder)
     patches = _patches_of(detector)
-    share = torch.nn.functional.adaptive_avg_pool2d(region[None, None].float(), patches.projection.grid)[0, 0]
+    seen = detector.teacher.preprocessing.cropped(region[None, None].float())
+    share = torch.nn.functional.adaptive_avg_pool2d(seen, patches.projection.grid)[0, 0]
     inside = share >= INSIDE
     if not inside.any():
         raise UserError("the region is smaller than one patch: mark a larger part of the image")
     change = {"region": round(float(inside.float().mean()), 4)}
     return _saved(folder, detector, patches.restricted(inside), change, into)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise a `UserError` if no student is there that a version could be made beside."""
+    if not (folder / layout.WEIGHTS).is_file():
+        raise UserError(
+            f"{shown(folder)} is no folder with a student, which a version is made beside; pull one of the Hub first"
+        )
+
+
+def _refuse(which: Tensor, batches: Sequence[Tensor], images: Sequence[Any], reason: str) -> None:
+    """Raise a `UserError` on the first image that is marked in `which` (B,) of all batches, by its path or number."""
+    if not which.any():
+        return
+    given = torch.arange(len(batches)).repeat_interleave(torch.tensor([len(batch) for batch in batches]))
+    index = int(given[which][0])
+    image = images[index]
+    raise UserError(f"{image if isinstance(image, str | Path) else f'image {index + 1}'}: {reason}")
 
 
 def _patches_of(detector: Detector) -> NormalPatches:

@@ -6,6 +6,7 @@ one stopped. A row is one line: one that a crash cut off is taken away, and its 
 
 import csv
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -24,11 +25,20 @@ from kdad.spreadsheets import as_csv, harmless
 COLUMNS = (
     "image", "score", "p_value", "is_anomaly", "error", "heatmap", "size", "modified_ns", "judged", "fpr", "student",
 )  # fmt: skip
+HEADER_LENGTH = 1000  # characters, more than a header has
 STEP = 0.2  # seconds between looks at whether to stop
 DIGITS = 12  # of the hashes that a row has of its student
 
 Row = dict[str, Any]
 State = tuple[str, int | None, int | None]  # of an image: its name as a table has it, its size and time of change
+
+
+def is_table(file: Path) -> bool:
+    """Whether a file begins as a `ScoreTable` does."""
+    if not file.exists():
+        return False
+    with open(file, encoding="utf-8", errors="replace") as lines:
+        return re.findall(r"\w+", lines.readline(HEADER_LENGTH)) == list(COLUMNS)
 
 
 class ScoreTable:

@@ -24,6 +24,7 @@ from kdad.storage.sealing import sealed
 from kdad.storage.student_config import StudentConfig
 
 IMAGE, IMAGE_WITH_MASK = 2.0, 2.5  # costs of one image, in looks of a teacher at one
+HALF = 0.5 - 1e-4  # of a pixel, in single precision
 MAX_MAP_SIZE = 256  # pixels a side on which heatmaps are compared with masks
 
 
@@ -156,14 +157,24 @@ def shrunk(height: int, width: int) -> tuple[int, int]:
 
 
 def shrunk_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A mask at another size; what is touched by a defect of any size stays one."""
+    """A mask (H, W) at a smaller size: what is covered by half, and of a region that covers no half, its largest part."""
     from PIL import Image
+    from scipy.ndimage import label
 
     if mask.shape == (height, width):
         return mask
-    smaller = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BOX)
-    share = np.asarray(smaller) / 255
-    return share >= min(0.5, share.max()) if mask.any() else np.zeros((height, width), bool)
+    covered = Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
+    smaller = np.asarray(covered) >= HALF
+    regions, _ = label(mask, structure=np.ones((3, 3)))
+    rows, columns = np.nonzero(mask)
+    region, place = regions[rows, columns], (rows * height // len(mask)) * width + columns * width // mask.shape[1]
+    lost = ~np.isin(region, region[smaller.flat[place]])
+    if lost.any():
+        pairs, counts = np.unique(np.stack([region[lost], place[lost]]), axis=1, return_counts=True)
+        most = np.zeros(region.max() + 1, int)
+        np.maximum.at(most, pairs[0], counts)
+        smaller.flat[pairs[1][counts == most[pairs[0]]]] = True
+    return smaller
 
 
 def pixel_figures(heatmaps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[str, float]:

@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from kdad.data.images import evenly
+from kdad.data.preprocessing import Preprocessing
 from kdad.data.protocol import ENOUGH_TO_CALIBRATE
 from kdad.data.pseudo_anomalies import KINDS, draw_pseudo_anomalies
 from kdad.data.task import Task
@@ -121,12 +122,18 @@ def draw_and_judge(detector: Detector, task: Task) -> DrawnDefects:
     drawn = draw_pseudo_anomalies(images[chosen], SEED)
     predictions = judge.predict_each(torch.from_numpy(image).permute(2, 0, 1) for image in drawn.images)
     found = np.concatenate([part.is_anomaly for part in track(DRAWING, predictions, len)])
-    seen = _within(calibration.patches.region_map, drawn.masks)
+    seen = _within(calibration.patches.region_map, drawn.masks, detector.teacher.preprocessing)
     kinds = [kind for kind, inside in zip(drawn.kinds, seen, strict=True) if inside]
     return DrawnDefects(kinds, drawn.masks.mean((1, 2))[seen], found[seen], judge.default_fpr, known)
 
 
-def _within(region: torch.Tensor, masks: np.ndarray) -> np.ndarray:
-    """Tell which masks (N, H, W) lie in a region (h, w) for the most part, (N,) bool."""
-    inside = interpolate(region[None, None].float(), masks.shape[1:])[0, 0].numpy() > 0
-    return (masks & inside).sum((1, 2)) >= masks.sum((1, 2)) / 2
+def _within(region: torch.Tensor, masks: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Tell which masks (N, H, W) lie in a region (h, w) of the crop for the most part, (N,) bool.
+
+    All do where there is no region: what lies outside of the crop is not found, which is to be said.
+    """
+    if region.all():
+        return np.ones(len(masks), bool)
+    cropped = preprocessing.cropped(torch.from_numpy(masks)).numpy()
+    inside = interpolate(region[None, None].float(), cropped.shape[1:])[0, 0].numpy() > 0
+    return (cropped & inside).sum((1, 2)) >= masks.sum((1, 2)) / 2

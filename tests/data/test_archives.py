@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from kdad.data import archives
-from kdad.data.archives import unpack_images
+from kdad.data.archives import image_names, unpack_images
 
 
 def png() -> bytes:
@@ -70,6 +70,13 @@ def test_too_many_images_are_refused(tmp_path, refusal, monkeypatch):
 def test_what_is_no_zip_file_is_refused(content, tmp_path, refusal):
     assert "not a readable zip file" in refusal(unpack_images, io.BytesIO(content), tmp_path / "own")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_archive_of_an_unknown_version_is_refused(tmp_path, refusal):
+    content = bytearray(zipped({"0.png": png()}).getvalue())
+    content[content.rindex(b"PK\x01\x02") + 6] = 99  # the version that is needed to read it
+    for read in (lambda file: unpack_images(file, tmp_path / "own"), lambda file: image_names(file, 1000)):
+        assert "not a readable zip file" in refusal(read, io.BytesIO(bytes(content)))
 
 
 def test_a_damaged_archive_leaves_nothing(tmp_path, refusal):

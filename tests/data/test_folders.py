@@ -260,6 +260,15 @@ def test_masks_go_by_many_names(mvtec, capsys):
     assert capsys.readouterr().err == "2 of 5 defective images have no mask\n"
 
 
+def test_a_loose_test_image_beside_normals_without_a_folder_is_told(tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    (tmp_path / "test" / "crack").mkdir(parents=True)
+    for place in ("test/loose", "test/crack/0", *(f"{index}" for index in range(MIN_NORMALS))):
+        picture(rng).save(tmp_path / f"{place}.png")
+    FolderTask(tmp_path, SMALL).check()
+    assert "1 image in folders that are not read, such as" in capsys.readouterr().err
+
+
 def test_what_is_not_used_is_counted(mvtec, capsys):
     """Defects without masks, a mask of no image, and folders that nobody reads."""
     rng = np.random.default_rng(1)
@@ -563,3 +572,11 @@ def test_a_large_image_is_judged_tile_by_tile(tmp_path, vgg_teacher, monkeypatch
 def test_tiles_of_an_oblong_input_are_refused(mvtec, refusal):
     oblong = replace(SMALL, resize=(32, 64), crop=(32, 64))
     assert "tiles are square, but the teacher reads images at 32×64 px" in refusal(FolderTask, mvtec, oblong, 64)
+
+
+def test_tiles_by_default_of_an_oblong_input_are_refused_before_training(tmp_path, refusal):
+    for index in range(MIN_NORMALS):
+        Image.new("L", (640, 640), index * 10).save(tmp_path / f"{index}.png")
+    task = FolderTask(tmp_path, replace(SMALL, resize=(32, 64), crop=(32, 64)))
+    assert "or --tile-size 0" in refusal(lambda: task.train_size)
+    assert FolderTask(tmp_path, replace(SMALL, resize=(32, 64), crop=(32, 64)), 0).tile_size == 0

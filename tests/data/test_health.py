@@ -52,6 +52,8 @@ def test_blank_repeated_and_odd_normals_are_named(folder):
     save(good / "copy.png", np.where(np.indices(copied.shape).sum(0) % 7, copied, copied ^ 1))
     save(good / "dark.png", bricks(5))
     health = examine(folder)
+    save(good / "green.png", np.full((96, 96, 3), (30, 160, 60), np.uint8))
+    assert examine(folder).blank == ["blank.png", "green.png"]
     assert health.blank == ["blank.png"]
     assert health.repeated == [("copy.png", "004.png")]
     assert health.odd == ["dark.png"]
@@ -79,10 +81,11 @@ def test_a_folder_that_cannot_be_trained_on_is_refused(tmp_path):
         examine(tmp_path)
 
 
-def test_the_command_prints_lines_or_json(folder, capsys):
+def test_the_command_prints_lines_or_json(folder, monkeypatch, capsys):
     assert main(["check", str(folder)]) == 0
     assert "- 20 normals are few" in capsys.readouterr().out
-    assert main(["check", f"folder:{folder}", "--json"]) == 0
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert main(["check", f"folder:~/{folder.name}", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["normals"] == 20 and told["advice"]
     assert main(["check", str(folder / "nowhere")]) == 2

@@ -159,10 +159,10 @@ def test_first_picture_of_a_photograph_that_holds_several(tmp_path):
     assert (left, right) == (pytest.approx(RED, abs=40), pytest.approx(GREEN, abs=40))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".heic"])
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".heic", ".tif"])
+@pytest.mark.parametrize("orientation", range(1, 10))
 def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
-    """An image stored in each of the eight orientations is seen upright: red to the left."""
+    """An image stored in each of the eight orientations is seen upright: red to the left; a ninth stands for none."""
     undo = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -181,8 +181,10 @@ def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
         save_heif(file, stored, exif)
     else:
         stored.save(file, exif=exif)
-    left, right = halves(read_image(file))
+    seen = read_image(file)
+    left, right = halves(seen)
     assert (left, right) == (close_to(RED), close_to(GREEN))
+    assert image_size(file) == (seen.shape[2], seen.shape[1])
     assert image_size(file) == upright.size
 
 
@@ -262,6 +264,12 @@ def test_a_decompression_bomb_is_refused_undecoded(tmp_path, monkeypatch, side):
         read_image(tmp_path / "bomb.png")
     assert not raised, "a warning would be a second line"
     assert time.perf_counter() - started < 1
+
+
+def test_an_image_with_a_side_of_more_than_65535_pixels_is_refused(tmp_path):
+    Image.new("L", (65_536, 1)).save(tmp_path / "line.png")
+    with pytest.raises(UserError, match="65,535 pixels of a side"):
+        read_image(tmp_path / "line.png")
 
 
 def test_the_largest_allowed_image_is_not_refused_for_its_size(tmp_path):

@@ -6,7 +6,9 @@ import torch
 from PIL import Image
 
 from kdad.data.preprocessing import (
+    SIZES_KEPT,
     Preprocessing,
+    _resize_bands,
     random_mirror,
     resample,
     resize_matrix,
@@ -94,6 +96,19 @@ def test_a_resize_that_leaves_out_zeros_equals_the_whole_matrices(interpolation,
     expected = down.double() @ images.double() @ across.double().T
     for layout in (images, images.contiguous(memory_format=torch.channels_last), images.float()):
         torch.testing.assert_close(resample(layout, *size, interpolation).double(), expected, atol=1e-3, rtol=1e-5)
+
+
+def test_a_long_side_costs_no_more_than_what_is_read_of_it():
+    narrow = torch.zeros(1, 3, 2, 60_000, dtype=torch.uint8)
+    assert PLAIN(narrow).shape == (1, 3, 8, 8)
+    weights = _resize_bands(60_000, 256, "lanczos")
+    assert sum(band.numel() for _, band in weights) < 256 * 60_000 / 10
+
+
+def test_only_some_sizes_are_kept():
+    for size in range(100, 200):
+        resample(torch.zeros(1, 1, 1, size), 1, 8, "bilinear")
+    assert _resize_bands.cache_info().currsize <= SIZES_KEPT
 
 
 @pytest.mark.parametrize("interpolation", PIL_FILTERS)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,34 @@ def test_what_is_known_already_is_refused(folder, load, stripes):
     made = correct(folder, [stripes[:1]], detector=load(folder))
     with pytest.raises(UserError, match="already"):
         correct(made, [stripes[:1]], detector=load(made))
+
+
+def test_what_is_given_twice_is_refused_by_name(folder, load, stripes, tmp_path):
+    files = [tmp_path / "one.png", tmp_path / "other.png"]
+    for file in files:
+        Image.fromarray(stripes[0].permute(1, 2, 0).numpy()).save(file)
+    with pytest.raises(UserError, match=r"other\.png: given more than once"):
+        correct(folder, files, detector=load(folder))
+
+
+def test_a_student_that_is_in_no_folder_is_refused(folder, load, stripes, tmp_path, monkeypatch):
+    detector = load(folder)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="pull one of the Hub first"):
+        correct(Path("owner/student"), [stripes[:1]], detector=detector)
+    with pytest.raises(UserError, match="pull one of the Hub first"):
+        restrict(Path("owner/student"), rectangle(0, 0.5, 0, 1), detector=detector)
+    assert not Path("owner").exists()
+
+
+def test_a_region_is_of_the_whole_image_where_the_teacher_sees_its_middle(folder, load):
+    detector = load(folder)
+    middle = replace(detector.teacher.preprocessing, resize=64, crop=32)
+    detector.teacher = replace(detector.teacher, preprocessing=middle)
+    upper = load(restrict(folder, rectangle(0, 0.5, 0, 1), detector=detector)).calibration.patches.region_map
+    assert upper[: len(upper) // 2].all() and not upper[len(upper) // 2 :].any()
+    with pytest.raises(UserError, match="smaller than one patch"):  # the crop begins at a quarter
+        restrict(folder, rectangle(0, 0.2, 0, 1), detector=detector)
 
 
 def test_what_is_outside_of_the_region_never_scores(folder, load):

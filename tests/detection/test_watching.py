@@ -133,6 +133,15 @@ def test_other_tables_are_kept(detector, folder, table, refusal, tmp_path):
         assert table.read_text() == content
 
 
+def test_a_table_of_watching_is_not_replaced_by_other_scores(detector, student_folder, folder, table, capsys):
+    image = put(folder / "a.png")
+    looks(detector, folder, table, 4)
+    written = table.read_bytes()
+    assert main(["score", str(student_folder), str(image), "--csv", str(table), "--device", "cpu"]) == 2
+    assert "is a table of --watch, and is kept" in capsys.readouterr().err
+    assert table.read_bytes() == written
+
+
 def test_heatmaps_are_numbered_on_and_named(detector, folder, table, tmp_path):
     for index in range(3):
         put(folder / f"{index}.png", index)
@@ -149,6 +158,10 @@ def test_heatmaps_are_numbered_on_and_named(detector, folder, table, tmp_path):
         (["--interval", "3"], "give --watch"),
         (["--watch", "--csv", "s.csv", "--fpr", "0.00001"], "cannot be held"),
         (["--watch", "--csv", "s.csv", "--heatmaps", "arriving/maps"], "would lie among the images"),
+        (["--watch", "--parquet", "parts"], "give --csv FILE"),
+        (["--interval", "3", "--parquet", "parts"], "give --watch"),
+        (["--watch", "--csv", "s.csv", "--heatmaps", "maps", "--method", "lime"], "unknown localisation method"),
+        (["--watch", "--csv", "s.csv", "--heatmaps", "maps", "--method", "attention-rollout"], "is for ViT"),
     ],
 )
 def test_what_cannot_be_watched_is_one_line(student_folder, folder, monkeypatch, capsys, more, said):

@@ -6,12 +6,13 @@ import numpy as np
 import pandas
 import pytest
 from helpers.miniatures import SmallDefectsTask, evaluated
+from scipy.ndimage import label
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from kdad.detection.detector import Detector
 from kdad.errors import UserError
 from kdad.evaluation import metrics
-from kdad.evaluation.evaluate import evaluate
+from kdad.evaluation.evaluate import evaluate, shrunk_mask
 from kdad.files import sha256_of
 from kdad.networks.recipes import Recipe
 from kdad.storage import layout
@@ -143,3 +144,19 @@ def test_another_data_set_never_calibrates_the_student(folder, vgg_teacher):
     figures = evaluated(folder, SmallDefectsTask("dots"), Detector.load(folder, teacher=vgg_teacher, device="cpu"))
     assert figures["n_calibration"] == 0
     assert not (folder / layout.CALIBRATION).exists()
+
+
+def test_small_regions_outlive_larger_ones_in_a_smaller_mask():
+    mask = np.zeros((1024, 1024), bool)
+    mask[100:400, 100:400] = mask[700:703, 700:703] = mask[900, 500:560] = True
+    smaller = shrunk_mask(mask, 256, 256)
+    _, count = label(smaller)
+    assert count == 3
+    assert smaller[25:100, 25:100].all() and smaller.sum() < 75**2 + 20
+
+
+def test_a_single_pixel_of_a_large_mask_is_one_of_a_small_one():
+    mask = np.zeros((4000, 6000), bool)
+    assert not shrunk_mask(mask, 171, 256).any()
+    mask[3999, 5999] = True
+    assert np.argwhere(shrunk_mask(mask, 171, 256)).tolist() == [[170, 255]]

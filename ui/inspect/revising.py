@@ -54,11 +54,13 @@ def choose_region(cached: CachedDetector, picture: Picture) -> None:
 
 
 def _corrected(cached: CachedDetector, pictures: list[Picture]) -> tuple[Path, str]:
+    from kdad.data.images import digest_of
     from kdad.detection.revision import correct
 
-    made = correct(cached.student.folder, [[picture.pixels] for picture in pictures], into=_place(cached.student),
-                   detector=cached.detector)  # fmt: skip
-    return made, f"{len(pictures)} {'image' if len(pictures) == 1 else 'images'} learned as normal"
+    different = {digest_of(pixels): pixels for pixels in (picture.pixels for picture in pictures)}
+    images = [[pixels] for pixels in different.values()]
+    made = correct(cached.student.folder, images, into=_place(cached.student), detector=cached.detector)
+    return made, f"{len(images)} {'image' if len(images) == 1 else 'images'} learned as normal"
 
 
 def _restricted(cached: CachedDetector, file, sides: dict[str, list[float]]) -> tuple[Path, str]:
@@ -108,8 +110,11 @@ def _say_what_changed(student: Student) -> None:
     before = find()[0].get(revised["before"])
     tried = sensitivity_of(student.folder)
     if tried is None and at_hand(student.dataset) and st.button("What did it cost?", icon=":material/balance:"):
-        with st.spinner("Drawing defects into normal images…"):
-            _try_drawn_defects(student)
+        try:
+            with st.spinner("Drawing defects into normal images…"):
+                _try_drawn_defects(student)
+        except UserError as error:
+            st.error(plain(error), icon=":material/error:")
         tried = sensitivity_of(student.folder)
     for title, each in (("Before", before and sensitivity_of(before.folder)), ("Now", tried)):
         if each and tried:
