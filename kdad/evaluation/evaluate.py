@@ -157,7 +157,7 @@ def shrunk(height: int, width: int) -> tuple[int, int]:
 
 
 def shrunk_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A mask (H, W) at a smaller size: what is covered by half, and of a region that covers no half, its largest part."""
+    """A mask (H, W) at a smaller size: pixels covered by half, and of a region without one, those covered most."""
     from PIL import Image
     from scipy.ndimage import label
 

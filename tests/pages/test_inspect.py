@@ -15,6 +15,7 @@ from kdad.data.decoding import read_image
 from kdad.detection.detector import Detector
 from kdad.storage.operating_point import Costs, OperatingPoint, save_operating_point
 from ui.inspect import overview
+from ui.shared.page import ROOT
 
 INSPECT = "pages/2_Inspect.py"
 DOTS, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/stripes"
@@ -343,6 +344,28 @@ def test_no_student_at_all_says_how_to_train_one(inspect, tmp_path):
     at = inspect(root=tmp_path)
     assert "No student" in at.info[0].value
     assert at.code[0].value.startswith("python -m kdad train")
+
+
+def test_a_link_to_what_is_usual_wins_over_what_was_chosen_before(inspect):
+    """Streamlit itself takes no parameter from a link that equals a widget's default."""
+    at = inspect(student=STRIPES, source="Upload")
+    assert control(at, "selectbox", "Student").value == STRIPES
+    rerun(at.switch_page("pages/1_Train_or_load.py"))
+    at.switch_page(INSPECT)
+    at.query_params.update(student=DOTS, source="Samples")
+    rerun(at)
+    assert control(at, "selectbox", "Student").value == DOTS
+    assert control(at, "button_group", "Images from").value == "Samples"
+    control(at, "selectbox", "Student").set_value(STRIPES)
+    assert control(rerun(at), "selectbox", "Student").value == STRIPES  # on the page itself, choices stay
+
+
+def test_only_layers_that_all_students_have_can_be_chosen(inspect):
+    one, other = (f"patterns-defects/{teacher}/bricks" for teacher in ("vgg-cifar10", "lite0-imagenet"))
+    at = inspect(root=ROOT / "trained_students", student=one, method="patch", layer="4")
+    assert control(at, "button_group", "Critical layer").value == 4
+    control(at, "multiselect", "Compare with").set_value([other])
+    assert len(control(rerun(at), "button_group", "Critical layer").options) == 4
 
 
 def test_a_damaged_student_is_reported_and_the_others_work(inspect, students_root, tmp_path):

@@ -182,6 +182,12 @@ def test_a_finished_job_whose_student_is_gone_says_so(train, root):
     assert "has since been removed" in plain_texts(train())
 
 
+def test_a_finished_job_whose_student_is_elsewhere_links_nowhere(train, root, tmp_path):
+    shutil.copytree(root / DOTS, tmp_path / "before" / DOTS)
+    made_job(root, "finished", f"../before/{DOTS}")
+    assert "Inspect images" not in [link.proto.label for link in train().get("page_link")]
+
+
 def test_stop_resume_and_remove_do_so(train, root, monkeypatch):
     done = []
     for name in ("stop", "resume"):
@@ -366,6 +372,15 @@ def test_a_student_is_exported_and_what_fails_is_one_line(train, root, monkeypat
     at = press(train(view="Load", use=DOTS), "Export")
     assert "model.safetensors" in at.error[0].value
     assert not at.get("download_button")
+
+
+def test_a_start_that_the_disk_refuses_is_one_line(train, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(manager, "start", refuse)
+    at = press(train(), "Start training")
+    assert "cannot be written" in at.error[0].value and "Permission denied" in at.error[0].value
 
 
 def test_several_teachers_are_one_start(train, monkeypatch):

@@ -6,6 +6,7 @@ from collections import defaultdict
 import streamlit as st
 
 from ui.shared import samples
+from ui.shared.links import samples_link
 from ui.shared.page import ASSETS, INSPECT, RESULTS, TRAIN
 from ui.shared.student_index import Student, find, root, train_command
 from ui.shared.words import OWN_IMAGES, auroc, overlap_badge, plain, unusualness
@@ -36,8 +37,9 @@ def story() -> None:
     if STORY not in students:
         return
     anomalous = next(picture.name for picture in samples.pictures(STORY_SAMPLES, 0) if picture.truth == "other texture")
-    look = {"student": STORY}
-    to_normal, to_defect, to_other = ({**look, "image": name} for name in ("normal 1", "scratch", anomalous))
+    to_normal, to_defect, to_other = (
+        samples_link(STORY, STORY_SAMPLES, name) for name in ("normal 1", "scratch", anomalous)
+    )
     to_arena = {"show": "Arena", "first": VGG_STORY}
     steps = [
         ("A normal image", "The student copies its teacher well: the map stays dark.", INSPECT, to_normal),

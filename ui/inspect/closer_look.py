@@ -13,9 +13,9 @@ from ui.inspect.evidence import evidence
 from ui.inspect.ranking import ranking
 from ui.inspect.view_controls import PATCH, SCORE, STUDENT, View
 from ui.shared import figures
-from ui.shared.page import INSPECT
 from ui.shared.pictures import Picture
 from ui.shared.student_index import evaluate_command, find
+from ui.shared.student_picker import switch_to
 from ui.shared.words import percent, plain, unusualness
 
 if TYPE_CHECKING:
@@ -77,14 +77,14 @@ def _over_strength(strength: perturbation_controls.Strength, detectors: list[Cac
 
 
 def _suggestion(detectors: list[CachedDetector]) -> None:
-    """Link to a student of defects, since one-vs-rest students are not trained for local changes."""
+    """Offer a student of defects, since one-vs-rest students are not trained for local changes."""
     students, _ = find()
     of_defects = [key for key, student in students.items() if student.dataset == "patterns-defects"]
     if of_defects and not any(cached.student.dataset == "patterns-defects" for cached in detectors):
-        st.page_link(
-            INSPECT, label="This student judges whole images. Try one for defects", icon=":material/arrow_forward:",
-            query_params={"student": of_defects[0]},
-        )  # fmt: skip
+        words = "This student judges whole images. Try one for defects"
+        if st.button(words, icon=":material/arrow_forward:", type="tertiary"):
+            switch_to(of_defects[0])
+            st.rerun()
 
 
 def _heading(cached: CachedDetector | None) -> None:
@@ -138,7 +138,7 @@ def _verdict(
         st.caption(
             f"No p-value: this student is not calibrated.{delta} To calibrate it where its data set is available:"
         )
-        st.code(evaluate_command(cached.student), language="bash", wrap_lines=True)
+        st.code(evaluate_command(cached.student.folder), language="bash", wrap_lines=True)
         return
     anomalous = verdict(detector, prediction, view.fpr)
     if anomalous is not None:

@@ -7,7 +7,7 @@ import streamlit as st
 from kdad.data.datasets import BUILT_IN, at_hand
 from kdad.errors import UserError
 from ui.shared import samples
-from ui.shared.links import CAMERA, GALLERY, PER_PAGE, SAMPLES, SOURCE, UPLOAD, kind_key, page_key
+from ui.shared.links import CAMERA, GALLERY, PER_PAGE, SAMPLES, SOURCE, UPLOAD, kind_key, page_key, samples_key
 from ui.shared.pictures import MAX_UPLOAD_MB, TYPES, Picture, gallery, gallery_page, uploaded
 from ui.shared.student_index import Student
 from ui.shared.words import plain
@@ -41,7 +41,7 @@ def _samples(student: Student) -> list[Picture]:
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     chosen = left.selectbox(
         "Sample images", samples.NAMES, index=samples.NAMES.index(own or samples.PHOTOGRAPHS),
-        key=f"texture-{own}", bind="query-params", format_func=samples.label,
+        key=samples_key(own), bind="query-params", format_func=samples.label,
         help="Of a texture: three normals, each kind of defect, and two other textures. Photographs come in full and "
         "cut to the 32 pixels of CIFAR images.",
     )  # fmt: skip
@@ -94,10 +94,10 @@ def _gallery(student: Student) -> list[Picture]:
         return []
     try:
         shown = gallery(student.dataset, student.normal_class)
+        return _gallery_page(student, shown.kinds, shown.labels)
     except UserError as error:
         st.error(plain(error))
         return []
-    return _gallery_page(student, shown.kinds, shown.labels)
 
 
 def _gallery_page(student: Student, kinds: tuple[str, ...], labels) -> list[Picture]:

@@ -116,10 +116,11 @@ def _square(kind: str, picture: Picture, others: list[Picture]) -> Change:
 
 
 def _choose_other(picture: Picture, others: list[Picture]) -> tuple[str, np.ndarray]:
-    woven = patterns.normals("checkerboard", 1, 0)[0].transpose(1, 2, 0)
-    choices = {WOVEN: woven} | {other.name: other.pixels for other in others if other.name != picture.name}
-    name = st.selectbox("Paste from", list(choices), key="paste-from")
-    return name, choices[name]
+    named = {other.name: other for other in others if other.name != picture.name}
+    name = st.selectbox("Paste from", [WOVEN, *named], key="paste-from")
+    if name in named:
+        return name, named[name].pixels
+    return WOVEN, patterns.normals("checkerboard", 1, 0)[0].transpose(1, 2, 0)
 
 
 def _edges(where: tuple[slice, slice], shape: tuple[int, ...]) -> tuple[float, float, float, float]:

@@ -54,11 +54,10 @@ def choose_region(cached: CachedDetector, picture: Picture) -> None:
 
 
 def _corrected(cached: CachedDetector, pictures: list[Picture]) -> tuple[Path, str]:
-    from kdad.data.images import digest_of
     from kdad.detection.revision import correct
 
-    different = {digest_of(pixels): pixels for pixels in (picture.pixels for picture in pictures)}
-    images = [[pixels] for pixels in different.values()]
+    read = [Picture.of(picture.name, picture.pixels) for picture in pictures]
+    images = [[picture.pixels] for picture in {picture.digest: picture for picture in read}.values()]
     made = correct(cached.student.folder, images, into=_place(cached.student), detector=cached.detector)
     return made, f"{len(images)} {'image' if len(images) == 1 else 'images'} learned as normal"
 

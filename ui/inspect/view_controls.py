@@ -41,9 +41,9 @@ def choose_view(detectors: list[CachedDetector]) -> View:
 
 def _drawn_as(detectors: list[CachedDetector], fpr: float | None) -> View:
     method = _choose_method(detectors)
-    grids = detectors[0].detector.teacher.grids
+    layers = min(len(cached.detector.teacher.grids) for cached in detectors)
     layer = st.segmented_control(
-        "Critical layer", range(len(grids) + 1), default=0, required=True, key="layer", **KEPT,
+        "Critical layer", range(layers + 1), default=0, required=True, key="layer", **KEPT,
         format_func=lambda layer: str(layer or "All"), disabled=method != PATCH,
         help="All: all layers, weighted by how well each finds patches pasted into normal images. Values are standard "
         "deviations above a normal patch. Lower layers respond to texture in fine patches, higher layers to "

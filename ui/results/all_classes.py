@@ -44,7 +44,7 @@ def section() -> None:
     left, right = st.columns(2)
     datasets = sorted({DATASET, *(entry["dataset"] for entry in entries.values())})
     dataset = left.selectbox(
-        "Data set", datasets, index=datasets.index(DATASET), key="dataset", persist_state="session"
+        "Data set", datasets, index=datasets.index(DATASET), key="of-dataset", persist_state="session"
     )
     score = right.segmented_control(
         "Our score", list(results.AUROCS), default="auroc", required=True, key="of-sweeps",

@@ -15,7 +15,7 @@ from ui.results.evaluated import DEFAULT, Baseline, Evidence, auroc, baselines_o
 from ui.results.judged_images import pictures_of
 from ui.results.scores import evidence_or_stop
 from ui.shared import figures
-from ui.shared.links import gallery_link
+from ui.shared.links import ORDINALS, gallery_link
 from ui.shared.page import INSPECT
 from ui.shared.pictures import data_url, to_display
 from ui.shared.student_index import Student, of_same_task
@@ -24,7 +24,6 @@ from ui.shared.words import percent, plain
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
 MAX_POINTS, THUMBNAIL = 500, 64
-ORDINALS = ("first", "second", "third")
 NONE = {2: "neither", 3: "none"}  # by number of students
 ALL = {2: "both", 3: "all three"}
 TWO = "two of three"
@@ -95,13 +94,13 @@ def _choose_rate(evidences: Sequence[Evidence]) -> float:
 def _choose() -> list[Evidence]:
     """Choose two or three calibrated students of one task, by default of a VGG and a ViT; ends the page without any."""
     students = students_or_stop()
-    for name in ORDINALS:
-        check_link(name, students)
     pairs = {key: _opponents(student, students) for key, student in students.items() if student.evaluation}
     pairs = {key: others for key, others in pairs.items() if others}
     if not pairs:
         st.info("There are no two evaluated students of one task. Train a second one with a different teacher.")
         st.stop()
+    for name in ORDINALS:
+        check_link(name, pairs)
     columns = st.columns(3)
     keys = list(pairs)
     favourite = next((index for index, key in enumerate(keys) if students[key].dataset == "patterns-defects"), 0)
@@ -163,7 +162,7 @@ def _scatter(table: pd.DataFrame, evidences: Sequence[Evidence], rate: float) ->
     )  # fmt: skip
     note = f"{len(shown):,} of {len(table):,} test images, preferably those judged differently, the rest at random."
     st.caption(f"{note} Hover to see an image, click to inspect it. Lines: {percent(rate)}.")
-    _clicked(shown, evidences, here)
+    _clicked(shown, evidences, pictures is not None)
 
 
 def _choose_axes(number: int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from ui.results import charts
 from ui.shared import figures
 from ui.shared.links import gallery_link
 from ui.shared.page import INSPECT
-from ui.shared.pictures import TYPES, Gallery, Picture, channels_last, data_url, gallery, to_display, uploaded
+from ui.shared.pictures import TYPES, Gallery, Picture, channels_last, data_url, gallery, stamp_of, to_display, uploaded
 from ui.shared.student_index import Student
 from ui.shared.student_picker import check_link, provenance, students_or_stop
 from ui.shared.teachers import loaded_teacher, teacher_of
@@ -124,8 +124,8 @@ def _of_data_set(student: Student) -> Points:
     Raises:
         UserError: the images or the teacher cannot be read.
     """
-    measured = (student.evaluation or {}).get("test_images_sha256", "")
-    known = _remembered(str(student.folder), student.teacher, student.dataset, student.weights_sha256, measured)
+    about = student.teacher, student.dataset, student.weights_sha256, stamp_of(student.dataset)
+    known = _remembered(str(student.folder), *about)
     if not known:
         with st.spinner("Reading the data set…"):
             chosen = [*_normals(student), *_tests(student)]

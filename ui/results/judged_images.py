@@ -10,8 +10,8 @@ from kdad.errors import UserError
 from kdad.spreadsheets import as_csv
 from ui.results.evaluated import Evidence, disagreement, misjudged
 from ui.results.scores import choose_evidence, evidence_or_stop
-from ui.shared.pictures import gallery, to_display
-from ui.shared.student_index import Student, find, of_same_task
+from ui.shared.pictures import Gallery, gallery, to_display
+from ui.shared.student_index import Student, find, of_same_task, train_command
 from ui.shared.words import percent, plain
 
 SHOWN, SIDE = 12, 128
@@ -69,10 +69,8 @@ def _disagreement(evidence: Evidence, here: bool) -> None:
             f"{plain(student.dataset_name)}. To compare, train one with a different teacher:"
         )
         other_student = "vit-cifar10" if "vgg" in student.teacher else "vgg-cifar10"
-        st.code(
-            f"python -m kdad train --dataset {student.dataset} --teacher {other_student} "
-            f"--normal-class {student.normal_class}", language="bash", wrap_lines=True,
-        )  # fmt: skip
+        command = train_command(student.dataset, student.normal_class, other_student)
+        st.code(command, language="bash", wrap_lines=True)
         return
     key = st.selectbox("Compare with", list(others), key=f"rival-{evidence.student.key}")
     other_student = evidence_or_stop(others[key], st.session_state["score"])
@@ -115,12 +113,23 @@ def _show(student: Student, rows: pd.DataFrame, words: list[str], here: bool, pl
             st.caption(f"**{plain(name(row.index))}**  \n{judged}", text_alignment="center")
 
 
+def _check_unchanged(student: Student, shown: Gallery) -> None:
+    """Raise a `UserError` if the test images are no longer those that the student was evaluated on."""
+    measured = (student.evaluation or {}).get("test_images_sha256")
+    if measured and shown.files and shown.fingerprint() != measured:
+        raise UserError(
+            f"the test images of {student.dataset_name} have changed since this student was evaluated: evaluate it anew"
+        )
+
+
 def pictures_of(student: Student, indices: np.ndarray) -> list[np.ndarray] | None:
     """Test images (H, W, 3) by index; None, with a message on the page, if they cannot be read."""
     import torch
 
     try:
-        images, _ = gallery(student.dataset, student.normal_class).fetch(torch.tensor(indices))
+        shown = gallery(student.dataset, student.normal_class)
+        _check_unchanged(student, shown)
+        images, _ = shown.fetch(torch.tensor(indices))
     except UserError as error:
         st.error(plain(error))
         return None

@@ -26,7 +26,7 @@ from ui.results.evaluated import (
 from ui.shared import figures
 from ui.shared.palette import ACCENT, CALM
 from ui.shared.rates import default_rate
-from ui.shared.student_index import Student, sensitivity_of
+from ui.shared.student_index import Student, evaluate_command, sensitivity_of
 from ui.shared.student_picker import check_link, provenance, students_or_stop
 from ui.shared.words import percent, plain
 
@@ -99,7 +99,7 @@ def evidence_or_stop(student: Student, column: str) -> Evidence:
         if evidence is None:
             st.info(f"**{plain(student.key)}** is not evaluated yet. To evaluate it where its data set is available:")
     if evidence is None:
-        st.code(f"python -m kdad evaluate {student.folder}", language="bash", wrap_lines=True)
+        st.code(evaluate_command(student.folder), language="bash", wrap_lines=True)
         _drawn_defects(student)
         st.stop()
     return evidence
@@ -122,7 +122,7 @@ def _choose_threshold(evidence: Evidence, by_costs: OperatingPoint | None) -> tu
     """
     if evidence.normals is None:
         st.info("This student is not calibrated, so it has no threshold. To calibrate it:")
-        st.code(f"python -m kdad evaluate {evidence.student.folder}", language="bash", wrap_lines=True)
+        st.code(evaluate_command(evidence.student.folder), language="bash", wrap_lines=True)
         return None, None
     kept = costs.kept_point(evidence.student)
     options = _rates(len(evidence.normals), [point.fpr for point in (by_costs, kept) if point])

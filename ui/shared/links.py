@@ -1,5 +1,7 @@
 """Links to an image on the inspect page, and to how a student is used elsewhere."""
 
+from collections.abc import Sequence
+
 from ui.shared.pictures import gallery
 from ui.shared.student_index import Student
 
@@ -9,6 +11,13 @@ LINKED = "image"  # the picture shown in detail
 PER_PAGE = 12  # gallery pictures
 VIEW, TRAIN, LOAD = "view", "Train", "Load"  # what the train page shows, and its values
 USE = "use"  # the student whose use is explained there
+
+ORDINALS = ("first", "second", "third")  # of students in the arena
+
+
+def arena_link(keys: Sequence[str]) -> dict[str, str]:
+    """Query parameters of the results page that set students, given by their keys, against each other."""
+    return {"show": "Arena", **dict(zip(ORDINALS, keys, strict=False))}
 
 
 def gallery_link(student: Student, kind: str, index: int) -> dict[str, str]:
@@ -21,6 +30,16 @@ def gallery_link(student: Student, kind: str, index: int) -> dict[str, str]:
     before = int((shown.labels[:index] == shown.kinds.index(kind)).sum())
     place = {kind_key(student): kind, page_key(student, kind): str(before // PER_PAGE + 1)}
     return {"student": student.key, SOURCE: GALLERY, **place, LINKED: shown.name(index)}
+
+
+def samples_link(student: str, texture: str, picture: str) -> dict[str, str]:
+    """Query parameters that open a sample of a texture with its student, given by its key."""
+    return {"student": student, SOURCE: SAMPLES, samples_key(texture): texture, LINKED: picture}
+
+
+def samples_key(texture: str | None) -> str:
+    """Key of the selected sample images for students of one texture, or of none, in the session and in links."""
+    return f"texture-{texture}"
 
 
 def kind_key(student: Student) -> str:

@@ -29,6 +29,7 @@ STYLE = """<style>
 def setup(title: str) -> None:
     """Configure the page and draw its shared elements; must be called first on every page."""
     keep_freed_memory()
+    _follow_link(title)
     icon = str(ASSETS / "icon.svg")
     st.set_page_config(page_title=f"{title} · kdad", page_icon=icon, layout="wide")
     st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=icon)
@@ -37,6 +38,17 @@ def setup(title: str) -> None:
         st.page_link(HOME, label="Home")
         for page in pages():
             st.page_link(page, label=page_name(page))
+
+
+def _follow_link(title: str) -> None:
+    """On arrival at a page, forget what was chosen there before where the link says what to choose.
+
+    Streamlit takes a parameter from a link only if it is not the widget's default: else the earlier choice would stay.
+    """
+    if st.session_state.get("page-shown") != title:
+        st.session_state["page-shown"] = title
+        for name in st.query_params:
+            st.session_state.pop(name, None)
 
 
 def pages() -> list[str]:

@@ -7,13 +7,14 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import PurePath, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 import streamlit as st
 from PIL import Image
 
+from kdad.data.datasets import folder_path, is_folder
 from kdad.errors import UserError
 
 if TYPE_CHECKING:
@@ -136,25 +137,47 @@ class Gallery:
         labels: index of each image's kind, (N,).
         fetch: of indices (n,), the images (3, H, W) and their masks (H, W) or None.
         files: name of each image's file below the test folder; empty for data sets without files.
+        fingerprint: the hash of these files, '' for data sets without files.
     """
 
     kinds: tuple[str, ...]
     labels: np.ndarray
     fetch: "Callable[[torch.Tensor], tuple[Sequence, Sequence | None]]"
     files: tuple[str, ...] = ()
+    fingerprint: Callable[[], str] = str
 
     def name(self, index: int) -> str:
         """Name of a test image: its file's, or its kind and index."""
         return self.files[index] if self.files else f"{self.kinds[self.labels[index]]} {index}"
 
 
-@st.cache_resource(max_entries=4, show_spinner="Reading the data set…")
 def gallery(dataset: str, normal_class: str) -> Gallery:
-    """Test split of a data set.
+    """Test split of a data set, as its files are now.
 
     Raises:
         UserError: the data set is unknown, or its files cannot be read.
     """
+    return _gallery(dataset, normal_class, stamp_of(dataset))
+
+
+def stamp_of(dataset: str) -> str:
+    """The `folder_stamp` of a data set that is a folder of one's own; '' of the others, which never change."""
+    return folder_stamp(folder_path(dataset)) if is_folder(dataset) else ""
+
+
+def folder_stamp(folder: Path) -> str:
+    """Digest of the names, sizes and times of change of a folder's files."""
+    from kdad.data.images import files_below
+
+    try:
+        about = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files_below(folder)]
+    except (UserError, OSError) as error:
+        about = [(str(error), 0, 0)]
+    return hashlib.blake2b(repr(about).encode(), digest_size=16).hexdigest()
+
+
+@st.cache_resource(max_entries=4, show_spinner="Reading the data set…")
+def _gallery(dataset: str, normal_class: str, stamp: str) -> Gallery:
     from kdad.data.folders import ImageFiles
     from kdad.data.loading import load_task
     from kdad.data.one_vs_rest import OneVsRestTask
@@ -166,8 +189,11 @@ def gallery(dataset: str, normal_class: str) -> Gallery:
         return Gallery(source.classes, labels, lambda indices: (source.images("test", indices), None))
     if task.test is None:
         raise UserError(f"{dataset} lacks normal or anomalous test images: put them in test/good and test/<kind>")
-    files = _below_common_folder(task.test.images.files) if isinstance(task.test.images, ImageFiles) else ()
-    return Gallery(task.kinds, task.test.labels.numpy(), lambda indices: _chosen(task.test, indices.tolist()), files)
+    labels, fetch = task.test.labels.numpy(), lambda indices: _chosen(task.test, indices.tolist())
+    if not isinstance(task.test.images, ImageFiles):
+        return Gallery(task.kinds, labels, fetch)
+    files = _below_common_folder(task.test.images.files)
+    return Gallery(task.kinds, labels, fetch, files, lambda: task.fingerprint("test"))
 
 
 def _below_common_folder(files: Iterable[PurePath]) -> tuple[str, ...]:

@@ -104,6 +104,12 @@ def below_roots(name: str) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def key_of(folder: Path) -> str | None:
+    """The key of a student's folder; None if it is not below the root, as when that was moved since."""
+    place, folder = root().resolve(), folder.resolve()
+    return folder.relative_to(place).as_posix() if folder.is_relative_to(place) else None
+
+
 def sensitivity_of(folder: Path) -> dict | None:
     """The drawn defects that a student finds, see `kdad.evaluation.sensitivity`; None if unknown or damaged."""
     return read_if_sound(folder / SENSITIVITY)
@@ -149,9 +155,12 @@ def comparable(student: Student, students: dict[str, Student]) -> list[Student]:
 
 
 def same_family(student: Student, students: dict[str, Student]) -> list[Student]:
-    """All students of the same teacher, data set and seed, itself included."""
-    family = (student.teacher, student.dataset, student.seed)
-    return [other for other in students.values() if (other.teacher, other.dataset, other.seed) == family]
+    """All students of the same teacher, read alike, data set and seed, itself included."""
+
+    def family(of: Student) -> tuple:
+        return of.teacher, of.image_size, of.layers, of.dataset, of.seed
+
+    return [other for other in students.values() if family(other) == family(student)]
 
 
 def of_same_task(student: Student, students: dict[str, Student]) -> list[Student]:
@@ -175,9 +184,9 @@ def sweep_command(student: Student) -> str:
     return _command("sweep", student.dataset, student.teacher, "all")
 
 
-def evaluate_command(student: Student) -> str:
-    """Shell command that tests a student, and calibrates it if it is not calibrated."""
-    return shlex.join(["python", "-m", "kdad", "evaluate", str(student.folder)])
+def evaluate_command(student: Path) -> str:
+    """Shell command that tests the student in a folder, and calibrates it if it is not calibrated."""
+    return shlex.join(["python", "-m", "kdad", "evaluate", str(student)])
 
 
 def cost_command(student: Student, costs: Costs) -> str:

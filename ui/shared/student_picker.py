@@ -1,5 +1,7 @@
 """Student selection, with instructions if there are no students."""
 
+from collections.abc import Collection
+
 import streamlit as st
 
 from kdad.data.datasets import PHOTO_TEXTURES
@@ -55,7 +57,8 @@ def _no_student() -> None:
     st.stop()
 
 
-def check_link(name: str, students: dict[str, Student]) -> None:
+def check_link(name: str, students: Collection[str]) -> None:
+    """Say it where a link names a student that is not among these keys."""
     asked = st.query_params.get(name)
     if asked and asked not in students:
         st.warning(f"The link refers to a student that is not available: {plain(asked)}. Choose one below.")

@@ -10,8 +10,10 @@ from kdad.jobs import manager
 from kdad.jobs.manager import Job
 from kdad.jobs.status import FINISHED
 from kdad.storage.history import read_history
+from kdad.storage.layout import EVALUATION
+from ui.shared.links import arena_link
 from ui.shared.page import RESULTS
-from ui.shared.student_index import root
+from ui.shared.student_index import key_of
 from ui.shared.words import percent, plain
 from ui.train import charts
 
@@ -45,12 +47,11 @@ def show(jobs: list[Job]) -> None:
             st.caption(f"Validation AUROC, last layer alone: {said}")
             alt = f"Validation AUROC of students of {', '.join(names)} over the share of training"
             st.altair_chart(charts.together(aurocs, names, "AUROC", ".2%"), alt=alt)
-    if all(job.state == FINISHED for job in jobs):
-        first, second = (job.student.relative_to(root().resolve()).as_posix() for job in jobs[:2])
+    keys = [key for job in jobs if (job.student / EVALUATION).is_file() and (key := key_of(job.student))]
+    if len(keys) == len(jobs) and all(job.state == FINISHED for job in jobs):
         st.page_link(
-            RESULTS, label="Compare them in the arena", icon=":material/compare_arrows:",
-            query_params={"show": "Arena", "first": first, "second": second},
-        )  # fmt: skip
+            RESULTS, label="Compare them in the arena", icon=":material/compare_arrows:", query_params=arena_link(keys)
+        )
 
 
 def losses_of(jobs: Sequence[Job]) -> pd.DataFrame:

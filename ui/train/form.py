@@ -189,8 +189,11 @@ def _start(requests: list[Request]) -> None:
     group = secrets.token_hex(4) if len(requests) > 1 else ""
     with st.spinner("Starting…"):
         problem = next(filter(None, map(unmet, requests)), None)
-        for request in [] if problem else requests:
-            manager.start(jobs_root(), request.arguments, request.folder, group=group)
+        try:
+            for request in [] if problem else requests:
+                manager.start(jobs_root(), request.arguments, request.folder, group=group)
+        except OSError as error:
+            problem = f"the job cannot be written to {jobs_root()} ({error.strerror})"
     if problem:
         st.error(plain(problem), icon=":material/error:")
     else:

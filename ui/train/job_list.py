@@ -11,7 +11,7 @@ from kdad.jobs.status import FAILED, FINISHED, KILLED, QUEUED, RUNNING, SILENT, 
 from kdad.progress import TRAINING
 from kdad.storage.layout import WEIGHTS
 from ui.shared.page import INSPECT
-from ui.shared.student_index import jobs_root, root, sensitivity_of
+from ui.shared.student_index import evaluate_command, jobs_root, key_of, sensitivity_of
 from ui.shared.words import duration, percent, plain
 from ui.train import charts, comparison
 
@@ -136,7 +136,7 @@ def _result(job: Job) -> str:
 
 def _what_is_left(job: Job) -> str:
     if (job.student / WEIGHTS).is_file():
-        return f"The student is complete but not tested. To test it: `python -m kdad evaluate {job.student}`"
+        return f"The student is complete but not tested. To test it: `{evaluate_command(job.student)}`"
     done = max((row["epoch"] for row in comparison.history_of(job)), default=0)
     if not done:
         return "No epoch was finished: resuming starts from the beginning."
@@ -172,10 +172,9 @@ def _actions(job: Job) -> None:
                 st.rerun()
             return
         complete = (job.student / WEIGHTS).is_file()
-        if job.state == FINISHED and complete:
-            key = job.student.relative_to(root().resolve()).as_posix()
+        if job.state == FINISHED and complete and (key := key_of(job.student)):
             st.page_link(INSPECT, label="Inspect images", icon=":material/search:", query_params={"student": key})
-        elif not complete:
+        if not complete:
             st.button(
                 "Resume", key=f"resume-{name}", icon=":material/resume:", on_click=_attempt, args=(manager.resume, job)
             )

@@ -21,7 +21,7 @@ from kdad.files import is_directory, read_json_or_empty, write_json
 from kdad.jobs import manager
 from kdad.networks.recipes import Recipe
 from ui.shared import places
-from ui.shared.pictures import to_display
+from ui.shared.pictures import folder_stamp, to_display
 from ui.shared.student_index import find, jobs_root, root
 from ui.shared.words import plain
 
@@ -64,7 +64,7 @@ def _show_health(folder: Path) -> "Health | None":
     """Show what a folder holds, what is doubtful, and some of its normals; returns its health, if it can be used."""
     from kdad.data.health import in_words
 
-    stamp = _stamp(folder)
+    stamp = folder_stamp(folder)
     with st.spinner("Looking at the images…"):
         health = _examined(str(folder), stamp)
     if isinstance(health, str):
@@ -79,17 +79,6 @@ def _show_health(folder: Path) -> "Health | None":
     for column, (name, pixels) in zip(st.columns(len(shown)), shown.items(), strict=True):
         column.image(pixels, width="stretch", alt=f"{name}, at the size at which it is read", output_format="PNG")
     return health
-
-
-def _stamp(folder: Path) -> str:
-    """Digest of the names, sizes and times of change of a folder's files."""
-    from kdad.data.images import files_below
-
-    try:
-        about = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files_below(folder)]
-    except (UserError, OSError) as error:
-        about = [(str(error), 0, 0)]
-    return hashlib.blake2b(repr(about).encode(), digest_size=16).hexdigest()
 
 
 @st.cache_data(max_entries=16, show_spinner=False)

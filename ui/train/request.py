@@ -17,6 +17,7 @@ from ui.shared import places
 from ui.shared.student_index import jobs_root, root
 
 HUB_SECONDS = 4
+OVERWRITE = "--overwrite"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Request:
         rest = {"seed": self.seed, "device": self.device, "tile_size": self.tile_size, "out": root().resolve()}
         values = {**places, **self.knobs, **rest}
         given = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not None]
-        return ["train", *given, *(["--overwrite"] if self.overwrite else [])]
+        return ["train", *given, *([OVERWRITE] if self.overwrite else [])]
 
 
 def teacher_named(text: str | None) -> str:
@@ -99,9 +100,17 @@ def obstacle(request: Request) -> str | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "damaged run"
+    if _asked_before(request):
+        return None
     wanted = request.preset and with_overrides(request.preset, **request.knobs)
     same = wanted in (None, recipe) and request.tile_size in (None, tile_size)
     return None if same else "unfinished run with different settings"
+
+
+def _asked_before(request: Request) -> bool:
+    """Whether the last job for this student asked for the same; where images are few, it adds epochs to the preset."""
+    jobs = [job for job in manager.find_all(jobs_root()) if job.student == request.folder]
+    return bool(jobs) and set(jobs[-1].arguments) - {OVERWRITE} == set(request.arguments) - {OVERWRITE}
 
 
 def unmet(request: Request) -> str | None:

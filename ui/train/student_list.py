@@ -91,7 +91,11 @@ def _delete(student: Student) -> None:
             else "Bundled students cannot be deleted."
         )
         return
-    shutil.rmtree(student.folder, ignore_errors=True)
+    try:
+        shutil.rmtree(student.folder)
+    except OSError as error:
+        st.toast(f"{plain(student.key)} could not be deleted completely: {plain(str(error))}")
+        return
     st.toast(f"Deleted {plain(student.key)}.")
 
 

@@ -92,3 +92,20 @@ def test_uploaded_masks_are_told_and_not_scored():
     found, problems = uploaded([Upload("a.png"), Upload("a_mask.png"), Upload("b_mask.png")], 0)
     assert [picture.name for picture in found] == ["a.png", "b_mask.png"]
     assert problems == ["1 mask beside images, such as a_mask.png, was not scored"]
+
+
+def test_a_gallery_follows_the_files_of_a_folder(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def draw(place: str) -> None:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / place)
+
+    for place in ("test/good/b.png", "test/scratch/b.png", *(f"train/good/{index}.png" for index in range(10))):
+        draw(place)
+    before = pictures.gallery(f"folder:{tmp_path}", "good")
+    assert before is pictures.gallery(f"folder:{tmp_path}", "good")
+    draw("test/good/a.png")
+    after = pictures.gallery(f"folder:{tmp_path}", "good")
+    assert [shown.name(0) for shown in (before, after)] == ["good/b.png", "good/a.png"]
+    assert before.fingerprint() != after.fingerprint()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from helpers.miniatures import reseal
@@ -62,6 +63,18 @@ def test_a_family_shares_teacher_data_set_and_seed(root):
     found, _ = student_index.find()
     family = student_index.same_family(found[DOTS], found)
     assert [student.normal_class for student in family] == ["dots", "stripes"]
+    reseal(root / "patterns/tiny-vgg/stripes" / "config.json", layers=["blocks.1"])
+    found, _ = student_index.find()
+    assert student_index.same_family(found[DOTS], found) == [found[DOTS]]
+
+
+def test_the_key_of_a_folder_is_its_path_below_the_root(root, tmp_path_factory):
+    assert student_index.key_of(root / DOTS) == DOTS
+    assert student_index.key_of(tmp_path_factory.mktemp("elsewhere") / DOTS) is None
+
+
+def test_a_command_can_be_copied_whatever_the_folder_is_called():
+    assert student_index.evaluate_command(Path("my parts")) == "python -m kdad evaluate 'my parts'"
 
 
 def test_of_several_roots_the_first_is_written_to_and_goes_before(root, monkeypatch, tmp_path_factory):

@@ -1,11 +1,13 @@
 """Jobs that were started together: grouped, and on one chart."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from kdad.jobs import manager, status
 from kdad.storage.history import write_history
+from kdad.storage.layout import EVALUATION
 from ui.train import charts, comparison
 
 
@@ -41,3 +43,18 @@ def test_losses_are_shares_of_the_first_over_the_share_of_the_training(make_job)
     assert aurocs[["done", "value"]].drop_duplicates().values.tolist() == [[0.5, 0.9]]
     spec = charts.together(losses, ["vgg", "vit"], "loss", ".0%").to_dict()
     assert spec["encoding"]["color"]["scale"]["domain"] == ["vgg", "vit"]
+
+
+def test_the_arena_is_linked_once_all_students_are_tested(make_job, monkeypatch, tmp_path):
+    jobs = [make_job(str(number), name, "a") for number, name in enumerate(("vgg", "vit", "cnn"), 1)]
+    jobs = [replace(job, state=status.FINISHED) for job in jobs]
+    monkeypatch.setenv("KDAD_STUDENTS", str(tmp_path))
+    links = []
+    monkeypatch.setattr(comparison.st, "page_link", lambda _, query_params, **__: links.append(query_params))
+    for job in jobs:
+        comparison.show(jobs)
+        assert not links
+        (job.student / EVALUATION).write_text("{}")
+    comparison.show(jobs)
+    keys = [f"patterns/{name}/dots" for name in ("vgg", "vit", "cnn")]
+    assert links == [{"show": "Arena", "first": keys[0], "second": keys[1], "third": keys[2]}]

@@ -106,6 +106,19 @@ def test_an_unfinished_run_with_other_knobs_is_continued_by_the_same():
     assert obstacle(REQUEST) == "unfinished run with different settings"
 
 
+def test_a_run_to_which_few_images_have_added_epochs_is_continued(root):
+    """The page does not know how many; the job that made it had the same arguments."""
+    left_behind(with_overrides(COMPACT_VGG, epochs=12))
+    assert obstacle(REQUEST) == "unfinished run with different settings"
+    for created, asked in enumerate((replace(REQUEST, seed=3), replace(REQUEST, overwrite=True))):
+        job = root / ".jobs" / str(created)
+        job.mkdir(parents=True)
+        content = {"arguments": asked.arguments, "student": str(asked.folder), "created": created}
+        (job / status.REQUEST).write_text(json.dumps(content))
+    assert obstacle(REQUEST) is None
+    assert obstacle(replace(REQUEST, epochs=5)) == "unfinished run with different settings"
+
+
 def test_a_damaged_run_must_be_replaced():
     left_behind(COMPACT_VGG)
     (REQUEST.folder / "config.json").write_text("{")
