@@ -28,7 +28,7 @@ CSV_HEADER = re.compile(r"\W*image\W+score\b")  # also after a spreadsheet has s
 def add_commands(command: "Command") -> None:
     """Declare the commands of this file."""
     sub = command("evaluate", evaluate, "print a student's figures on the test split")
-    sub.add_argument("folder")
+    sub.add_argument("folder", metavar="STUDENT")
     sub.add_argument("--dataset", help="another data set with the same class (default: the student's own)")
     _add_teacher(sub)
     sub.add_argument("--json", action="store_true")
@@ -64,7 +64,7 @@ def add_commands(command: "Command") -> None:
     _add_revisions(command)
 
     sub = command("export", export, "write a student, its teacher and its calibration as one ONNX file")
-    sub.add_argument("folder")
+    sub.add_argument("folder", metavar="STUDENT")
     sub.add_argument("file", metavar="FILE.onnx")
     _add_teacher(sub)
     sub.add_argument(
@@ -82,7 +82,7 @@ def _add_revisions(command: "Command") -> None:
     add_device(sub)
 
     sub = command("region", region, "let a student of photographs look at a region of interest alone, as a new version")
-    sub.add_argument("folder")
+    sub.add_argument("folder", metavar="STUDENT")
     marked = sub.add_mutually_exclusive_group(required=True)
     marked.add_argument("--mask", metavar="FILE", help="an image that is not black where the region is")
     marked.add_argument(
@@ -94,7 +94,7 @@ def _add_revisions(command: "Command") -> None:
 
 def _add_images(parser: Parser) -> None:
     """Add a student and the images that it is about."""
-    parser.add_argument("folder")
+    parser.add_argument("folder", metavar="STUDENT")
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_DIR")
     _add_teacher(parser)
 
@@ -109,7 +109,7 @@ def _add_fpr(parser: Parser) -> None:
 
 
 def _add_method(parser: Parser) -> None:
-    words = "how heatmaps are made; see docs/results.md (default %(default)s)"
+    words = "how heatmaps are made; see docs/results.md and docs/defects.md (default %(default)s)"
     parser.add_argument("--method", default="patch", help=words)
 
 
@@ -207,7 +207,9 @@ def _own_dataset(folder: Path, dataset: str) -> str:
     place = load_local(folder).get("dataset", dataset)
     if is_folder(place) and not folder_path(place).is_dir():
         name = folder_path(place).name
-        raise UserError(f"the images of this student are not here: say where with --dataset folder:PATH/TO/{name}")
+        raise UserError(
+            f"the images of this student are not here: say where with --dataset folder:PATH/TO/{name} of `evaluate`"
+        )
     return place
 
 
@@ -223,6 +225,12 @@ def print_figures(figures: dict[str, Any]) -> None:
     if learned := figures.get("n_learned"):
         print(f"warning: {learned} of the test images were learned as normal, so that these figures flatter")
     _warn(figures["n_calibration"], figures["calibration"])
+
+
+def _warn_of(detector: "Detector") -> None:
+    """Print that warning about a detector's verdicts."""
+    if detector.calibration is not None:
+        _warn(len(detector.calibration), detector.calibration.kind)
 
 
 def _warn(normals: int, kind: str) -> None:
@@ -264,8 +272,7 @@ def score(args: argparse.Namespace) -> None:
             _write_csv(Path(args.csv), rows)
         if args.json and rows:
             print(json.dumps(rows, indent=2))
-    if detector.calibration is not None:
-        _warn(len(detector.calibration), detector.calibration.kind)
+    _warn_of(detector)
 
 
 def _score_into_parts(args: argparse.Namespace) -> None:
@@ -307,6 +314,7 @@ def _score_into_parts(args: argparse.Namespace) -> None:
                     tqdm.write(f"unreadable: {reason}", file=sys.stderr)
                 unreadable += len(outcome.unreadable)
                 bar.update(outcome.judged + len(outcome.unreadable))
+    _warn_of(detector)
     print(f"{left - unreadable} judged now, {unreadable} unreadable, {total - left} known before: {job.out}")
 
 
@@ -341,6 +349,7 @@ def _watch(args: argparse.Namespace) -> None:
         if heatmaps:
             check_method(detector, args.method)
         watcher = Watcher(detector, folders, ScoreTable(file, detector, fpr), fpr, heatmaps, args.method)
+        _warn_of(detector)
         print(f"watching {', '.join(map(shown, folders))}; Ctrl-C ends", file=sys.stderr, flush=True)
         judged = unreadable = 0
         with until_stopped() as stopped:

@@ -15,7 +15,7 @@ def add_commands(command: "Command") -> None:
     """Declare the commands of this file."""
     text = "set the false-positive rate of a student's verdicts by what a miss and a false alarm cost"
     sub = command("threshold", threshold, text)
-    sub.add_argument("folder")
+    sub.add_argument("folder", metavar="STUDENT")
     sub.add_argument("--miss", type=float, metavar="COST", help="of an anomalous image that is called normal")
     sub.add_argument("--false-alarm", type=float, metavar="COST", help="of a normal image that is called anomalous")
     sub.add_argument("--defects", type=float, metavar="SHARE", help="of anomalous images among those to come, 0 to 1")

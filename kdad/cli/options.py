@@ -11,7 +11,9 @@ from kdad.networks.teachers.registry import LITE0, available, check_name, defaul
 from kdad.storage.layout import DEFAULT_OUT
 
 HERE, RAY = "here", "ray"  # engines
-EXIT_STATUSES = "exit status: 0 on success, 1 when the work itself fails, 2 on a mistake in the request"
+EXIT_STATUSES = (
+    "exit status: 0 on success, 1 when the work itself fails, 2 on a mistake in the request, 130 when interrupted"
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,7 +47,8 @@ def add_task(parser: Parser) -> None:
     )
     parser.add_argument(
         "--image-size", type=positive, nargs="+", metavar="PIXELS",
-        help=f"the size at which {LITE0} or a timm teacher reads images: a side, or height width (default: fitting)",
+        help=f"the size at which {LITE0} or a timm teacher reads images: a side, or height width (default: that of "
+        f"the teacher; {LITE0} reads photographs at one that fits them)",
     )  # fmt: skip
     parser.add_argument(
         "--layers", nargs="+", default=[], metavar="NAME", help="the critical layers of such a teacher, fine to coarse"
@@ -60,7 +63,7 @@ def add_task(parser: Parser) -> None:
 
 def add_engine(parser: Parser) -> None:
     """Add the choice of an engine."""
-    on = "on this machine, or on all of a Ray cluster, by default one that is started for it (default: %(default)s)"
+    on = "on this machine, or on all of a Ray cluster: that of RAY_ADDRESS, or a new one (default %(default)s)"
     parser.add_argument("--engine", choices=[HERE, RAY], default=HERE, help=on)
 
 
@@ -89,7 +92,7 @@ def _asked_size(args: argparse.Namespace) -> Size | None:
 
 def add_out(parser: Parser) -> None:
     """Add the folder of students."""
-    parser.add_argument("--out", default=DEFAULT_OUT.as_posix(), help="where student folders go (default %(default)s)")
+    parser.add_argument("--out", default=DEFAULT_OUT.as_posix(), help="the folder of students (default %(default)s)")
 
 
 def add_recipe(parser: Parser) -> None:

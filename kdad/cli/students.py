@@ -22,7 +22,7 @@ def add_commands(command: "Command") -> None:
     add_out(sub)
 
     sub = command("push", push, "upload a student folder to the Hugging Face Hub")
-    sub.add_argument("folder")
+    sub.add_argument("folder", metavar="STUDENT")
     sub.add_argument("repo")
     sub.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
     sub.add_argument("--message", help="of the commit")

@@ -75,13 +75,14 @@ class PredictionResponse(BaseModel):
 
 
 class StudentInfo(BaseModel):
-    """A student and its provenance."""
+    """A student and its provenance; `calibration` tells p-values of held-out normals from estimates."""
 
     name: str
     dataset: str
     normal_class: str
     teacher: str
     label_overlap: str
+    calibration: str
     calibration_normals: int
 
 
@@ -275,5 +276,6 @@ def _described(name: str, detector: Detector) -> StudentInfo:
         normal_class=config.normal_class,
         teacher=config.teacher,
         label_overlap=config.label_overlap,
+        calibration=config.calibration,
         calibration_normals=0 if calibration is None else len(calibration),
     )

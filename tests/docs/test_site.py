@@ -66,6 +66,13 @@ def test_the_page_of_names_is_made_from_the_docstrings(site):
     assert "Judge images of one size." in text
 
 
+@pytest.mark.slow
+def test_an_example_that_a_page_includes_is_there(site):
+    """The formatter of code blocks can spoil the line that includes a file."""
+    text = re.sub(r"<[^>]*>", "", (site / "export.html").read_text(encoding="utf-8"))
+    assert "onnxruntime.InferenceSession(" in text
+
+
 @pytest.mark.parametrize("name", PLACES)
 def test_links_of_the_front_page_lead_somewhere(name):
     for target, _ in LINK.findall((ROOT / name).read_text(encoding="utf-8")):

@@ -179,6 +179,7 @@ def test_health_students_and_description(client, detector):
     assert student["name"] == NAME
     assert student["label_overlap"] == detector.config.label_overlap
     assert student["calibration_normals"] == len(detector.calibration)
+    assert student["calibration"] == "held-out"
     paths = client.get("/openapi.json").json()["paths"]
     body = paths["/students/{name}/predict"]["post"]["requestBody"]["content"]
     assert body["application/octet-stream"]["schema"]["format"] == "binary"
