@@ -27,6 +27,7 @@ from kdad.networks.compact_vit import CompactViT
 from kdad.networks.teachers.loading import Teacher, load_teacher
 from kdad.networks.teachers.registry import CARD_FILE, WEIGHTS_FOLDER, default_image_size
 from kdad.networks.vgg import CompactVGG
+from kdad.scores import SELECTION_CLASSES
 
 ROOT = Path(__file__).resolve().parent.parent
 NEIGHBOURS = 5
@@ -101,15 +102,36 @@ def measure(dataset: str, teacher: Teacher, device: str) -> dict[str, dict]:
     return {score: {"classes": of, "mean": float(np.mean(list(of.values())))} for score, of in found.items()}
 
 
+def on_validation(teacher: Teacher, device: str) -> dict[str, float]:
+    """AUROC of the Mahalanobis distance on CIFAR-10's validation images, of the classes by which things are chosen."""
+    source, classes = load_source("cifar10"), class_names("cifar10")
+    labels = source.labels("train")
+    kept, held_out = holdout_split(len(labels))
+    validation = features_of(teacher, source, "train", held_out, device).pooled
+    found = {}
+    for name in SELECTION_CLASSES:
+        index = classes.index(name)
+        normals = features_of(teacher, source, "train", kept[labels[kept] == index], device).pooled
+        found[name] = metrics.auroc(mahalanobis(normals, validation), (labels[held_out] != index).numpy())
+    return found
+
+
 def main() -> None:
     """Measure, merge, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--results", type=Path, default=ROOT / RESULTS)
+    told = "print what the Mahalanobis distance tells of CIFAR-10's validation images, and merge nothing"
+    parser.add_argument("--validation", action="store_true", help=told)
     args = parser.parse_args()
     try:
         teacher = load_teacher(args.teacher, image_size=default_image_size(args.teacher, args.dataset))
+        if args.validation:
+            device = accelerator("auto")
+            for name, auroc in on_validation(teacher.to(device), device).items():
+                print(f"{name}: {100 * auroc:.2f}")
+            return
         entry = load_results(args.results).get(f"{args.dataset}/{teacher.name}")
         if entry is None or entry["teacher_sha256"] != teacher.sha256:
             raise UserError(f"{args.results} has no students of this teacher yet: run a sweep with it first")

@@ -46,3 +46,12 @@ def test_every_class_has_a_figure_and_labels_nobody_taught_give_no_probability(v
     for figures in found.values():
         assert figures["classes"].keys() == {"dots", "stripes"}
         assert figures["mean"] == pytest.approx(np.mean(list(figures["classes"].values())))
+
+
+def test_on_validation_only_what_chooses_is_measured_and_held_out_images_alone(vgg_teacher, monkeypatch):
+    monkeypatch.setattr(baselines, "load_source", lambda _: TinySource())
+    monkeypatch.setattr(baselines, "class_names", lambda _: TinySource.classes)
+    monkeypatch.setattr(baselines, "SELECTION_CLASSES", ("stripes",))
+    monkeypatch.setattr(TinySource, "counts", {"train": 40, "test": 0})
+    found = baselines.on_validation(vgg_teacher, "cpu")
+    assert found.keys() == {"stripes"} and 0 <= found["stripes"] <= 1
