@@ -19,7 +19,7 @@ from kdad.detection.detector import Detector
 from kdad.devices import hardware
 from kdad.errors import UserError
 from kdad.evaluation.evaluate import evaluate
-from kdad.files import write_json
+from kdad.files import read_json_if_there, write_json
 from kdad.networks.teachers.loading import Teacher, load_teacher
 from kdad.training.distillation import train_student
 
@@ -87,7 +87,9 @@ def main(argv: list[str] | None = None) -> None:
         try:
             for teacher in [load_teacher(name) for name in args.teacher or TEACHERS]:
                 for tile_size in (0, max(TILE, *teacher.preprocessing.resize)):
-                    rows.append(measure(dataset, teacher, tile_size, Path(temporary) / f"tile-{tile_size}"))
+                    figures = measure(dataset, teacher, tile_size, Path(temporary) / f"tile-{tile_size}")
+                    memory = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+                    rows.append(figures | {"hardware": hardware("cpu"), "memory_gb": memory})
                     print(rows[-1], flush=True)
         except UserError as error:
             parser.error(str(error))
@@ -98,10 +100,10 @@ def main(argv: list[str] | None = None) -> None:
         "defect": DEFECT,
         "train_images": COUNTS["train/good"],
         "test_images": COUNTS["test/good"] + COUNTS["test/spot"],
-        "hardware": hardware("cpu"),
-        "memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        "rows": rows,
     }
+    before, again = read_json_if_there(args.results), {row["teacher"] for row in rows}
+    same = {name: before.get(name) for name in measured} == measured
+    measured["rows"] = [row for row in before.get("rows", []) if same and row["teacher"] not in again] + rows
     write_json(args.results, measured)
 
 

@@ -66,14 +66,14 @@ def run(teachers: list[str], texture: str, count: int, out: Path) -> dict:
         for method in methods_for(detector):
             shown = _evenly(len(test.images), count if method in SLOW else len(test.images))
             figures = measure(detector, method, test.images[shown], masks[shown])
-            rows.append({"teacher": teacher, "method": method, "images": len(shown), **figures})
+            about = {"teacher": teacher, "method": method, "images": len(shown), "hardware": hardware("cpu")}
+            rows.append(about | figures)
             print(rows[-1], flush=True)
     return {
         "dataset": DATASET,
         "texture": texture,
         "split": "test",
         "seed": 0,
-        "hardware": hardware("cpu"),
         "rows": rows,
     }
 

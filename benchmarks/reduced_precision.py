@@ -3,8 +3,8 @@
 The same student is trained in three ways, for several seeds: in float32 throughout, as published; as by `kdad train`,
 in mixed precision on targets cached in float32; and as by `kdad train` when these do not fit in memory, on targets in
 bfloat16. Figures are AUROCs on held-out training images, scored in float32: nothing is selected here, but the
-comparison does not need the test split. Rows of other teachers are kept if they are of the same class and as many
-seeds.
+comparison does not need the test split. Rows of other teachers are kept if they are of the same class, as many
+seeds, and weights that have not changed since. It takes a processor with bfloat16 products.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from kdad.files import read_json_if_there, write_json
 from kdad.networks.teachers.loading import Teacher, load_teacher
 from kdad.networks.teachers.registry import default_image_size
 from kdad.training.distillation import train_student
+from kdad.training.loop import half_precision
 
 RESULTS = Path(__file__).resolve().parent / "results" / "reduced_precision.json"
 TEACHERS = ("vgg-cifar10", "vit-cifar10")
@@ -59,6 +60,7 @@ def measure(task: Task, name: str, seeds: int) -> dict:
         "dataset": task.dataset,
         "normal_class": task.normal_class,
         "split": "validation",
+        "teacher_sha256": teacher.sha256,
         "aurocs": aurocs,
         "off_by": {way: round(mean - means[FLOAT32], 3) for way, mean in means.items() if way != FLOAT32},
         "hardware": hardware("cpu"),
@@ -66,13 +68,14 @@ def measure(task: Task, name: str, seeds: int) -> dict:
 
 
 def measured_before(file: Path, task: Task, seeds: int) -> dict[str, dict]:
-    """The rows of a results file that can stand in one table with those of this task and number of seeds."""
+    """The rows of a results file, of teachers as they are now, that compare with those of this task and these seeds."""
     rows = read_json_if_there(file)
     return {
         name: row
         for name, row in rows.items()
         if (row["dataset"], row["normal_class"]) == (task.dataset, task.normal_class)
         and len(row["aurocs"][FLOAT32]) == seeds
+        and row.get("teacher_sha256") == load_teacher(name).sha256
     }
 
 
@@ -85,6 +88,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
+    if not half_precision("cpu"):
+        parser.error("this processor has no bfloat16 products (avx512_bf16): all ways would be float32")
     try:
         task = load_task(args.dataset, args.normal_class)
         results = measured_before(args.results, task, args.seeds)

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from kdad.data.sizes import as_size, size_in_words
@@ -60,6 +60,15 @@ FRONT_FOLDERS = {
 FRONT_TEACHERS = {LITE0: "its labels not seen, those of related classes of ImageNet seen", "vgg-cifar10": "labels seen"}
 
 
+def _usual(photographed: dict) -> list[dict]:
+    """The rows of photographs under the default teacher without a GPU, which alone compare with others."""
+    return [row for row in photographed["rows"] if (row["teacher"], row["device"]) == (LITE0, "cpu")]
+
+
+def _machines(rows: Iterable[dict]) -> str:
+    return "; ".join(sorted({row["hardware"] for row in rows}))
+
+
 def published_screw() -> str:
     """Published figures on screw, in a sentence."""
     named = (f"{name} {_published(name)}" for name in PUBLISHED_SCREW)
@@ -79,7 +88,7 @@ def front(entries: dict[str, dict], photographed: dict, others: dict) -> str:
     methods = ("PatchCore", "PaDiM", "EfficientAD")
     rows = [["images", "kdad", *methods, "kdad's seconds"]]
     peers_of = {(row["method"], row["dataset"]): row for row in others["rows"]}
-    for row in (row for row in photographed["rows"] if row["dataset"] in FRONT_FOLDERS):
+    for row in (row for row in _usual(photographed) if row["dataset"] in FRONT_FOLDERS):
         cells = []
         for method in methods:
             run = peers_of.get((method, row["dataset"]))
@@ -146,7 +155,7 @@ def scale(speeds: dict, photographed: dict, growing: dict) -> str:
     for name, seconds in images.items():
         one.append([name, f"{1000 * seconds:.1f} ms", measured_by[name]])
         every.append(_all_of(f"{MANY_IMAGES // 10**6} million {name}", MANY_IMAGES * seconds))
-    tiles = next(row for row in photographed["rows"] if row["dataset"] == "magnetic-tile-blowholes")
+    tiles = next(row for row in _usual(photographed) if row["dataset"] == "magnetic-tile-blowholes")
     students = {
         "students of a CIFAR-10 class, `vgg-cifar10`": (
             cpu["a student of a CIFAR-10 class, `vgg-cifar10`"]["seconds"],
@@ -288,7 +297,7 @@ def localisation(measured: dict) -> str:
         rows.append([row["teacher"], row["method"], *_percents(row, names), str(row["images"]), f"{row['ms']:.1f}"])
     words = (
         f"`{measured['dataset']}`, texture {measured['texture']}, test split, half of the images with a defect, "
-        f"seed {measured['seed']}, {measured['hardware']}; per cent."
+        f"seed {measured['seed']}, {_machines(measured['rows'])}; per cent."
     )
     return f"{_table(rows)}\n\n{words}"
 
@@ -305,7 +314,7 @@ def large_images(measured: dict) -> str:
     words = (
         f"Defects of {measured['defect']} px in images of {measured['side']} px, {measured['train_images']} normal "
         f"images to train on, {measured['test_images']} to test, half of them good, seed {measured['seed']}, "
-        f"{measured['hardware']}, {measured['memory_gb']:.1f} GB at most; per cent."
+        f"{_machines(measured['rows'])}, {max(row['memory_gb'] for row in measured['rows']):.1f} GB at most; per cent."
     )
     return f"{_table(rows)}\n\n{words}"
 
@@ -343,7 +352,7 @@ def earned(measured: dict) -> str:
 
 def peers(measured: dict, ours: dict) -> str:
     """Image AUROC, pixel AUROC and PRO of other methods beside the default score, and their seconds."""
-    default = [row | {"method": "kdad, default score"} for row in ours["rows"] if "student_auroc" in row]
+    default = [row | {"method": "kdad, default score"} for row in _usual(ours) if "student_auroc" in row]
     rows = [*default, *measured["rows"]]
     folders = list(dict.fromkeys(row["dataset"] for row in rows))
     cells = {(row["method"], row["dataset"]): row for row in rows}
@@ -352,10 +361,9 @@ def peers(measured: dict, ours: dict) -> str:
     for method in methods:
         found = [cells.get((method, folder)) for folder in folders]
         table.append([method, *("–" if row is None else _beside_seconds(row) for row in found)])
-    machines = "; ".join(sorted({row["hardware"] for row in rows}))
     told = (
         "Image AUROC, and pixel AUROC and PRO where there are masks, on the test part, per cent; in brackets, seconds "
-        f"of fitting and judging, of kdad also of training a student; {machines}."
+        f"of fitting and judging, of kdad also of training a student; {_machines(rows)}."
     )
     return f"{_table(table)}\n\n{told}"
 
@@ -492,7 +500,7 @@ def reduced_precision(measured: dict[str, dict]) -> str:
     one = next(iter(measured.values()))
     words = (
         f"AUROC in per cent on the {one['split']} split of {one['dataset']}, {one['normal_class']} normal, mean of "
-        f"{len(one['aurocs'][ways[0]])} seeds, {one['hardware']}."
+        f"{len(one['aurocs'][ways[0]])} seeds, {_machines(measured.values())}."
     )
     return f"{_table(rows)}\n\n{words}"
 

@@ -288,7 +288,7 @@ def _score_into_parts(args: argparse.Namespace) -> None:
     config = detector.config
     job = ScoringJob(
         student=_from_anywhere(args.folder),
-        teacher=args.teacher,
+        teacher=args.teacher and _from_anywhere(args.teacher),
         out=Path(args.parquet),
         weights_sha256=config.weights_sha256,
         calibration_sha256=config.calibration_sha256,
@@ -296,7 +296,7 @@ def _score_into_parts(args: argparse.Namespace) -> None:
         device=args.device,
     )
     with lock_folder(job.out):
-        listing = find(args.images)
+        listing = find(args.images if args.engine == HERE else map(_place_from_anywhere, args.images))
         remainder = remaining(listing, job)
         if said := str(remainder):
             print(said, file=sys.stderr)
@@ -391,6 +391,11 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a positive number of seconds, not {text!r}")
     return seconds
+
+
+def _place_from_anywhere(place: str) -> str:
+    """The absolute path of images, for other processes; a URL unchanged."""
+    return place if "://" in place else str(Path(place).absolute())
 
 
 def _from_anywhere(student: str) -> str:

@@ -8,6 +8,7 @@ again, and what is gone loses its row. Images may be anywhere that fsspec reache
 import hashlib
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -33,6 +34,10 @@ URL = "://"
 CHANGED = ("mtime", "LastModified", "last_modified", "updated", "created")  # what fsspec's file systems call it
 COLUMNS = ("image", "size", "modified_ns")  # of rows: an image and its state
 NANOSECONDS = 10**9  # per second
+
+
+class Unreachable(UserError):
+    """An image could not be fetched, which says nothing of its content: it is tried again by the next run."""
 
 
 class ImageFile(NamedTuple):
@@ -181,23 +186,27 @@ def remaining(listing: Listing, job: ScoringJob, part: int = PART) -> Remainder:
 def judge_part(detector: Detector, job: ScoringJob, part: Part) -> Outcome:
     """Score a part and write its rows.
 
-    Columns: image, score, p_value, is_anomaly, error, which is null unless the image could not be read, and the state
-    in which the image was listed: size in bytes, and modified_ns, the time of its last change in ns since 1970. The
-    next run therefore sees a change between listing and reading.
+    Columns: image, score, p_value, is_anomaly, error, which is null unless the image is damaged, and the state in which
+    the image was listed: size in bytes, and modified_ns, the time of its last change in ns since 1970. The next run
+    therefore sees a change between listing and reading. What cannot be fetched has no row.
     """
     rows: dict[str, dict[str, Any]] = {}
+    missing: list[str] = []
 
     def refuse(name: str, error: UserError) -> None:
-        rows[name] = {"image": name, "error": str(error)}
+        if isinstance(error, Unreachable):
+            missing.append(str(error))
+        else:
+            rows[name] = {"image": name, "error": str(error)}
 
     read = partial(_read, max_value=detector.config.max_value)
     names = [image.name for image in part.images]
     for batch, images in batches_of_one_size(readable(read, names, refuse)):
         rows |= {row["image"]: row for row in detector.predict(images, fpr=job.fpr).to_records(batch)}
-    written = [rows[image.name] | _identity(image.as_written) for image in part.images]
-    _write(job.out / part.file_name, written, job.stamp)
-    unreadable = tuple(row["error"] for row in rows.values() if "error" in row)
-    return Outcome(len(rows) - len(unreadable), unreadable)
+    if written := [rows[image.name] | _identity(image.as_written) for image in part.images if image.name in rows]:
+        _write(job.out / part.file_name, written, job.stamp)
+    damaged = [row["error"] for row in rows.values() if "error" in row]
+    return Outcome(len(rows) - len(damaged), (*damaged, *missing))
 
 
 def judge_here(job: ScoringJob, parts: Iterable[Part], detector: Detector) -> Iterator[Outcome]:
@@ -234,7 +243,7 @@ def _found_at(url: str) -> tuple[str, list[ImageFile]]:
         if system.isfile(root):
             return url, [_image_at(url, system.info(root))]
         found = system.find(root, detail=True)
-    except (ImportError, OSError, ValueError) as error:  # a package that is missing, credentials, an unknown protocol
+    except Exception as error:  # a package that is missing, credentials, an unknown protocol, a store's own kinds
         raise UserError(f"{url}: cannot be accessed ({one_line(error)})") from None
     names = {PurePosixPath(name): name for name in sorted(found) if not _is_litter(name, root)}
     below = [names[place] for place in images_among(names)]
@@ -289,14 +298,17 @@ def _is_litter(name: str, root: str) -> bool:
 
 def _read(place: str, max_value: int) -> Tensor:
     if URL not in place:
-        return read_image(Path(place), max_value=max_value)
+        try:
+            return read_image(Path(place), max_value=max_value)
+        except UserError as error:
+            raise (error if os.access(place, os.R_OK) else Unreachable(str(error))) from None
     import fsspec
 
     try:
         with fsspec.open(place) as file:
             content = file.read()
-    except OSError as error:
-        raise UserError(f"{place}: cannot be read ({one_line(error)})") from None
+    except Exception as error:  # each kind of store has exceptions of its own
+        raise Unreachable(f"{place}: cannot be read ({one_line(error)})") from None
     return read_image(io.BytesIO(content), place, max_value)
 
 

@@ -335,16 +335,17 @@ class NormalPatches:
 
     def know(self, patches: Tensor) -> Tensor:
         """Whether images of these projected patches (B, P, D) are among the normals already, (B,) bool."""
-        usual = self.scales[0].mean.exp().median()
-        return self.nearest.distances(patches).median(1).values < KNOWN_BELOW * usual
+        return self._known(self.nearest.distances(patches))
 
     def repeated(self, patches: Tensor) -> Tensor:
-        """Whether images of these projected patches (B, P, D) show what one before them does, (B,) bool."""
-        found = torch.zeros(len(patches), dtype=torch.bool)
-        for image in range(1, len(patches)):
-            before = replace(self, nearest=NearestPatches.fit(patches[:image], self.projection.grid))
-            found[image] = before.know(patches[image : image + 1])
-        return found
+        """Whether images of these projected patches (B, P, D) show what another of them does, (B,) bool."""
+        if len(patches) < 2:
+            return torch.zeros(len(patches), dtype=torch.bool)
+        return self._known(NearestPatches.fit(patches, self.projection.grid).left_out(patches))
+
+    def _known(self, distances: Tensor) -> Tensor:
+        """Whether images at these distances (B, P) from others are among these, (B,) bool."""
+        return distances.median(1).values < KNOWN_BELOW * self.scales[0].mean.exp().median()
 
     def restricted(self, region: Tensor) -> FittedPatches:
         """The same for another region of interest, bool (h, w)."""

@@ -27,7 +27,14 @@ INSIDE = 0.5  # share of a patch that lies in a region, from which on the patch 
 KEPT = (layout.WEIGHTS, layout.HISTORY, layout.LOCAL, layout.OPERATING_POINT)  # of the version before
 
 
-def correct(folder: Path, images: Sequence[Any], *, into: Path | None = None, detector: Detector | None = None) -> Path:
+def correct(
+    folder: Path,
+    images: Sequence[Any],
+    *,
+    into: Path | None = None,
+    detector: Detector | None = None,
+    names: Sequence[str] | None = None,
+) -> Path:
     """Let a student learn that images are normal; returns the folder of the new version.
 
     Each image joins the normals that others are compared with, and is itself compared with them to set thresholds: what
@@ -38,6 +45,7 @@ def correct(folder: Path, images: Sequence[Any], *, into: Path | None = None, de
         images: each as `Detector.predict` takes it, of any sizes.
         into: the folder to make; by default, `<folder>-v2` or the next that is free.
         detector: the student, if it is loaded.
+        names: of the images, for errors; by default, their paths or numbers.
 
     Raises:
         UserError: the student is in no folder of this machine, or its score reads no remembered normals; or an image is
@@ -49,8 +57,12 @@ def correct(folder: Path, images: Sequence[Any], *, into: Path | None = None, de
     batches = [to_batch(image, detector.config.max_value) for image in images]
     added = torch.cat([_projected(detector, patches, batch) for batch in batches])
     # A normal that is there twice is at no distance from the others, and would spoil the scale of all distances.
-    _refuse(patches.know(added), batches, images, "among the normals of this student already")
-    _refuse(patches.repeated(added), batches, images, "given more than once")
+    named = names or [
+        str(image) if isinstance(image, str | Path) else f"image {n}" for n, image in enumerate(images, 1)
+    ]
+    each = [name for name, batch in zip(named, batches, strict=True) for _ in batch]
+    _refuse(patches.know(added), each, "among the normals of this student already")
+    _refuse(patches.repeated(added), each, "given more than once")
     digests = [digest_of(image) for batch in batches for image in batch]
     return _saved(folder, detector, patches.extended(added), {"normals": digests}, into)
 
@@ -78,7 +90,7 @@ def restrict(folder: Path, region: Tensor, *, into: Path | None = None, detector
 
     Raises:
         UserError: the student is in no folder of this machine, or its score reads no remembered normals, or the region
-            holds no whole patch.
+            holds no whole patch of what the teacher sees.
     """
     check_folder(folder)
     detector = detector or Detector.load(folder)
@@ -86,6 +98,8 @@ def restrict(folder: Path, region: Tensor, *, into: Path | None = None, detector
     seen = detector.teacher.preprocessing.cropped(region[None, None].float())
     share = torch.nn.functional.adaptive_avg_pool2d(seen, patches.projection.grid)[0, 0]
     inside = share >= INSIDE
+    if region.any() and not seen.any():
+        raise UserError("the region lies outside of what the teacher sees, the middle of the image")
     if not inside.any():
         raise UserError("the region is smaller than one patch: mark a larger part of the image")
     change = {"region": round(float(inside.float().mean()), 4)}
@@ -100,14 +114,10 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def _refuse(which: Tensor, batches: Sequence[Tensor], images: Sequence[Any], reason: str) -> None:
-    """Raise a `UserError` on the first image that is marked in `which` (B,) of all batches, by its path or number."""
-    if not which.any():
-        return
-    given = torch.arange(len(batches)).repeat_interleave(torch.tensor([len(batch) for batch in batches]))
-    index = int(given[which][0])
-    image = images[index]
-    raise UserError(f"{image if isinstance(image, str | Path) else f'image {index + 1}'}: {reason}")
+def _refuse(which: Tensor, names: Sequence[str], reason: str) -> None:
+    """Raise a `UserError` on the first of the named images that is marked in `which` (B,)."""
+    if which.any():
+        raise UserError(f"{names[int(which.nonzero()[0])]}: {reason}")
 
 
 def _patches_of(detector: Detector) -> NormalPatches:

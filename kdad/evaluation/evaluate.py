@@ -163,6 +163,8 @@ def shrunk_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
     if mask.shape == (height, width):
         return mask
+    if not mask.any():
+        return np.zeros((height, width), bool)
     covered = Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
     smaller = np.asarray(covered) >= HALF
     regions, _ = label(mask, structure=np.ones((3, 3)))

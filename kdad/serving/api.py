@@ -17,6 +17,7 @@ from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 from kdad.data.decoding import TooManyPixels, read_image
@@ -120,11 +121,12 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None) 
     @app.post("/students/{name:path}/predict", responses=RESPONSES, openapi_extra=IMAGE_BODY)
     async def predict(name: str, request: Request, fpr: float | None = None) -> PredictionResponse:
         """Score the image file in the request body."""
-        _, prediction = await service.judged(name, request, fpr)
+        async with service.place(name) as detector:
+            _, prediction = await service.judged(detector, request, fpr)
         (record,) = prediction.to_records([name])
         score, p_value, called = record["score"], record["p_value"], record["is_anomaly"]
         height, width = prediction.size
-        rate = None if detectors[name].calibration is None else detectors[name].rate(fpr)
+        rate = None if detector.calibration is None else detector.rate(fpr)
         return PredictionResponse(
             student=name, score=score, p_value=p_value, is_anomaly=called, fpr=rate, height=height, width=width
         )
@@ -137,9 +139,10 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None) 
     )
     async def heatmap(name: str, request: Request) -> Response:
         """Overlay the heatmap on the image file in the request body; returns a PNG of the same size."""
-        image, prediction = await service.judged(name, request, None)
-        low, high = detectors[name].colour_range
-        return Response(await service.threads(_drawn, image, prediction, low, high), media_type="image/png")
+        async with service.place(name) as detector:
+            image, prediction = await service.judged(detector, request, None)
+            drawn = await service.threads(_drawn, image, prediction, *detector.colour_range)
+        return Response(drawn, media_type="image/png")
 
     return app
 
@@ -166,18 +169,22 @@ class Service:
 
     async def counted(self, request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         """Count and time a request; middleware."""
-        started = time.perf_counter()
-        response = await answer(request)
-        path = getattr(request.scope.get("route"), "path", "other")  # the route, never user input
-        self.requests.labels(path, str(response.status_code)).inc()
-        self.seconds.labels(path).observe(time.perf_counter() - started)
-        return response
+        started, status = time.perf_counter(), 500
+        try:
+            response = await answer(request)
+            status = response.status_code
+            return response
+        finally:
+            path = getattr(request.scope.get("route"), "path", "other")  # the route, never user input
+            self.requests.labels(path, str(status)).inc()
+            self.seconds.labels(path).observe(time.perf_counter() - started)
 
-    async def judged(self, name: str, request: Request, fpr: float | None) -> tuple[Tensor, Prediction]:
-        """Read the image (3, H, W) in a request, and predict it with a student.
+    @asynccontextmanager
+    async def place(self, name: str) -> AsyncIterator[Detector]:
+        """Take one of the places for requests at work for the length of the block, which gets the student of a name.
 
         Raises:
-            HTTPException: one of `REFUSALS`.
+            HTTPException: there is no such student, or no place.
         """
         detector = self.detectors.get(name)
         if detector is None:
@@ -186,6 +193,18 @@ class Service:
             raise HTTPException(503, REFUSALS[503], {"Retry-After": "1"})
         self._taken += 1  # race-free, as the event loop has one thread
         self.busy.set(self._taken)
+        try:
+            yield detector
+        finally:
+            self._taken -= 1
+            self.busy.set(self._taken)
+
+    async def judged(self, detector: Detector, request: Request, fpr: float | None) -> tuple[Tensor, Prediction]:
+        """Read the image (3, H, W) in a request, and predict it with a student.
+
+        Raises:
+            HTTPException: one of `REFUSALS`.
+        """
         try:
             body = await self._image_file(request)
             image = await self.threads(_decoded, body, detector.config.max_value, self.limits.max_pixels)
@@ -196,9 +215,6 @@ class Service:
             raise HTTPException(400, str(error)) from None
         except WorkFailed as error:
             raise HTTPException(500, str(error)) from None
-        finally:
-            self._taken -= 1
-            self.busy.set(self._taken)
 
     async def threads(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Run `work` on a decoding thread and return its result."""
@@ -229,6 +245,8 @@ class Service:
                     if too_many:
                         raise _too_large(self.limits.max_bytes)
                     body += chunk
+        except ClientDisconnect:
+            raise HTTPException(400, "the client has left") from None
         except TimeoutError:
             raise HTTPException(408, f"the image did not arrive within {self.limits.seconds_to_send:g} s") from None
         return bytes(body)

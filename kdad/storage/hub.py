@@ -118,9 +118,11 @@ def push(folder: Path, repo: str, *, public: bool = False, message: str | None =
     try:
         api = HfApi()
         created = api.create_repo(repo, exist_ok=True, private=not public)
+        names = list(SHARED_FILES)  # what an earlier push has left of them, and the student no longer has, goes
         api.upload_folder(
-            repo_id=created.repo_id, folder_path=folder, allow_patterns=list(SHARED_FILES), commit_message=message
-        )
+            repo_id=created.repo_id, folder_path=folder, allow_patterns=names, delete_patterns=names,
+            commit_message=message,
+        )  # fmt: skip
     except Exception as error:  # the Hub client raises a dozen unrelated types when it cannot reach or may not write
         if getattr(getattr(error, "response", None), "status_code", None) == FORBIDDEN:
             raise UserError(f"could not push to {repo}: your token may not write there; make one that may") from None

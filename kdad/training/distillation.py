@@ -3,7 +3,7 @@
 import gc
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,8 @@ def train_student(
         if wanted := threads or _threads_of_unfinished(folder):
             torch.set_num_threads(wanted)
             config = replace(config, hardware=hardware(device))
-        with _lock_run(folder) if rank() == 0 else nullcontext():
+        with ExitStack() as held:
+            from_first(lambda: held.enter_context(_lock_run(folder)))
             if not from_first(lambda: _claimed(folder, config, task, teacher, overwrite)):
                 return folder
             where: dict[str, Any] = {"device": device, "processes": processes}

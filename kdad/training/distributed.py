@@ -55,11 +55,11 @@ class DistributedConfig:
         """The number of processes on all machines."""
         return self.devices * self.nodes
 
-    def trainer_options(self) -> dict[str, Any]:
+    def trainer_options(self, device: str) -> dict[str, Any]:
         """Arguments of Lightning's trainer. Batches are shared out by `kdad.training.loop`, not by Lightning."""
         if self.world_size == 1:
             return {"devices": 1}
-        options = {"strategy": "ddp", "use_distributed_sampler": False, "sync_batchnorm": torch.cuda.is_available()}
+        options = {"strategy": "ddp", "use_distributed_sampler": False, "sync_batchnorm": device == "cuda"}
         return {"devices": self.devices, "num_nodes": self.nodes, **options}
 
 
@@ -84,9 +84,12 @@ def from_first(work: Callable[[], Result]) -> Result:
     if rank() == 0:
         try:
             outcome[0] = work()
-        except (UserError, WorkFailed) as error:
+        except (UserError, WorkFailed, OSError) as error:
             outcome[1] = error
-    dist.broadcast_object_list(outcome, src=0)
+    try:
+        dist.broadcast_object_list(outcome, src=0)
+    except RuntimeError as error:
+        raise (WorkFailed(LOST) if lost(error) else error) from None
     result, failure = outcome
     if failure is not None:
         raise SystemExit(1) if rank() else failure  # the first says why

@@ -278,7 +278,7 @@ def fit(
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator=device,
-        **processes.trainer_options(),
+        **processes.trainer_options(device),
         precision="bf16-mixed" if half_precision(device) else "32-true",
         callbacks=[*own, *callbacks],
         logger=_logger(logger, folder),

@@ -58,8 +58,9 @@ class Plan:
     layers: tuple[str, ...] = ()
 
     def load_teacher(self) -> Teacher:
-        """The teacher, on the device."""
-        return load_teacher(self.teacher, image_size=self.image_size, layers=self.layers).to(self.device)
+        """The teacher, on the device that this machine has."""
+        teacher = load_teacher(self.teacher, image_size=self.image_size, layers=self.layers)
+        return teacher.to(accelerator(self.device))
 
     def task(self, source: tuple[str, str], teacher: Teacher) -> Task:
         """The task of one class."""
@@ -87,15 +88,14 @@ def run_sweep(plan: Plan, normal_class: str, *, seeds: int, complete: Complete) 
         normal_class: one class, or `all`.
         complete: trains and evaluates students: `complete_here`, or another that does so elsewhere.
     """
-    wanted = _tasks(plan.dataset, normal_class)
-    plan = replace(plan, device=accelerator(plan.device))
+    wanted, device = _tasks(plan.dataset, normal_class), accelerator(plan.device)
     teacher = plan.load_teacher()
     folders: dict[str, list[Path]] = {}
     pending: list[PendingRun] = []
     for name, source in wanted.items():
         task = plan.task(source, teacher)
         recipe = recipe_for(teacher, task.train_size, **plan.overrides)
-        configs = [planned(task, teacher, recipe, seed, plan.device) for seed in range(seeds)]
+        configs = [planned(task, teacher, recipe, seed, device) for seed in range(seeds)]
         folders[name] = [student_folder.folder_of(plan.out, config) for config in configs]
         places = zip(configs, folders[name], strict=True)
         lacking = [
@@ -156,7 +156,7 @@ class Completion:
     """
 
     def __init__(self, plan: Plan, teacher: Teacher):
-        self._plan, self._teacher = plan, teacher
+        self._plan, self._teacher = replace(plan, device=accelerator(plan.device)), teacher
         self._class: tuple[tuple[str, str], Task, Teacher] | None = None
 
     def complete(self, pending: PendingRun) -> None:

@@ -25,6 +25,10 @@ def test_whole_images_and_tiles_have_a_row_each(tmp_path, vgg_folder):
     measured = json.loads(file.read_text())
     whole, tiles = measured["rows"]
     assert (whole["tile"], tiles["tile"]) == (0, large_images.TILE)
+    other = whole | {"teacher": "another"}
+    file.write_text(json.dumps(measured | {"rows": [other, whole, tiles]}))
+    large_images.main(["--teacher", str(vgg_folder), "--results", str(file)])
+    assert [row["teacher"] for row in json.loads(file.read_text())["rows"]] == ["another", *[whole["teacher"]] * 2]
     assert all(0 <= row[name] <= 1 for row in (whole, tiles) for name in ("auroc", "pixel_auroc", "pro", "pixel_ap"))
 
 

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -168,9 +169,12 @@ def test_each_way_of_computing_is_compared_with_float32(monkeypatch, tiny_task, 
 
 def test_rows_of_other_teachers_stay_if_they_are_comparable(tmp_path, monkeypatch, tiny_task):
     named = {"dataset": tiny_task.dataset, "normal_class": tiny_task.normal_class}
-    row = named | {"aurocs": {"float32 throughout": [90.0]}}
-    (file := tmp_path / "rows.json").write_text(json.dumps({"same": row, "other": row | {"normal_class": "another"}}))
+    row = named | {"aurocs": {"float32 throughout": [90.0]}, "teacher_sha256": "abc"}
+    others = {"other": row | {"normal_class": "another"}, "taught anew": row | {"teacher_sha256": "before"}}
+    (file := tmp_path / "rows.json").write_text(json.dumps({"same": row, **others}))
+    monkeypatch.setattr(reduced_precision, "half_precision", lambda _: True)
     monkeypatch.setattr(reduced_precision, "load_task", lambda *_: tiny_task)
+    monkeypatch.setattr(reduced_precision, "load_teacher", lambda _: SimpleNamespace(sha256="abc"))
     monkeypatch.setattr(reduced_precision, "measure", lambda task, name, seeds: row)
     reduced_precision.main(["--teacher", "new", "--seeds", "1", "--results", str(file)])
     assert list(json.loads(file.read_text())) == ["same", "new"]

@@ -57,29 +57,31 @@ def test_the_caption_tells_of_the_data_set_at_hand(entry):
     assert "leave out cat and airplane" in render({"cifar10/vgg-cifar10": entry()})
 
 
+USUAL = {"teacher": "lite0-imagenet", "device": "cpu"}
+
+
 def test_localisation_has_a_place_of_its_own(files, tmp_path):
     names = ("auroc", "pixel_auroc", "pixel_auroc_without_good", "pro", "pro_without_good", "pixel_ap")
     row = {"teacher": "vgg-cifar10", "method": "patch", **dict.fromkeys(names, 0.9754), "images": 400, "ms": 2.14}
-    measured = {
-        "dataset": "patterns-defects", "texture": "bricks", "seed": 0,
-        "hardware": "a CPU", "rows": [row],
-    }  # fmt: skip
+    rows = [row | {"hardware": hardware} for hardware in ("one CPU", "another CPU", "one CPU")]
+    measured = {"dataset": "patterns-defects", "texture": "bricks", "seed": 0, "rows": rows}
     (tmp_path / "localisation.json").write_text(json.dumps(measured))
     with open(tmp_path / "README.md", "a") as readme:
         readme.write(f"{WHERE_BEGIN}\nold\n{WHERE_END}\nlast\n")
     main(files)
     text = (tmp_path / "README.md").read_text()
     assert "| vgg-cifar10 | patch | 97.5 | 97.5 | 97.5 | 97.5 | 97.5 | 97.5 | 400 | 2.1 |" in text
-    assert "test split, half of the images with a defect, seed 0, a CPU" in text
+    assert "test split, half of the images with a defect, seed 0, another CPU; one CPU; per cent" in text
     assert text.endswith(f"{WHERE_END}\nlast\n") and "old" not in text.split(WHERE_BEGIN)[1]
 
 
 def test_large_images_too(files, tmp_path):
     row = {"auroc": 1.0, "pixel_auroc": 0.9998, "pro": 0.999, "pixel_ap": 0.9, "train_s": 68.4, "ms_an_image": 1100.0}
+    row |= {"hardware": "a CPU", "memory_gb": 3.21}
     looked_at = [("vgg-cifar10", 32, 128), ("lite0-imagenet", 256, 0)]
-    counts = {"side": 1024, "defect": 20, "train_images": 24, "test_images": 20, "memory_gb": 3.21}
+    counts = {"side": 1024, "defect": 20, "train_images": 24, "test_images": 20}
     measured = {
-        "seed": 0, "hardware": "a CPU", **counts,
+        "seed": 0, **counts,
         "rows": [{"teacher": teacher, "side": side, "tile": tile, **row} for teacher, side, tile in looked_at],
     }  # fmt: skip
     (tmp_path / "large_images.json").write_text(json.dumps(measured))
@@ -94,7 +96,7 @@ def test_large_images_too(files, tmp_path):
 
 
 def test_photographs_and_designs_too(files, tmp_path):
-    row = {"dataset": "tiles", "source": "A. Maker", "teacher": "lite0-imagenet", "auroc": 0.9514, "normals": 281}
+    row = {"dataset": "tiles", "source": "A. Maker", "auroc": 0.9514, "normals": 281, **USUAL}
     counts = {"n_normal": 96, "n_anomalous": 115, "seconds": 99, "hardware": "a CPU", "image_size": [320, 288]}
     more = {"found": 0.87, "false_alarms": 0.0104, "both_auroc_0.25": 0.95, "both_auroc_1": 0.9}
     student = {"dataset": "screws", "student_auroc": 0.6, "student_pixel_auroc": 0.98, "student_pro": 0.8, **more}
@@ -123,10 +125,12 @@ def test_photographs_and_designs_too(files, tmp_path):
 
 
 def test_the_front_table_has_ours_beside_theirs_as_run_and_as_published(entry):
-    about = {"dataset": "mvtec-screw", "auroc": 0.97, "pixel_auroc": 0.99, "seconds": 72}
+    about = {"dataset": "mvtec-screw", "auroc": 0.97, "pixel_auroc": 0.99, "seconds": 72, **USUAL}
     peer = {"dataset": "mvtec-screw", "method": "PaDiM", "auroc": 0.842, "pixel_auroc": 0.962}
-    other = about | {"dataset": "elpv-mono"}
-    text = front({"cifar10/vgg-cifar10": entry()}, {"rows": [about, other]}, {"rows": [peer]})
+    others = [{"dataset": "elpv-mono"}, {"device": "cuda", "seconds": 9}, {"teacher": "vgg-cifar10"}]
+    rows = [about | other for other in ({}, *others)]
+    text = front({"cifar10/vgg-cifar10": entry()}, {"rows": rows}, {"rows": [peer]})
+    assert text.count("| MVTec screw |") == 1
     padim = "84.2 / 96.2; published: 75.9 (ResNet-18) to 84.5 (WideResNet-50)"
     assert f"| MVTec screw | 97.0 / 99.0 | published: 94.3 (ResNet-18) to 96.0 (WideResNet-50) | {padim} |" in text
     assert "| 72 |" in text and "elpv" not in text and "61 of training |" in text
@@ -136,7 +140,7 @@ def test_the_front_table_has_ours_beside_theirs_as_run_and_as_published(entry):
 def test_what_many_take_follows_from_what_one_takes():
     several, one = "ten students on 1,000 images, `{}`", "a student of a CIFAR-10 class, `vgg-cifar10`"
     cpu = {several.format(name): {"baseline_seconds": 36} for name in ("vgg-cifar10", "vit-cifar10")}
-    tiles = {"rows": [{"dataset": "magnetic-tile-blowholes", "normals": 381, "seconds": 36}]}
+    tiles = {"rows": [{"dataset": "magnetic-tile-blowholes", "normals": 381, "seconds": 36, **USUAL}]}
     text = scale({"cpu": cpu | {one: {"seconds": 90}}}, tiles, {"scored": {"rows": {"1,000": {"seconds": 36}}}})
     assert "| images of 32 px, `vgg-cifar10` | 3.6 ms |" in text
     assert "| 100 million images of 32 px, `vgg-cifar10` | 200 | 12 min |" in text

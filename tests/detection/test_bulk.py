@@ -178,6 +178,35 @@ def test_rows_of_an_earlier_version_are_judged_again(score, tmp_path):
     assert pyarrow.parquet.read_table(part).equals(table)
 
 
+def test_what_could_not_be_fetched_is_tried_again(score, images, tmp_path, monkeypatch):
+    found = bulk.find([str(images)])
+    monkeypatch.setattr(bulk, "find", lambda _: found)
+    images.rename(tmp_path / "offline")
+    assert score()[1].out.startswith("0 judged now, 8 unreadable, 0 known before")
+    (tmp_path / "offline").rename(images)
+    assert score()[1].out.startswith("7 judged now, 1 unreadable, 0 known before")
+    assert score()[1].out.startswith("0 judged now, 0 unreadable, 8 known before")
+
+
+def test_an_error_of_a_kind_that_only_a_store_knows_ends_no_run(score, images, monkeypatch):
+    store = fsspec.filesystem("memory")
+    store.put(str(images), "/hiccup", recursive=True)
+    opened = fsspec.open
+
+    def hiccup(place, *more):
+        if place.endswith("/0.png"):
+            raise LookupError("the server has gone")
+        return opened(place, *more)
+
+    monkeypatch.setattr(fsspec, "open", hiccup)
+    status, said = score("memory://hiccup")
+    assert (status, said.out.split(":")[0]) == (0, "6 judged now, 2 unreadable, 0 known before")
+    assert "0.png: cannot be read (the server has gone)" in said.err
+    monkeypatch.setattr(fsspec, "open", opened)
+    assert score("memory://hiccup")[1].out.startswith("1 judged now, 0 unreadable, 7 known before")
+    store.rm("/hiccup", recursive=True)
+
+
 def test_objects_of_a_store_are_judged_again_once_they_are_replaced(score, images, tmp_path):
     store = fsspec.filesystem("memory")
     store.put(str(images), "/bucket", recursive=True)

@@ -71,7 +71,7 @@ def test_what_is_given_twice_is_refused_by_name(folder, load, stripes, tmp_path)
     files = [tmp_path / "one.png", tmp_path / "other.png"]
     for file in files:
         Image.fromarray(stripes[0].permute(1, 2, 0).numpy()).save(file)
-    with pytest.raises(UserError, match=r"other\.png: given more than once"):
+    with pytest.raises(UserError, match=r"one\.png: given more than once"):
         correct(folder, files, detector=load(folder))
 
 
@@ -91,7 +91,7 @@ def test_a_region_is_of_the_whole_image_where_the_teacher_sees_its_middle(folder
     detector.teacher = replace(detector.teacher, preprocessing=middle)
     upper = load(restrict(folder, rectangle(0, 0.5, 0, 1), detector=detector)).calibration.patches.region_map
     assert upper[: len(upper) // 2].all() and not upper[len(upper) // 2 :].any()
-    with pytest.raises(UserError, match="smaller than one patch"):  # the crop begins at a quarter
+    with pytest.raises(UserError, match="outside of what the teacher sees"):  # which begins at a quarter
         restrict(folder, rectangle(0, 0.2, 0, 1), detector=detector)
 
 

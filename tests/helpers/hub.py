@@ -155,6 +155,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _commit(self, kind: str, repo: str, lines: list[dict]):
         added = [line["value"] for line in lines if line["key"] == "file"]
         folder = self.server.add(repo, {file["path"]: base64.b64decode(file["content"]) for file in added}, kind)
+        for line in lines:
+            if line["key"] == "deletedFile":
+                (folder / line["value"]["path"]).unlink()
         commit = _commit_of(folder)
         self._json({"commitUrl": f"{self.server.endpoint}/{repo}/commit/{commit}", "commitOid": commit})
 

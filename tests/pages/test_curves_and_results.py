@@ -12,6 +12,7 @@ from kdad.evaluation.operating_points import choose as choose_point
 from kdad.evaluation.results_file import merge_entry, sweep_command
 from kdad.scores import DISTANT_ERROR, MKD, SCORES
 from kdad.storage.operating_point import Costs, save_operating_point
+from ui.shared.links import arena_link
 
 RESULTS = "pages/3_Curves_and_results.py"
 DOTS, DOTS1, STRIPES = "patterns/tiny-vgg/dots", "patterns/tiny-vgg/dots-seed1", "patterns/tiny-vgg/stripes"
@@ -359,6 +360,25 @@ def test_a_link_into_the_arena_names_all_of_its_students(results, rivals):
     choose(at, "selectbox", "First", "patterns/three/dots")
     assert control(at, "selectbox", "Second").value != "patterns/three/dots"  # no student meets itself
     assert at.dataframe[0].value["teacher"].tolist()[0] == "three"
+
+
+def test_a_link_of_two_students_forgets_the_third(results, rivals):
+    at = results("Arena", root=rivals)
+    choose(at, "selectbox", "Second", "patterns/two/dots")
+    choose(at, "selectbox", "Third", "patterns/three/dots")
+    rerun(at.switch_page("pages/1_Train_or_load.py"))
+    at.switch_page(RESULTS)
+    at.query_params.update(arena_link(["patterns/one/dots", "patterns/three/dots"]))
+    rerun(at)
+    chosen = [control(at, "selectbox", name).value for name in ("First", "Second", "Third")]
+    assert chosen == ["patterns/one/dots", "patterns/three/dots", None]
+    assert not at.warning
+
+
+def test_a_link_of_students_that_cannot_meet_says_so(results, rivals):
+    shutil.copytree(rivals / "patterns/one/dots", rivals / "patterns/one/dots-seed1")
+    at = results("Arena", root=rivals, first="patterns/one/dots", second="patterns/one/dots-seed1")
+    assert "not available: patterns/one/dots" in texts(at).replace("\\", "")
 
 
 def test_a_link_into_the_arena_with_a_student_that_is_gone_says_so(results, rivals):

@@ -374,12 +374,21 @@ def test_a_student_is_exported_and_what_fails_is_one_line(train, root, monkeypat
     assert not at.get("download_button")
 
 
-def test_a_start_that_the_disk_refuses_is_one_line(train, monkeypatch):
-    def refuse(*_, **__):
-        raise PermissionError(13, "Permission denied")
+def test_a_start_that_the_disk_refuses_is_one_line_and_starts_nothing(train, monkeypatch):
+    done = []
 
-    monkeypatch.setattr(manager, "start", refuse)
-    at = press(train(), "Start training")
+    def start(*_, **__):
+        done.append("start")
+        if len(done) > 1:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(manager, "start", start)
+    for name in ("stop", "remove"):
+        monkeypatch.setattr(manager, name, lambda _, name=name: done.append(name))
+    at = train()
+    control(at, "toggle", "Compare teachers").set_value(True)
+    at = press(rerun(at), "Start training")
+    assert done == ["start", "start", "stop", "remove"]
     assert "cannot be written" in at.error[0].value and "Permission denied" in at.error[0].value
 
 

@@ -200,6 +200,16 @@ def test_metrics_count_requests_by_route_and_status_and_never_by_what_was_typed(
     assert "typed-by-somebody" not in said
 
 
+def test_a_failure_is_counted_and_gives_its_place_back(detector, monkeypatch):
+    monkeypatch.setattr(type(detector), "predict", lambda *_, **__: 1 / 0)
+    app = create_app({NAME: detector}, Limits(at_once=1))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        for _ in range(2):
+            assert client.post(f"/students/{NAME}/predict", content=png(picture())).status_code == 500
+        said = client.get("/metrics").text
+    assert 'kdad_requests_total{path="/students/{name:path}/predict",status="500"} 2.0' in said
+
+
 def test_without_its_packages_serve_says_how_to_get_them(monkeypatch, capsys, student_folder):
     monkeypatch.setitem(__import__("sys").modules, "fastapi", None)
     monkeypatch.delitem(__import__("sys").modules, "kdad.serving.api")

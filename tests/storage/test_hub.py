@@ -186,6 +186,20 @@ def test_push_again_replaces_what_changed(hub, copied, monkeypatch):
     assert (hub.root / "models/me/dots" / layout.CARD).read_text() == "# Better words\n"
 
 
+def test_push_again_removes_what_is_no_more(hub, copied, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    point = copied / layout.OPERATING_POINT
+    point.write_text("{}")
+    students_hub.push(copied, "me/dots")
+    there = hub.root / "models/me/dots"
+    assert (there / layout.OPERATING_POINT).is_file()
+    (there / "of-others.txt").touch()
+    point.unlink()
+    students_hub.push(copied, "me/dots")
+    assert not (there / layout.OPERATING_POINT).exists()
+    assert (there / layout.WEIGHTS).is_file() and (there / "of-others.txt").is_file()
+
+
 def test_push_under_a_bare_name_goes_to_ones_own_account(hub, copied, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert students_hub.push(copied, "dots") == f"{hub.endpoint}/me/dots"

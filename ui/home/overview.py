@@ -6,12 +6,12 @@ from collections import defaultdict
 import streamlit as st
 
 from ui.shared import samples
-from ui.shared.links import samples_link
+from ui.shared.links import arena_link, samples_link
 from ui.shared.page import ASSETS, INSPECT, RESULTS, TRAIN
 from ui.shared.student_index import Student, find, root, train_command
 from ui.shared.words import OWN_IMAGES, auroc, overlap_badge, plain, unusualness
 
-VGG_STORY = "patterns-defects/vgg-cifar10/bricks"
+VGG_STORY, VIT_STORY = "patterns-defects/vgg-cifar10/bricks", "patterns-defects/vit-cifar10/bricks"
 STORY, STORY_SAMPLES = "photo-textures/lite0-imagenet/brick", "brick"
 TO_TRAIN = {"dataset": "patterns-defects"}
 
@@ -40,7 +40,7 @@ def story() -> None:
     to_normal, to_defect, to_other = (
         samples_link(STORY, STORY_SAMPLES, name) for name in ("normal 1", "scratch", anomalous)
     )
-    to_arena = {"show": "Arena", "first": VGG_STORY}
+    to_arena = arena_link([VGG_STORY, VIT_STORY])
     steps = [
         ("A normal image", "The student copies its teacher well: the map stays dark.", INSPECT, to_normal),
         ("A defect", "The copy fails in one place, and that place glows.", INSPECT, to_defect),

@@ -8,7 +8,7 @@ from kdad.data.datasets import BUILT_IN, at_hand
 from kdad.errors import UserError
 from ui.shared import samples
 from ui.shared.links import CAMERA, GALLERY, PER_PAGE, SAMPLES, SOURCE, UPLOAD, kind_key, page_key, samples_key
-from ui.shared.pictures import MAX_UPLOAD_MB, TYPES, Picture, gallery, gallery_page, uploaded
+from ui.shared.pictures import MAX_UPLOAD_MB, TYPES, Gallery, Picture, gallery, gallery_page, uploaded
 from ui.shared.student_index import Student
 from ui.shared.words import plain
 
@@ -94,20 +94,21 @@ def _gallery(student: Student) -> list[Picture]:
         return []
     try:
         shown = gallery(student.dataset, student.normal_class)
-        return _gallery_page(student, shown.kinds, shown.labels)
+        return _gallery_page(student, shown)
     except UserError as error:
         st.error(plain(error))
         return []
 
 
-def _gallery_page(student: Student, kinds: tuple[str, ...], labels) -> list[Picture]:
+def _gallery_page(student: Student, shown: Gallery) -> list[Picture]:
     left, right = st.columns([1, 2], vertical_alignment="bottom")
+    kinds = shown.kinds
     # Kinds of defect do not include the normal class; their first kind is "good".
     first = kinds.index(student.normal_class) if student.normal_class in kinds else 0
     kind = left.selectbox("Kind", kinds, index=first, key=kind_key(student), bind="query-params")
-    count = int((labels == kinds.index(kind)).sum())
+    count = int((shown.labels == kinds.index(kind)).sum())
     with right:
         key = page_key(student, kind)
         page = st.pagination(max(1, -(-count // PER_PAGE)), key=key, bind="query-params")
     st.caption(f"{count} test images, none of them used in training.")
-    return gallery_page(student.dataset, student.normal_class, kind, page, PER_PAGE)
+    return gallery_page(shown, student.normal_class, kind, page, PER_PAGE)

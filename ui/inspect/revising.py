@@ -57,9 +57,12 @@ def _corrected(cached: CachedDetector, pictures: list[Picture]) -> tuple[Path, s
     from kdad.detection.revision import correct
 
     read = [Picture.of(picture.name, picture.pixels) for picture in pictures]
-    images = [[picture.pixels] for picture in {picture.digest: picture for picture in read}.values()]
-    made = correct(cached.student.folder, images, into=_place(cached.student), detector=cached.detector)
-    return made, f"{len(images)} {'image' if len(images) == 1 else 'images'} learned as normal"
+    different = {picture.digest: picture for picture in read}.values()
+    made = correct(
+        cached.student.folder, [[picture.pixels] for picture in different], into=_place(cached.student),
+        detector=cached.detector, names=[picture.name for picture in different],
+    )  # fmt: skip
+    return made, f"{len(different)} {'image' if len(different) == 1 else 'images'} learned as normal"
 
 
 def _restricted(cached: CachedDetector, file, sides: dict[str, list[float]]) -> tuple[Path, str]:

@@ -16,7 +16,7 @@ from ui.results.judged_images import pictures_of
 from ui.results.scores import evidence_or_stop
 from ui.shared import figures
 from ui.shared.links import ORDINALS, gallery_link
-from ui.shared.page import INSPECT
+from ui.shared.page import INSPECT, arrived
 from ui.shared.pictures import data_url, to_display
 from ui.shared.student_index import Student, of_same_task
 from ui.shared.student_picker import check_link, provenance, students_or_stop
@@ -99,8 +99,7 @@ def _choose() -> list[Evidence]:
     if not pairs:
         st.info("There are no two evaluated students of one task. Train a second one with a different teacher.")
         st.stop()
-    for name in ORDINALS:
-        check_link(name, pairs)
+    check_link("first", pairs)
     columns = st.columns(3)
     keys = list(pairs)
     favourite = next((index for index, key in enumerate(keys) if students[key].dataset == "patterns-defects"), 0)
@@ -108,11 +107,15 @@ def _choose() -> list[Evidence]:
         "First", keys, index=favourite, key="first", bind="query-params", persist_state="session"
     )
     others = pairs[first]
+    if arrived():
+        check_link("second", others)
     vit = next((index for index, key in enumerate(others) if "vit" in students[key].teacher), 0)
     second = columns[1].selectbox(
         "Second", others, index=vit, key="second", bind="query-params", persist_state="session"
     )
     rest = [key for key in others if students[key].teacher != students[second].teacher]
+    if arrived():
+        check_link("third", rest)
     third = columns[2].selectbox(
         "Third", rest, index=None, key="third", bind="query-params", persist_state="session", disabled=not rest,
         placeholder="none",
@@ -188,7 +191,7 @@ def telling(table: pd.DataFrame) -> pd.DataFrame:
 def _thumbnails(student: Student, rows: pd.DataFrame) -> list[str] | None:
     """The test images as data URLs, or None if they cannot be read."""
     pictures = pictures_of(student, rows["index"].to_numpy())
-    return None if pictures is None else [data_url(to_display(picture, THUMBNAIL)) for picture in pictures]
+    return None if pictures is None else [data_url(to_display(picture.pixels, THUMBNAIL)) for picture in pictures]
 
 
 def _clicked(rows: pd.DataFrame, evidences: Sequence[Evidence], here: bool) -> None:

@@ -10,7 +10,7 @@ from kdad.errors import UserError
 from kdad.spreadsheets import as_csv
 from ui.results.evaluated import Evidence, disagreement, misjudged
 from ui.results.scores import choose_evidence, evidence_or_stop
-from ui.shared.pictures import Gallery, gallery, to_display
+from ui.shared.pictures import Gallery, Picture, channels_last, gallery, to_display
 from ui.shared.student_index import Student, find, of_same_task, train_command
 from ui.shared.words import percent, plain
 
@@ -104,26 +104,29 @@ def _show(student: Student, rows: pd.DataFrame, words: list[str], here: bool, pl
         frame = pd.DataFrame({"test image": rows["index"], "class": rows["kind"], "judged": words})
         st.dataframe(frame, hide_index=True, alt=f"Test images: {place}")
         return
-    name = gallery(student.dataset, student.normal_class).name
     grid = st.grid(6, min_column_width=100, gap="small")
     for picture, row, judged in zip(pictures, rows.itertuples(), words, strict=True):
         with grid.cell():
             alt = f"{row.kind}, test image {row.index}: {judged}"
-            st.image(to_display(picture, SIDE), width="stretch", output_format="PNG", alt=alt)
-            st.caption(f"**{plain(name(row.index))}**  \n{judged}", text_alignment="center")
+            st.image(to_display(picture.pixels, SIDE), width="stretch", output_format="PNG", alt=alt)
+            st.caption(f"**{plain(picture.name)}**  \n{judged}", text_alignment="center")
 
 
 def _check_unchanged(student: Student, shown: Gallery) -> None:
     """Raise a `UserError` if the test images are no longer those that the student was evaluated on."""
     measured = (student.evaluation or {}).get("test_images_sha256")
-    if measured and shown.files and shown.fingerprint() != measured:
+    if not measured or not shown.files:
+        return
+    with st.spinner("Looking at the test images…"):
+        same = shown.fingerprint() == measured
+    if not same:
         raise UserError(
-            f"the test images of {student.dataset_name} have changed since this student was evaluated: evaluate it anew"
+            f"test images or masks of {student.dataset_name} have changed since it was evaluated: evaluate it anew"
         )
 
 
-def pictures_of(student: Student, indices: np.ndarray) -> list[np.ndarray] | None:
-    """Test images (H, W, 3) by index; None, with a message on the page, if they cannot be read."""
+def pictures_of(student: Student, indices: np.ndarray) -> list[Picture] | None:
+    """Test images by index; None, with a message on the page, if they cannot be read."""
     import torch
 
     try:
@@ -133,4 +136,5 @@ def pictures_of(student: Student, indices: np.ndarray) -> list[np.ndarray] | Non
     except UserError as error:
         st.error(plain(error))
         return None
-    return [image.permute(1, 2, 0).contiguous().numpy() for image in images]
+    named = zip(map(shown.name, indices), images, strict=True)
+    return [Picture.of(name, channels_last(image.numpy())) for name, image in named]

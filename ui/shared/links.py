@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ui.shared import samples
 from ui.shared.pictures import gallery
 from ui.shared.student_index import Student
 
@@ -16,8 +17,8 @@ ORDINALS = ("first", "second", "third")  # of students in the arena
 
 
 def arena_link(keys: Sequence[str]) -> dict[str, str]:
-    """Query parameters of the results page that set students, given by their keys, against each other."""
-    return {"show": "Arena", **dict(zip(ORDINALS, keys, strict=False))}
+    """Query parameters of the results page that set two or three students, given by their keys, against each other."""
+    return {"show": "Arena", **dict.fromkeys(ORDINALS, ""), **dict(zip(ORDINALS, keys, strict=False))}
 
 
 def gallery_link(student: Student, kind: str, index: int) -> dict[str, str]:
@@ -33,8 +34,8 @@ def gallery_link(student: Student, kind: str, index: int) -> dict[str, str]:
 
 
 def samples_link(student: str, texture: str, picture: str) -> dict[str, str]:
-    """Query parameters that open a sample of a texture with its student, given by its key."""
-    return {"student": student, SOURCE: SAMPLES, samples_key(texture): texture, LINKED: picture}
+    """Query parameters that open a sample of a student's own texture with it, the student given by its key."""
+    return {"student": student, SOURCE: SAMPLES, samples_key(texture): samples.label(texture), LINKED: picture}
 
 
 def samples_key(texture: str | None) -> str:

@@ -45,10 +45,16 @@ def _follow_link(title: str) -> None:
 
     Streamlit takes a parameter from a link only if it is not the widget's default: else the earlier choice would stay.
     """
-    if st.session_state.get("page-shown") != title:
-        st.session_state["page-shown"] = title
+    st.session_state["arrived"] = st.session_state.get("page-shown") != title
+    st.session_state["page-shown"] = title
+    if arrived():
         for name in st.query_params:
             st.session_state.pop(name, None)
+
+
+def arrived() -> bool:
+    """Whether this is the first run of a page after coming to it; later, its address may hold what applies no more."""
+    return bool(st.session_state["arrived"])
 
 
 def pages() -> list[str]:

@@ -157,7 +157,8 @@ def gallery(dataset: str, normal_class: str) -> Gallery:
     Raises:
         UserError: the data set is unknown, or its files cannot be read.
     """
-    return _gallery(dataset, normal_class, stamp_of(dataset))
+    parts = [folder_path(dataset) / part for part in ("test", "ground_truth")] if is_folder(dataset) else []
+    return _gallery(dataset, normal_class, *map(folder_stamp, parts))
 
 
 def stamp_of(dataset: str) -> str:
@@ -170,14 +171,15 @@ def folder_stamp(folder: Path) -> str:
     from kdad.data.images import files_below
 
     try:
-        about = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files_below(folder)]
+        files = [(str(file), file.stat()) for file in files_below(folder)]
+        about = [(name, state.st_size, state.st_mtime_ns) for name, state in files]
     except (UserError, OSError) as error:
         about = [(str(error), 0, 0)]
     return hashlib.blake2b(repr(about).encode(), digest_size=16).hexdigest()
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the data set…")
-def _gallery(dataset: str, normal_class: str, stamp: str) -> Gallery:
+def _gallery(dataset: str, normal_class: str, *stamps: str) -> Gallery:
     from kdad.data.folders import ImageFiles
     from kdad.data.loading import load_task
     from kdad.data.one_vs_rest import OneVsRestTask
@@ -208,11 +210,10 @@ def _chosen(test, indices: list[int]) -> tuple[list, list | None]:
     return [test.images[i] for i in indices], masks
 
 
-def gallery_page(dataset: str, normal_class: str, kind: str, page: int, per_page: int) -> list[Picture]:
+def gallery_page(shown: Gallery, normal_class: str, kind: str, page: int, per_page: int) -> list[Picture]:
     """One page, counted from 1, of test images of one kind."""
     import torch
 
-    shown = gallery(dataset, normal_class)
     of_kind = np.flatnonzero(shown.labels == shown.kinds.index(kind))
     indices = of_kind[(page - 1) * per_page : page * per_page]
     truth = "normal" if kind in (normal_class, "good") else "anomaly"

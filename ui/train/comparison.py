@@ -11,7 +11,7 @@ from kdad.jobs.manager import Job
 from kdad.jobs.status import FINISHED
 from kdad.storage.history import read_history
 from kdad.storage.layout import EVALUATION
-from ui.shared.links import arena_link
+from ui.shared.links import ORDINALS, arena_link
 from ui.shared.page import RESULTS
 from ui.shared.student_index import key_of
 from ui.shared.words import percent, plain
@@ -49,9 +49,8 @@ def show(jobs: list[Job]) -> None:
             st.altair_chart(charts.together(aurocs, names, "AUROC", ".2%"), alt=alt)
     keys = [key for job in jobs if (job.student / EVALUATION).is_file() and (key := key_of(job.student))]
     if len(keys) == len(jobs) and all(job.state == FINISHED for job in jobs):
-        st.page_link(
-            RESULTS, label="Compare them in the arena", icon=":material/compare_arrows:", query_params=arena_link(keys)
-        )
+        label = "Compare them in the arena" if len(keys) <= len(ORDINALS) else "Compare the first three in the arena"
+        st.page_link(RESULTS, label=label, icon=":material/compare_arrows:", query_params=arena_link(keys))
 
 
 def losses_of(jobs: Sequence[Job]) -> pd.DataFrame:

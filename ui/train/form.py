@@ -189,11 +189,14 @@ def _start(requests: list[Request]) -> None:
     group = secrets.token_hex(4) if len(requests) > 1 else ""
     with st.spinner("Starting…"):
         problem = next(filter(None, map(unmet, requests)), None)
+        started = []
         try:
             for request in [] if problem else requests:
-                manager.start(jobs_root(), request.arguments, request.folder, group=group)
+                started.append(manager.start(jobs_root(), request.arguments, request.folder, group=group))
         except OSError as error:
-            problem = f"the job cannot be written to {jobs_root()} ({error.strerror})"
+            for job in started:
+                manager.remove(manager.stop(job))
+            problem = f"no training was started: its job cannot be written to {jobs_root()} ({error.strerror or error})"
     if problem:
         st.error(plain(problem), icon=":material/error:")
     else:

@@ -6,6 +6,7 @@ Names, widths and strides of layers, preprocessing and training data come from t
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from kdad.networks.vit import CRITICAL_LAYERS
 FINAL = "final"  # name of the layer that the classifier reads, for any model
 READ_STRIDES = (8, 16)  # critical layers below the final one: finer ones respond to noise rather than defects
 MAX_FINAL_CHANNELS = 512
+PREFIX_TOO = "return_prefix_tokens"  # a word that not all of timm's transformers know
 
 
 class TimmFeatures(FeatureNetwork):
@@ -50,7 +52,7 @@ class TimmFeatures(FeatureNetwork):
             raise UserError(f"layers go from fine to coarse, each once: {', '.join(known)}")
         info = {entry["module"]: entry for entry in model.feature_info}
         self.transformer = is_transformer(model)
-        self.prefix = int(getattr(model, "num_prefix_tokens", 0)) if self.transformer else 0
+        self.prefix = _prefix(model) if self.transformer else 0
         # Of a full-size CNN, the length of a mean depends more on contrast than on content: see `benchmarks/scores.py`.
         self.unit_length = not self.transformer
         coarsest = model.feature_info[-1]
@@ -63,10 +65,10 @@ class TimmFeatures(FeatureNetwork):
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Normalised pixels (B, 3, S, S) to one (B, prefix + h·w, D) tensor per layer."""
         if self.transformer:
+            prefix = {PREFIX_TOO: True} if self.prefix else {}
             pairs = self.model.forward_intermediates(
-                pixels, indices=self._indices(), norm=False, return_prefix_tokens=True, output_fmt="NLC",
-                intermediates_only=True,
-            )  # fmt: skip
+                pixels, indices=self._indices(), norm=False, output_fmt="NLC", intermediates_only=True, **prefix
+            )
             return [torch.cat([pair[1], pair[0]], 1) if self.prefix else _patches(pair) for pair in pairs]
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         final, maps = self.model.forward_intermediates(pixels, indices=self._indices(), output_fmt="NCHW")
@@ -107,11 +109,17 @@ class TimmFeatures(FeatureNetwork):
             raise UserError(f"this teacher reads images whose sides are multiples of {coarsest}, not {shown}")
         try:
             read = self.eval()(torch.zeros(1, 3, *size))
-        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
             raise UserError(f"this teacher cannot read images of {shown} px: {one_line(error)}") from None
         if [layer.shape[1] - self.prefix for layer in read] != [h * w for h, w in self.grids(*size)]:
             raise UserError(f"this teacher does not halve images of {shown} px evenly; choose another --image-size")
         return tuple(layer.shape[2] for layer in read)
+
+
+def _prefix(model: Any) -> int:
+    """The number of a transformer's tokens before its patches; 0 of one that gives its patches alone."""
+    gives = PREFIX_TOO in signature(model.forward_intermediates).parameters
+    return int(getattr(model, "num_prefix_tokens", 0)) if gives else 0
 
 
 def _patches(pair: Any) -> Tensor:

@@ -15,6 +15,7 @@ from kdad.data.sources import Source, load_source
 from kdad.devices import accelerator, hardware
 from kdad.errors import UserError, one_of
 from kdad.files import check_output_folder, write_json, write_text
+from kdad.locks import exclusive_lock
 from kdad.networks.compact_vit import CompactViT
 from kdad.networks.features import CompactClassifier
 from kdad.networks.recipes import with_overrides
@@ -148,9 +149,9 @@ def train_teacher(
         image_sizes: of the square training images, in pixels, each for an equal share of the epochs.
 
     Raises:
-        UserError: `out` holds a teacher already, an unfinished run with different settings or other files, or is that
-            of a teacher named; the backbone cannot be trained at `image_sizes` or at that learning rate, or the
-            teachers named do not fit.
+        UserError: `out` holds a teacher already, an unfinished run with different settings or other files, is that of
+            a teacher named, or another run trains there; the backbone cannot be trained at `image_sizes` or at that
+            learning rate, or the teachers named do not fit.
         WorkFailed: the loss became NaN, or memory ran out.
     """
     _check_out(out, start_from, distil_from)
@@ -173,11 +174,13 @@ def train_teacher(
     _start(module, chosen, start_from)
     labels = set() if _unlabelled(distil_from) else {dataset}
     trained_on = sorted({*labels, *_heritage(start_from), *_heritage(distil_from)})
-    _claim(out, {**settings, "dataset": dataset}, overwrite)
-    module.prepare(device)
-    loop.fit(module, out, epochs=recipe.epochs, seed=seed, device=device)
-    card = _card(module, out, settings, trained_on, device)
-    _save(module, out, card)
+    lock = out.resolve().with_name(f".{out.resolve().name}.lock")
+    with exclusive_lock(lock, f"another run trains in {out}; wait for it, or use another --out"):
+        _claim(out, {**settings, "dataset": dataset}, overwrite)
+        module.prepare(device)
+        loop.fit(module, out, epochs=recipe.epochs, seed=seed, device=device)
+        card = _card(module, out, settings, trained_on, device)
+        _save(module, out, card)
     return card
 
 

@@ -97,6 +97,13 @@ def test_a_transformer_takes_another_side_by_resampled_positions(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "mixer_s32_224"])
+def test_transformers_that_give_their_patches_alone_can_be_read(name):
+    network = TimmFeatures(timm.create_model(name), (), (224, 224))
+    assert network.prefix == 0
+    assert len(network.channels) == 4 and len(set(network.channels)) == 1
+
+
 def test_students_of_transformers_read_squares(tmp_path, refusal):
     file = save_timm_weights(tmp_path / "weights.safetensors", "test_vit")
     oblong = load_teacher(f"timm:test_vit@{file}", image_size=(64, 96))

@@ -11,6 +11,7 @@ from helpers.tiny_source import TinySource, contents, interrupted_and_whole, tau
 
 from kdad.data.task import holdout_split
 from kdad.errors import UserError, WorkFailed
+from kdad.locks import exclusive_lock
 from kdad.networks.compact_vit import CompactViT
 from kdad.networks.teachers.loading import load_teacher
 from kdad.networks.vgg import CompactVGG
@@ -217,6 +218,12 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, taugh
     broken, whole = interrupted_and_whole(monkeypatch, Classification, tmp_path, backbone, distil_from=guide)
     assert broken["model.safetensors"] == whole["model.safetensors"]
     assert {row["epoch"] for row in read_history(tmp_path / "broken")} == {1, 2}
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path):
+    with exclusive_lock(tmp_path / ".new.lock", "held"), pytest.raises(UserError, match="another run trains in"):
+        taught("vgg", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_unfinished_run_of_other_settings_is_refused(tmp_path, monkeypatch):

@@ -70,10 +70,10 @@ def test_the_gallery_shows_exactly_the_test_part():
     from kdad.data.loading import load_task
 
     test = load_task("patterns-defects", "bricks").test
-    good = pictures.gallery_page("patterns-defects", "bricks", "good", 2, 12)
+    good = pictures.gallery_page(pictures.gallery("patterns-defects", "bricks"), "bricks", "good", 2, 12)
     assert [picture.name for picture in good] == [f"good {i}" for i in range(12, 24)]
     assert np.array_equal(good[0].pixels, test.images[12].permute(1, 2, 0))
-    holes = pictures.gallery_page("patterns-defects", "bricks", "hole", 1, 100)
+    holes = pictures.gallery_page(pictures.gallery("patterns-defects", "bricks"), "bricks", "hole", 1, 100)
     assert len(holes) == 50
     assert all(picture.truth == "anomaly" for picture in holes)
 

@@ -58,3 +58,5 @@ def test_the_arena_is_linked_once_all_students_are_tested(make_job, monkeypatch,
     comparison.show(jobs)
     keys = [f"patterns/{name}/dots" for name in ("vgg", "vit", "cnn")]
     assert links == [{"show": "Arena", "first": keys[0], "second": keys[1], "third": keys[2]}]
+    comparison.show(jobs[:2])
+    assert links[1]["third"] == ""  # nor one that was chosen before
