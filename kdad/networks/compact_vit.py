@@ -126,9 +126,8 @@ class CompactViT(CompactClassifier):
         scaling = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "resample": 1}
         colours = {"image_mean": preprocessing.mean, "image_std": preprocessing.std}
         write_json(folder / "preprocessor_config.json", {**processor, **scaling, **colours})
-        labels = {str(index): f"LABEL_{index}" for index in range(self.head.out_features)}
-        classifier = {"architectures": ["ViTForImageClassification"], "dtype": "float16", "id2label": labels}
-        write_json(folder / "config.json", {**classifier, **ARCHITECTURE})
+        classifier = {"architectures": ["ViTForImageClassification"], "dtype": "float16"}
+        write_json(folder / "config.json", {**classifier, "num_labels": self.head.out_features, **ARCHITECTURE})
         tensors = dict(_as_transformers(self.state_dict()))
         write_bytes(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
 
@@ -143,7 +142,8 @@ class CompactViT(CompactClassifier):
             config = json.loads((folder / "config.json").read_text())
             if other := [key for key, value in ARCHITECTURE.items() if config.get(key) != value]:
                 raise ValueError(f"its {other[0]} is {config.get(other[0])!r}, not {ARCHITECTURE[other[0]]!r}")
-            classifier = cls(len(config["id2label"]))
+            # Older versions wrote the names of all classes.
+            classifier = cls(int(config["num_labels"]) if "num_labels" in config else len(config["id2label"]))
             stored = load_file(folder / "model.safetensors")
             expected = dict(_as_transformers(classifier.state_dict()))
             if missing := sorted(expected.keys() - stored.keys()):

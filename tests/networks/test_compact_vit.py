@@ -1,5 +1,7 @@
 """The compact ViT is transformers' own, on disk and by what it computes, without needing it."""
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -32,6 +34,14 @@ def test_saved_compact_vit_loads_equal_to_half_precision(compact_vit, compact_fo
     for name, tensor in compact_vit.state_dict().items():
         assert tensor.dtype == torch.float32, "saving must not change the model in memory"
         assert torch.equal(loaded.state_dict()[name], tensor.half().float()), name
+
+
+def test_a_folder_of_an_older_version_names_all_classes(compact_vit, compact_folder, tmp_path):
+    folder = shutil.copytree(compact_folder, tmp_path / "older")
+    config = json.loads((folder / "config.json").read_text())
+    labels = {str(index): f"LABEL_{index}" for index in range(config.pop("num_labels"))}
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": labels}))
+    assert CompactViT.load(folder).head.weight.shape == compact_vit.head.weight.shape
 
 
 def test_saved_compact_vit_is_a_plain_transformers_folder(compact_vit, compact_folder):
