@@ -128,6 +128,8 @@ def main() -> None:
     try:
         teacher = load_teacher(args.teacher, image_size=default_image_size(args.teacher, args.dataset))
         if args.validation:
+            if args.dataset != "cifar10":
+                raise UserError("--validation is about cifar10, whose validation images choose")
             device = accelerator("auto")
             for name, auroc in on_validation(teacher.to(device), device).items():
                 print(f"{name}: {100 * auroc:.2f}")

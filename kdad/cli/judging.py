@@ -14,6 +14,7 @@ from kdad.cli.options import HERE, RAY, Parser, add_device, add_engine, positive
 from kdad.errors import UserError
 from kdad.files import check_output, check_output_folder, shown, write_text
 from kdad.locks import exclusive_lock
+from kdad.networks.teachers.registry import TIMM, split_timm
 
 if TYPE_CHECKING:
     from kdad.cli import Command
@@ -296,7 +297,7 @@ def _score_into_parts(args: argparse.Namespace) -> None:
         device=args.device,
     )
     with lock_folder(job.out):
-        listing = find(args.images if args.engine == HERE else map(_place_from_anywhere, args.images))
+        listing = find(args.images)
         remainder = remaining(listing, job)
         if said := str(remainder):
             print(said, file=sys.stderr)
@@ -393,14 +394,12 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _place_from_anywhere(place: str) -> str:
-    """The absolute path of images, for other processes; a URL unchanged."""
-    return place if "://" in place else str(Path(place).absolute())
-
-
-def _from_anywhere(student: str) -> str:
-    """The absolute path of a folder, for other processes; a Hub id unchanged."""
-    return str(Path(student).resolve()) if Path(student).is_dir() else student
+def _from_anywhere(name: str) -> str:
+    """A student's or teacher's name with the absolute path of its folder or file, if any, for other processes."""
+    if name.startswith(TIMM):
+        model, file = split_timm(name)
+        return f"{TIMM}{model}@{Path(file).resolve()}" if file else name
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -8,11 +8,10 @@ again, and what is gone loses its row. Images may be anywhere that fsspec reache
 import hashlib
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import Enum
 from functools import partial
@@ -107,6 +106,7 @@ class ScoringJob:
         weights_sha256, calibration_sha256: of the student, whose scores must not be mixed with another's.
         fpr: the false-positive rate of the verdicts, or None.
         device: where to compute.
+        base: the folder that relative paths of images are in, whichever process reads them.
     """
 
     student: str
@@ -116,6 +116,7 @@ class ScoringJob:
     calibration_sha256: str
     fpr: float | None
     device: str
+    base: Path = field(default_factory=Path.cwd)
 
     @property
     def stamp(self) -> dict[str, Any]:
@@ -199,7 +200,7 @@ def judge_part(detector: Detector, job: ScoringJob, part: Part) -> Outcome:
         else:
             rows[name] = {"image": name, "error": str(error)}
 
-    read = partial(_read, max_value=detector.config.max_value)
+    read = partial(_read, base=job.base, max_value=detector.config.max_value)
     names = [image.name for image in part.images]
     for batch, images in batches_of_one_size(readable(read, names, refuse)):
         rows |= {row["image"]: row for row in detector.predict(images, fpr=job.fpr).to_records(batch)}
@@ -296,20 +297,20 @@ def _is_litter(name: str, root: str) -> bool:
     return any(map(is_hidden, name.removeprefix(root).strip("/").split("/")))
 
 
-def _read(place: str, max_value: int) -> Tensor:
-    if URL not in place:
-        try:
-            return read_image(Path(place), max_value=max_value)
-        except UserError as error:
-            raise (error if os.access(place, os.R_OK) else Unreachable(str(error))) from None
+def _read(place: str, base: Path, max_value: int) -> Tensor:
+    try:
+        content = _fetched(place) if URL in place else (base / place).read_bytes()
+    except Exception as error:  # each kind of store has exceptions of its own
+        raise Unreachable(f"{shown(place)}: cannot be read ({one_line(error)})") from None
+    return read_image(io.BytesIO(content), shown(place), max_value)
+
+
+def _fetched(url: str) -> bytes:
     import fsspec
 
-    try:
-        with fsspec.open(place) as file:
-            content = file.read()
-    except Exception as error:  # each kind of store has exceptions of its own
-        raise Unreachable(f"{place}: cannot be read ({one_line(error)})") from None
-    return read_image(io.BytesIO(content), place, max_value)
+    with fsspec.open(url) as file:
+        content: bytes = file.read()
+    return content
 
 
 def _write(file: Path, rows: list[dict[str, Any]], stamp: dict[str, Any]) -> None:

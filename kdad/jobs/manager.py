@@ -69,6 +69,9 @@ def start(
         student: the student folder that the job creates.
         command: command to start; this Python's `kdad` by default.
         group: see `Job`.
+
+    Raises:
+        OSError: the folder cannot be written to, or no process can be started; no job is left.
     """
     created = time.time()
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
@@ -80,8 +83,12 @@ def start(
         "created": created,
         "group": group,
     }
-    write_json(folder / REQUEST, request)
-    return _launch(folder, arguments, command)
+    try:
+        write_json(folder / REQUEST, request)
+        return _launch(folder, arguments, command)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def resume(job: Job, command: Sequence[str] = COMMAND) -> Job:

@@ -89,7 +89,7 @@ def from_first(work: Callable[[], Result]) -> Result:
     try:
         dist.broadcast_object_list(outcome, src=0)
     except RuntimeError as error:
-        raise (WorkFailed(LOST) if lost(error) else error) from None
+        raise outcome[1] or (WorkFailed(LOST) if lost(error) else error) from None
     result, failure = outcome
     if failure is not None:
         raise SystemExit(1) if rank() else failure  # the first says why

@@ -7,6 +7,7 @@ import torch
 from benchmarks import baselines
 from benchmarks.baselines import mahalanobis, measure, neighbour_distance
 from kdad.data import patterns
+from kdad.data.task import holdout_split
 
 
 class TinySource:
@@ -53,5 +54,11 @@ def test_on_validation_only_what_chooses_is_measured_and_held_out_images_alone(v
     monkeypatch.setattr(baselines, "class_names", lambda _: TinySource.classes)
     monkeypatch.setattr(baselines, "SELECTION_CLASSES", ("stripes",))
     monkeypatch.setattr(TinySource, "counts", {"train": 40, "test": 0})
+    read, images = [], TinySource.images
+    monkeypatch.setattr(TinySource, "images", lambda self, part, rows: read.append(rows) or images(self, part, rows))
     found = baselines.on_validation(vgg_teacher, "cpu")
     assert found.keys() == {"stripes"} and 0 <= found["stripes"] <= 1
+    kept, held_out = holdout_split(80)
+    judged, learned = read
+    assert judged.tolist() == held_out.tolist()
+    assert learned.tolist() == [row for row in kept.tolist() if row >= 40]

@@ -41,7 +41,7 @@ def test_a_cold_deep_link_chooses_the_student(visit):
 
 def test_a_link_to_nobody_says_so(visit):
     with visit("/Inspect?student=nobody") as page:
-        expect(page.get_by_text("a student that is not available: nobody")).to_be_visible()
+        expect(page.get_by_text("a student that cannot be chosen here: nobody")).to_be_visible()
         expect(page.get_by_text(P_VALUE)).to_be_visible()
 
 

@@ -188,6 +188,29 @@ def test_what_could_not_be_fetched_is_tried_again(score, images, tmp_path, monke
     assert score()[1].out.startswith("0 judged now, 0 unreadable, 8 known before")
 
 
+def test_relative_names_are_read_from_where_they_were_given(detector, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(images)
+    listing, job = bulk.find(["."]), bulk.ScoringJob("", None, tmp_path / "parts", "", "", None, "cpu")
+    monkeypatch.chdir("/")
+    (part,) = bulk.remaining(listing, job).parts
+    assert bulk.judge_part(detector, job, part).judged == 7
+    assert {Path(name).name for name in rows(tmp_path / "parts")} == {file.name for file in images.rglob("*.png")}
+
+
+def test_a_disk_that_fails_for_a_moment_leaves_no_row(score, monkeypatch):
+    read = Path.read_bytes
+
+    def fail(file):
+        if file.name == "0.png":
+            raise OSError(5, "Input/output error")
+        return read(file)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", fail)
+        assert score()[1].out.startswith("6 judged now, 2 unreadable, 0 known before")
+    assert score()[1].out.startswith("1 judged now, 0 unreadable, 7 known before")
+
+
 def test_an_error_of_a_kind_that_only_a_store_knows_ends_no_run(score, images, monkeypatch):
     store = fsspec.filesystem("memory")
     store.put(str(images), "/hiccup", recursive=True)

@@ -58,7 +58,7 @@ def test_a_cold_link_chooses_section_and_student(results):
 @pytest.mark.parametrize("link", ["nobody", "../../etc/passwd", "**bold**"])
 def test_a_link_to_a_student_that_is_not_here_says_so(results, link):
     at = results(student=link)
-    assert "not available" in at.warning[0].value
+    assert "cannot be chosen here" in at.warning[0].value
     assert control(at, "selectbox", "Student").value == DOTS
 
 
@@ -378,12 +378,12 @@ def test_a_link_of_two_students_forgets_the_third(results, rivals):
 def test_a_link_of_students_that_cannot_meet_says_so(results, rivals):
     shutil.copytree(rivals / "patterns/one/dots", rivals / "patterns/one/dots-seed1")
     at = results("Arena", root=rivals, first="patterns/one/dots", second="patterns/one/dots-seed1")
-    assert "not available: patterns/one/dots" in texts(at).replace("\\", "")
+    assert "cannot be chosen here: patterns/one/dots-seed1." in texts(at).replace("\\", "")
 
 
 def test_a_link_into_the_arena_with_a_student_that_is_gone_says_so(results, rivals):
     at = results("Arena", root=rivals, first="patterns/two/dots", second="patterns/gone/dots")
-    assert "not available: patterns/gone/dots" in texts(at)
+    assert "cannot be chosen here: patterns/gone/dots." in texts(at)
     assert control(at, "selectbox", "Second").value == "patterns/one/dots"
 
 

@@ -161,7 +161,7 @@ def test_a_cold_link_chooses_the_students(inspect):
 @pytest.mark.parametrize("link", ["nobody", "../../etc/passwd", "**bold**"])
 def test_a_link_to_a_student_that_is_not_here_says_so(inspect, link):
     at = inspect(student=link)
-    assert "not available" in at.warning[0].value
+    assert "cannot be chosen here" in at.warning[0].value
     assert control(at, "selectbox", "Student").value == DOTS
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from kdad.cli import main
 from kdad.detection.detector import Detector
+from kdad.serving import api
 from kdad.serving.api import Limits, create_app
 
 NAME = "patterns/tiny/dots"
@@ -208,6 +209,21 @@ def test_a_failure_is_counted_and_gives_its_place_back(detector, monkeypatch):
             assert client.post(f"/students/{NAME}/predict", content=png(picture())).status_code == 500
         said = client.get("/metrics").text
     assert 'kdad_requests_total{path="/students/{name:path}/predict",status="500"} 2.0' in said
+
+
+def test_a_heatmap_keeps_its_place_while_it_is_drawn(detector, monkeypatch):
+    taken, drawn = [], api._drawn
+
+    def looking(*about):
+        taken.append(services[0]._taken)
+        return drawn(*about)
+
+    services, made = [], api.Service.__init__
+    monkeypatch.setattr(api.Service, "__init__", lambda self, *about: services.append(self) or made(self, *about))
+    monkeypatch.setattr(api, "_drawn", looking)
+    with TestClient(create_app({NAME: detector})) as client:
+        assert client.post(f"/students/{NAME}/heatmap", content=png(picture())).status_code == 200
+    assert (taken, services[0]._taken) == ([1], 0)
 
 
 def test_without_its_packages_serve_says_how_to_get_them(monkeypatch, capsys, student_folder):

@@ -110,11 +110,12 @@ def _choose() -> list[Evidence]:
     if arrived():
         check_link("second", others)
     vit = next((index for index, key in enumerate(others) if "vit" in students[key].teacher), 0)
+    asked = st.query_params.get("second")
     second = columns[1].selectbox(
         "Second", others, index=vit, key="second", bind="query-params", persist_state="session"
     )
     rest = [key for key in others if students[key].teacher != students[second].teacher]
-    if arrived():
+    if arrived() and asked in (None, "", second):  # else, the third may stand in for the second
         check_link("third", rest)
     third = columns[2].selectbox(
         "Third", rest, index=None, key="third", bind="query-params", persist_state="session", disabled=not rest,

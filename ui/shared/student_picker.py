@@ -61,7 +61,7 @@ def check_link(name: str, students: Collection[str]) -> None:
     """Say it where a link names a student that is not among these keys."""
     asked = st.query_params.get(name)
     if asked and asked not in students:
-        st.warning(f"The link refers to a student that is not available: {plain(asked)}. Choose one below.")
+        st.warning(f"The link refers to a student that cannot be chosen here: {plain(asked)}. Choose one below.")
 
 
 def _favourite(students: dict[str, Student]) -> int:

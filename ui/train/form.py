@@ -185,18 +185,18 @@ def _choose_overwrite(request: Request) -> tuple[str | None, Request]:
 
 
 def _start(requests: list[Request]) -> None:
-    """Start all trainings, or none if one of them cannot be."""
+    """Start all trainings, or none if one of them cannot be; if the disk refuses one, those before it go on."""
     group = secrets.token_hex(4) if len(requests) > 1 else ""
     with st.spinner("Starting…"):
         problem = next(filter(None, map(unmet, requests)), None)
-        started = []
+        started = 0
         try:
             for request in [] if problem else requests:
-                started.append(manager.start(jobs_root(), request.arguments, request.folder, group=group))
+                manager.start(jobs_root(), request.arguments, request.folder, group=group)
+                started += 1
         except OSError as error:
-            for job in started:
-                manager.remove(manager.stop(job))
-            problem = f"no training was started: its job cannot be written to {jobs_root()} ({error.strerror or error})"
+            why = f"its job cannot be written to {jobs_root()} ({error.strerror or error})"
+            problem = f"{started} of {len(requests)} trainings started; of the next, {why}"
     if problem:
         st.error(plain(problem), icon=":material/error:")
     else:

@@ -69,7 +69,7 @@ class TimmFeatures(FeatureNetwork):
             pairs = self.model.forward_intermediates(
                 pixels, indices=self._indices(), norm=False, output_fmt="NLC", intermediates_only=True, **prefix
             )
-            return [torch.cat([pair[1], pair[0]], 1) if self.prefix else _patches(pair) for pair in pairs]
+            return [torch.cat([pair[1], pair[0]], 1) if self.prefix else pair for pair in pairs]
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         final, maps = self.model.forward_intermediates(pixels, indices=self._indices(), output_fmt="NCHW")
         if FINAL not in self.layers:
@@ -120,11 +120,6 @@ def _prefix(model: Any) -> int:
     """The number of a transformer's tokens before its patches; 0 of one that gives its patches alone."""
     gives = PREFIX_TOO in signature(model.forward_intermediates).parameters
     return int(getattr(model, "num_prefix_tokens", 0)) if gives else 0
-
-
-def _patches(pair: Any) -> Tensor:
-    """Patches in the output of a transformer without prefix tokens: alone, or first of a pair."""
-    return pair[0] if isinstance(pair, tuple) else pair
 
 
 def is_transformer(model: Any) -> bool:

@@ -174,8 +174,7 @@ def train_teacher(
     _start(module, chosen, start_from)
     labels = set() if _unlabelled(distil_from) else {dataset}
     trained_on = sorted({*labels, *_heritage(start_from), *_heritage(distil_from)})
-    lock = out.resolve().with_name(f".{out.resolve().name}.lock")
-    with exclusive_lock(lock, f"another run trains in {out}; wait for it, or use another --out"):
+    with exclusive_lock(out / ".lock", f"another run trains in {out}; wait for it, or use another --out"):
         _claim(out, {**settings, "dataset": dataset}, overwrite)
         module.prepare(device)
         loop.fit(module, out, epochs=recipe.epochs, seed=seed, device=device)

@@ -221,9 +221,10 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, taugh
 
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
-    with exclusive_lock(tmp_path / ".new.lock", "held"), pytest.raises(UserError, match="another run trains in"):
-        taught("vgg", tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+    with exclusive_lock(tmp_path / ".lock", "held"):
+        with pytest.raises(UserError, match="another run trains in"):
+            taught("vgg", tmp_path)
+        assert [file.name for file in tmp_path.iterdir()] == [".lock"]
 
 
 def test_an_unfinished_run_of_other_settings_is_refused(tmp_path, monkeypatch):
