@@ -9,10 +9,15 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
+if len(sys.argv) != 3:
+    sys.exit("usage: python without_torch.py STUDENT.onnx IMAGE")
 session = onnxruntime.InferenceSession(sys.argv[1])
 facts = session.get_modelmeta().custom_metadata_map
 size = int(facts["kdad.width"]), int(facts["kdad.height"])
-image = np.asarray(Image.open(sys.argv[2]).convert("RGB").resize(size, Image.Resampling.BICUBIC))
+picture = Image.open(sys.argv[2])
+if picture.mode not in ("L", "RGB"):
+    sys.exit(f"{sys.argv[2]} is of mode {picture.mode}: convert it to 8-bit grey or RGB as `kdad score` would")
+image = np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC))
 images = image.transpose(2, 0, 1)[None]  # uint8 (B, 3, H, W): as many as you like
 score, p_value, heatmap = session.run(None, {"images": images})
 

@@ -34,9 +34,12 @@ def check_output(file: Path, endings: Collection[str]) -> None:
 
 
 def check_output_folder(folder: Path) -> None:
-    """Raise a `UserError` if a file is where a folder is to be written to."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{shown(folder)} is a file; name a folder to write to")
+    """Raise a `UserError` if a file is where a folder is to be written to, or if it is read-only."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise UserError(f"{shown(there)} is a file; name a folder to write to")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{shown(there)} is read-only; name another folder to write to")
 
 
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from kdad.errors import UserError
 from kdad.files import (
     check_output,
     check_output_folder,
@@ -108,3 +109,10 @@ def test_a_read_only_folder_is_named_before_any_work(tmp_path, refusal):
     said = refusal(check_output, tmp_path / "a.csv", [".csv"])
     tmp_path.chmod(0o700)
     assert "is read-only" in said
+
+
+def test_a_read_only_folder_is_refused_before_the_work(tmp_path, monkeypatch):
+    check_output_folder(tmp_path / "new" / "deeper")
+    monkeypatch.setattr("kdad.files.os.access", lambda place, _: place != tmp_path)
+    with pytest.raises(UserError, match="is read-only; name another folder"):
+        check_output_folder(tmp_path / "new" / "deeper")

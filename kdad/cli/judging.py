@@ -225,6 +225,8 @@ def print_figures(figures: dict[str, Any]) -> None:
     )
     if learned := figures.get("n_learned"):
         print(f"warning: {learned} of the test images were learned as normal, so that these figures flatter")
+    if wrong := figures.get("n_learned_anomalous"):
+        print(f"warning: {wrong} of those that were learned as normal are labelled anomalous: are they normal, indeed?")
     _warn(figures["n_calibration"], figures["calibration"])
 
 

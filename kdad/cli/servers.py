@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,8 @@ def serve(args: argparse.Namespace) -> None:
             timeout_graceful_shutdown=10,
         )
     )  # fmt: skip
-    server.run()
+    with suppress(KeyboardInterrupt):  # which ends it, as was said
+        server.run()
 
 
 def _detectors(students: Sequence[str], device: str) -> "dict[str, Detector]":

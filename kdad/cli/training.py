@@ -24,7 +24,7 @@ from kdad.cli.options import (
     whole_number,
 )
 from kdad.errors import UserError
-from kdad.files import check_output
+from kdad.files import check_output, check_output_folder
 from kdad.networks.recipes import MAX_SEED
 from kdad.processors import Load, choose_threads
 
@@ -92,9 +92,12 @@ def add_commands(command: "Command") -> None:
 def check(args: argparse.Namespace) -> None:
     """Print what a folder holds and what is doubtful."""
     from kdad.data.datasets import FOLDER, folder_path
+    from kdad.data.folder_layout import FolderLayout
     from kdad.data.health import examine, in_words
 
-    health = examine(folder_path(f"{FOLDER}{args.folder.removeprefix(FOLDER)}"))
+    folder = folder_path(f"{FOLDER}{args.folder.removeprefix(FOLDER)}")
+    health = examine(folder)
+    FolderLayout(folder.resolve()).say_what_is_unused()
     if args.json:
         print(json.dumps(health.as_dict(), indent=2))
         return
@@ -116,6 +119,7 @@ def train(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace, report: Callable[[Mapping[str, Any]], None] | None = None) -> None:
     load, name, normal_class = Load(), teacher_name(args), _normal_class(args)
+    check_output_folder(Path(args.out))
     from kdad.cli.judging import print_figures
     from kdad.data.datasets import is_folder
     from kdad.data.loading import load_task

@@ -68,7 +68,7 @@ class FolderLayout:
         found = [file for file in self._looked_at_normals if file not in again]
         if len(found) < MIN_NORMALS:
             several = f"{len(found) + len(again)} readable images, {len(again)} of them copies of others"
-            amount = several if again else f"{len(found)} readable images"
+            amount = several if again else counted(found, "readable image")
             raise UserError(f"{shown(self.normal_folder)} contains {amount}; at least {MIN_NORMALS} are needed")
         return found
 

@@ -174,7 +174,7 @@ def set_aside(masks: Sequence[PurePath], used: str) -> list[str]:
 
 def counted(files: Sequence[object], what: str) -> str:
     """`1 mask`, `2 masks`."""
-    return f"{len(files)} {what}{'s' if len(files) > 1 else ''}"
+    return f"{len(files)} {what}{'' if len(files) == 1 else 's'}"
 
 
 def _was(files: Sequence[PurePath]) -> str:

@@ -118,7 +118,7 @@ class _Judged:
         self.anomalous: list[bool] = []
         scores, measurements, first = [], [], 0
         learned = detector.config.learned_normals
-        self.learned = 0  # test images that the student was told to be normal
+        self.learned: list[bool] = []  # whether the student was told that a test image is normal
         for prediction in detector.predict_each(self._counted(test.images, learned) if learned else test.images):
             scores.append(prediction.score)
             measurements.append(replace(prediction.measurement, patch_maps=(), distance_maps=()))
@@ -130,9 +130,9 @@ class _Judged:
         self.score, self.measurement = np.concatenate(scores), Measurement.concatenated(measurements)
 
     def _counted(self, images: Iterable[Tensor], learned: frozenset[str]) -> Iterator[Tensor]:
-        """The images, of which those that were learned are counted."""
+        """The images, of each of which it is noted whether it was learned."""
         for image in images:
-            self.learned += digest_of(image) in learned
+            self.learned.append(digest_of(image) in learned)
             yield image
 
     def _keep(self, prediction: Prediction, masks: Sequence[np.ndarray | None], anomalous: list[bool]) -> None:
@@ -214,9 +214,17 @@ def _figures(judged: _Judged, task: Task, test: Labelled, detector: Detector) ->
         "n_normal": int((~anomalous).sum()),
         "n_anomalous": int(anomalous.sum()),
         "calibration": config.calibration,
-        **({"n_learned": judged.learned} if config.ancestry else {}),
+        **_learned(judged, anomalous),
         "n_calibration": 0 if detector.calibration is None else len(detector.calibration),
     }
+
+
+def _learned(judged: _Judged, anomalous: np.ndarray) -> dict[str, int]:
+    """How many test images a student was told to be normal, and how many of these are labelled anomalous."""
+    if not judged.learned:
+        return {}
+    learned = np.array(judged.learned)
+    return {"n_learned": int(learned.sum()), "n_learned_anomalous": int((learned & anomalous).sum())}
 
 
 def _write_scores(file: Path, judged: _Judged, test: Labelled) -> None:

@@ -1,6 +1,7 @@
 """The health of a folder: what is doubtful is named, and a healthy folder gets no advice."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -79,6 +80,14 @@ def test_a_folder_that_cannot_be_trained_on_is_refused(tmp_path):
     save(tmp_path / "0.png", bricks())
     with pytest.raises(UserError, match="at least 10"):
         examine(tmp_path)
+
+
+def test_the_command_tells_what_is_left_out(folder, capsys):
+    (folder / "train" / "good" / "raw.cr2").touch()
+    shutil.copy(folder / "train" / "good" / "000.png", folder / "train" / "good" / "copy.png")
+    assert main(["check", str(folder)]) == 0
+    said = capsys.readouterr().err
+    assert "copies of others" in said and "raw.cr2" in said
 
 
 def test_the_command_prints_lines_or_json(folder, monkeypatch, capsys):

@@ -90,6 +90,9 @@ def test_the_example_needs_no_torch(exported, tmp_path):
     command = [sys.executable, "-c", example, str(exported), str(tmp_path / "red.png")]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert said.startswith("anomaly: score ")
+    Image.new("I;16", (50, 40), 40_000).save(tmp_path / "red.png")
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 1 and "convert it to 8-bit" in refused.stderr.splitlines()[0]
 
 
 @pytest.mark.parametrize("opset", [1, 17, 24, 10**6])

@@ -145,6 +145,7 @@ def test_figures_say_how_many_test_images_were_learned(folder, load, capsys):
     made = correct(folder, [task.test.images[0], task.test.images[1]], detector=load(folder))
     figures = evaluate(task, load(made)).figures
     assert figures["n_learned"] == 2
+    assert figures["n_learned_anomalous"] == int(task.test.anomalous[:2].sum())
     print_figures(figures)
     assert "2 of the test images were learned as normal" in capsys.readouterr().out
     assert "n_learned" not in evaluate(task, load(folder)).figures
