@@ -127,17 +127,16 @@ def main() -> None:
     args = parser.parse_args()
     try:
         teacher = load_teacher(args.teacher, image_size=default_image_size(args.teacher, args.dataset))
+        device = accelerator("auto")
         if args.validation:
             if args.dataset != "cifar10":
                 raise UserError("--validation is about cifar10, whose validation images choose")
-            device = accelerator("auto")
             for name, auroc in on_validation(teacher.to(device), device).items():
                 print(f"{name}: {100 * auroc:.2f}")
             return
         entry = load_results(args.results).get(f"{args.dataset}/{teacher.name}")
         if entry is None or entry["teacher_sha256"] != teacher.sha256:
             raise UserError(f"{args.results} has no students of this teacher yet: run a sweep with it first")
-        device = accelerator("auto")
         found = measure(args.dataset, teacher.to(device), device)
     except UserError as error:
         parser.error(str(error))

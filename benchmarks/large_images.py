@@ -1,4 +1,4 @@
-"""Detection of 20 px defects in 1024 px images with teachers of 32 and 256 px: `python benchmarks/large_images.py`.
+"""Detection of 20 px defects in 1024 px images with teachers of 32 and 256 px: `python -m benchmarks.large_images`.
 
 Creates a folder of large procedural images in the layout of MVTec AD, trains a student of each teacher on it once with
 whole images and once with tiles, and saves the test figures for `benchmarks/tables.py`.
@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.localisation import with_other_teachers
 from kdad.data.datasets import FOLDER
 from kdad.data.loading import load_task
 from kdad.detection.detector import Detector
 from kdad.devices import hardware
 from kdad.errors import UserError
 from kdad.evaluation.evaluate import evaluate
-from kdad.files import read_json_if_there, write_json
+from kdad.files import write_json
 from kdad.networks.teachers.loading import Teacher, load_teacher
 from kdad.training.distillation import train_student
 
@@ -100,11 +101,9 @@ def main(argv: list[str] | None = None) -> None:
         "defect": DEFECT,
         "train_images": COUNTS["train/good"],
         "test_images": COUNTS["test/good"] + COUNTS["test/spot"],
+        "rows": rows,
     }
-    before, again = read_json_if_there(args.results), {row["teacher"] for row in rows}
-    same = {name: before.get(name) for name in measured} == measured
-    measured["rows"] = [row for row in before.get("rows", []) if same and row["teacher"] not in again] + rows
-    write_json(args.results, measured)
+    write_json(args.results, with_other_teachers(args.results, measured))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ teachers are kept.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from kdad.detection.localisation import localise, methods_for
 from kdad.devices import hardware
 from kdad.evaluation import metrics
 from kdad.evaluation.evaluate import evaluate, pixel_figures
-from kdad.files import write_json
+from kdad.files import read_json_if_there, write_json
 from kdad.networks.teachers.loading import load_teacher
 from kdad.networks.teachers.registry import LITE0, default_image_size
 from kdad.storage import layout, student_folder
@@ -83,6 +82,14 @@ def _evenly(of: int, count: int) -> np.ndarray:
     return np.linspace(0, of - 1, count).round().astype(int)
 
 
+def with_other_teachers(file: Path, measured: dict) -> dict:
+    """`measured`, and before its rows those of other teachers that a results file has of the same setting."""
+    before, again = read_json_if_there(file), {row["teacher"] for row in measured["rows"]}
+    same = all(before.get(name) == value for name, value in measured.items() if name != "rows")
+    kept = [row for row in before.get("rows", []) if same and row["teacher"] not in again]
+    return measured | {"rows": kept + measured["rows"]}
+
+
 def main() -> None:
     """Measure, and save for `benchmarks/tables.py`."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -92,12 +99,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "trained_students")
     args = parser.parse_args()
     measured = run(args.teachers, args.texture, args.images, args.out)
-    if RESULTS.is_file():
-        before = json.loads(RESULTS.read_text())
-        same = before["texture"] == args.texture
-        kept = [row for row in before["rows"] if same and row["teacher"] not in args.teachers]
-        measured["rows"] = kept + measured["rows"]
-    write_json(RESULTS, measured)
+    write_json(RESULTS, with_other_teachers(RESULTS, measured))
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def measured_before(file: Path, task: Task, seeds: int) -> dict[str, dict]:
 
 
 def _sha256_now(name: str) -> str | None:
-    """That of a teacher's weights; None of one that is no more."""
+    """SHA-256 of a teacher's weights as they are now; None if the teacher is gone."""
     with suppress(UserError):
         return load_teacher(name).sha256
     return None

@@ -4,10 +4,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from kdad.data.datasets import DATASETS, FOLDER, is_folder
+from kdad.data.datasets import DATASETS, check_dataset
 from kdad.data.sizes import Size, as_size
-from kdad.errors import UserError, one_of
-from kdad.files import is_directory
+from kdad.errors import UserError
 from kdad.networks.teachers.registry import LITE0, available, check_name, default_reading, default_teacher
 from kdad.storage.layout import DEFAULT_OUT
 
@@ -74,22 +73,12 @@ def teacher_name(args: argparse.Namespace) -> str:
     Raises:
         UserError: there is no default, or no such data set, or the name is no teacher's.
     """
-    _check_dataset(args.dataset)
+    check_dataset(args.dataset)
     name: str | None = args.teacher or default_teacher(args.dataset)
     if name is None:
         raise UserError(f"--teacher is needed; there are: {', '.join(available())}")
     check_name(name)
     return name
-
-
-def _check_dataset(dataset: str) -> None:
-    if dataset == FOLDER:
-        raise UserError("--dataset folder: needs a path, as in folder:photos")
-    if is_folder(dataset):
-        return
-    if dataset not in DATASETS and is_directory(dataset):
-        raise UserError(f"--dataset {dataset}: images of your own are folder:{dataset}")
-    one_of("data set", dataset, (*DATASETS, "folder:PATH"))
 
 
 def reading(args: argparse.Namespace) -> dict[str, Any]:

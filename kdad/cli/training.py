@@ -91,13 +91,13 @@ def add_commands(command: "Command") -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Print what a folder holds and what is doubtful."""
-    from kdad.data.datasets import FOLDER, folder_path
+    from kdad.data.datasets import folder_path
     from kdad.data.folder_layout import FolderLayout
-    from kdad.data.health import examine, in_words
+    from kdad.data.health import examine_layout, in_words
 
-    folder = folder_path(f"{FOLDER}{args.folder.removeprefix(FOLDER)}")
-    health = examine(folder)
-    FolderLayout(folder.resolve()).say_what_is_unused()
+    layout = FolderLayout(folder_path(args.folder).resolve())
+    health = examine_layout(layout)
+    layout.say_what_is_unused()
     if args.json:
         print(json.dumps(health.as_dict(), indent=2))
         return

@@ -2,6 +2,8 @@
 
 import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -36,16 +38,12 @@ def unpack_images(archive: BinaryIO | Path, folder: Path) -> Unpacked:
     temporary = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with _opened(archive) as opened:
             members, others = _images(opened)
             _write(opened, members, temporary)
         temporary.replace(folder)
-    except UserError:
-        raise
     except OSError as error:  # from the disk, or from names that it does not accept
         raise UserError(f"the zip file cannot be unpacked to {folder.parent} ({error.strerror})") from None
-    except Exception as error:  # zipfile and its decompressors raise many types on damaged data
-        raise UserError(f"this is not a readable zip file ({one_line(error)})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Unpacked(len(members), of_unknown_ending(others))
@@ -57,14 +55,9 @@ def image_names(archive: BinaryIO, max_bytes: int) -> list[str]:
     Raises:
         UserError: as in `unpack_images`, or one of them is larger than `max_bytes`.
     """
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            members, _ = _images(opened)
-            sizes = {name: opened.getinfo(name).file_size for name in members}
-    except UserError:
-        raise
-    except Exception as error:  # zipfile raises many types on damaged data
-        raise UserError(f"this is not a readable zip file ({one_line(error)})") from None
+    with _opened(archive) as opened:
+        members, _ = _images(opened)
+        sizes = {name: opened.getinfo(name).file_size for name in members}
     if large := [name for name, size in sizes.items() if size > max_bytes]:
         raise UserError(f"{large[0]}: larger than {max_bytes / 2**20:g} MB; reduce its size")
     return sorted(members)
@@ -81,6 +74,18 @@ def member(archive: BinaryIO, name: str) -> BinaryIO:
             return BytesIO(opened.read(name))
     except Exception as error:  # zipfile and its decompressors raise many types on damaged data
         raise UserError(f"{name}: cannot be unpacked ({one_line(error)})") from None
+
+
+@contextmanager
+def _opened(archive: BinaryIO | Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip file; errors inside the block become one-line `UserError`s, but for those of the disk."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            yield opened
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # zipfile and its decompressors raise many types on damaged data
+        raise UserError(f"this is not a readable zip file ({one_line(error)})") from None
 
 
 def _images(opened: zipfile.ZipFile) -> tuple[dict[str, PurePosixPath], list[PurePosixPath]]:

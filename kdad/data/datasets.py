@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdad.errors import one_of
+from kdad.errors import UserError, one_of
+from kdad.files import is_directory
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,17 @@ def dataset_slug(dataset: str) -> str:
 def public_name(dataset: str) -> str:
     """A data set's name without its path on this machine: `folder:NAME` for a folder."""
     return f"{FOLDER}{dataset_slug(dataset)}" if is_folder(dataset) else dataset
+
+
+def check_dataset(dataset: str) -> None:
+    """Raise a `UserError` if there is no data set of this name; a folder's files are not looked at."""
+    if dataset == FOLDER:
+        raise UserError(f"{FOLDER} needs a path, as in {FOLDER}photos")
+    if is_folder(dataset):
+        return
+    if dataset not in DATASETS and is_directory(dataset):
+        raise UserError(f"the data set {dataset} is a folder: images of your own are {FOLDER}{dataset}")
+    one_of("data set", dataset, (*DATASETS, f"{FOLDER}PATH"))
 
 
 def class_names(dataset: str) -> tuple[str, ...]:

@@ -97,7 +97,11 @@ def examine(root: Path) -> Health:
     Raises:
         UserError: the folder cannot be trained on.
     """
-    layout = FolderLayout(root.resolve())
+    return examine_layout(FolderLayout(root.resolve()))
+
+
+def examine_layout(layout: FolderLayout) -> Health:
+    """The same of a folder that was looked into before."""
     normals = layout.normals
     sizes = sorted((image_size(file)[::-1] for file in normals), key=math.prod)
     whole = whole_size(sizes)

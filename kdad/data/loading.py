@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from kdad.data.datasets import DATASETS, PHOTO_TEXTURES, folder_path, is_folder
+from kdad.data.datasets import PHOTO_TEXTURES, check_dataset, folder_path, is_folder
 from kdad.data.folders import FolderTask
 from kdad.data.one_vs_rest import OneVsRestTask
 from kdad.data.pattern_defects import PatternDefectsTask
@@ -29,10 +29,10 @@ def load_task(
             waits for it.
         tile_size: the side of a folder's tiles, 0 for whole images; see `kdad.data.folders.FolderTask`.
     """
+    check_dataset(dataset)
     if is_folder(dataset):
         one_of(f"class of {dataset}", normal_class, FolderTask.classes)
         return FolderTask(folder_path(dataset), pixels, tile_size)
-    one_of("data set", dataset, (*DATASETS, "folder:PATH"))
     if tile_size:
         raise UserError(f"tiles are for folders of large images; the images of {dataset} are small")
     if dataset == "patterns-defects":

@@ -69,7 +69,7 @@ class Preprocessing:
         return resample(framed[:, None], height, width, "bilinear")[:, 0]
 
     def cropped(self, maps: Tensor) -> Tensor:
-        """What the crop shows of maps of the whole input (…, H, W), of any size: their part there."""
+        """The part of maps of the whole input (…, H, W), of any size, that lies in the crop."""
         rows, columns = (
             slice(size * before // outer, -(-size * (before + inner) // outer))
             for size, before, inner, outer in zip(maps.shape[-2:], self.border, self.crop, self.resize, strict=True)

@@ -70,7 +70,7 @@ Saliency = Callable[[Tensor], Tensor]  # normalised pixels (B, 3, S, S) to maps 
 
 
 def _saliency(detector: Detector, method: str, noise: float) -> Saliency | None:
-    """What makes the maps of a method; None where every prediction has them."""
+    """The function that makes a method's maps; None for methods whose maps every prediction has."""
     make = METHODS[one_of("localisation method", method, METHODS)]
     return None if make is None else make(detector, noise)
 

@@ -339,8 +339,6 @@ class NormalPatches:
 
     def repeated(self, patches: Tensor) -> Tensor:
         """Whether images of these projected patches (B, P, D) show what another of them does, (B,) bool."""
-        if len(patches) < 2:
-            return torch.zeros(len(patches), dtype=torch.bool)
         return self._known(NearestPatches.fit(patches, self.projection.grid).left_out(patches))
 
     def _known(self, distances: Tensor) -> Tensor:

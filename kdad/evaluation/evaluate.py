@@ -119,7 +119,7 @@ class _Judged:
         scores, measurements, first = [], [], 0
         learned = detector.config.learned_normals
         self.learned: list[bool] = []  # whether the student was told that a test image is normal
-        for prediction in detector.predict_each(self._counted(test.images, learned) if learned else test.images):
+        for prediction in detector.predict_each(self._noted(test.images, learned) if learned else test.images):
             scores.append(prediction.score)
             measurements.append(replace(prediction.measurement, patch_maps=(), distance_maps=()))
             if test.masks is not None:
@@ -129,7 +129,7 @@ class _Judged:
             advance(TESTING, len(prediction))
         self.score, self.measurement = np.concatenate(scores), Measurement.concatenated(measurements)
 
-    def _counted(self, images: Iterable[Tensor], learned: frozenset[str]) -> Iterator[Tensor]:
+    def _noted(self, images: Iterable[Tensor], learned: frozenset[str]) -> Iterator[Tensor]:
         """The images, of each of which it is noted whether it was learned."""
         for image in images:
             self.learned.append(digest_of(image) in learned)

@@ -1,7 +1,7 @@
 """Train all classes of a data set over several seeds: the numbers of a results table."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,14 @@ class Plan:
     image_size: int | Size | None = None
     layers: tuple[str, ...] = ()
 
+    @property
+    def own_device(self) -> str:
+        """The device that `device` means on this machine, which may be a worker's; a `UserError` if it is not here."""
+        return accelerator(self.device)
+
     def load_teacher(self) -> Teacher:
-        """The teacher, on the device that this machine has."""
-        teacher = load_teacher(self.teacher, image_size=self.image_size, layers=self.layers)
-        return teacher.to(accelerator(self.device))
+        """The teacher, on the device."""
+        return load_teacher(self.teacher, image_size=self.image_size, layers=self.layers).to(self.own_device)
 
     def task(self, source: tuple[str, str], teacher: Teacher) -> Task:
         """The task of one class."""
@@ -88,7 +92,7 @@ def run_sweep(plan: Plan, normal_class: str, *, seeds: int, complete: Complete) 
         normal_class: one class, or `all`.
         complete: trains and evaluates students: `complete_here`, or another that does so elsewhere.
     """
-    wanted, device = _tasks(plan.dataset, normal_class), accelerator(plan.device)
+    wanted, device = _tasks(plan.dataset, normal_class), plan.own_device
     teacher = plan.load_teacher()
     folders: dict[str, list[Path]] = {}
     pending: list[PendingRun] = []
@@ -156,13 +160,13 @@ class Completion:
     """
 
     def __init__(self, plan: Plan, teacher: Teacher):
-        self._plan, self._teacher = replace(plan, device=accelerator(plan.device)), teacher
+        self._plan, self._teacher = plan, teacher
         self._class: tuple[tuple[str, str], Task, Teacher] | None = None
 
     def complete(self, pending: PendingRun) -> None:
         """Train a student, unless it is trained, and evaluate it."""
         task, teacher = self._prepared(pending)
-        config, device = pending.config, self._plan.device
+        config, device = pending.config, self._plan.own_device
         trained = student_folder.is_complete(pending.folder)
         with running(lambda: [*([] if trained else stages(task, config.recipe)), *drawing(task), *testing(task)]):
             if not trained:
@@ -174,11 +178,11 @@ class Completion:
     def _prepared(self, pending: PendingRun) -> tuple[Task, Teacher]:
         """The task of a class, and the teacher with its features in memory, if they fit; kept until another is."""
         if self._class is None:
-            self._teacher = _cache_shared_features(self._teacher, pending.source, self._plan.device)
+            self._teacher = _cache_shared_features(self._teacher, pending.source, self._plan.own_device)
         if self._class is None or self._class[0] != pending.source:
             self._class = None  # what the last class has read goes with it
             task = self._plan.task(pending.source, self._teacher)
-            memory = views(task, pending.config.recipe, self._plan.device)
+            memory = views(task, pending.config.recipe, self._plan.own_device)
             self._class = pending.source, task, cache_features(self._teacher, memory)
         return self._class[1:]
 

@@ -192,7 +192,7 @@ def telling(table: pd.DataFrame) -> pd.DataFrame:
 def _thumbnails(student: Student, rows: pd.DataFrame) -> list[str] | None:
     """The test images as data URLs, or None if they cannot be read."""
     pictures = pictures_of(student, rows["index"].to_numpy())
-    return None if pictures is None else [data_url(to_display(picture.pixels, THUMBNAIL)) for picture in pictures]
+    return None if pictures is None else [data_url(to_display(pixels, THUMBNAIL)) for _, pixels in pictures]
 
 
 def _clicked(rows: pd.DataFrame, evidences: Sequence[Evidence], here: bool) -> None:

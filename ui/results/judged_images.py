@@ -10,7 +10,7 @@ from kdad.errors import UserError
 from kdad.spreadsheets import as_csv
 from ui.results.evaluated import Evidence, disagreement, misjudged
 from ui.results.scores import choose_evidence, evidence_or_stop
-from ui.shared.pictures import Gallery, Picture, channels_last, gallery, to_display
+from ui.shared.pictures import Gallery, channels_last, gallery, to_display
 from ui.shared.student_index import Student, find, of_same_task, train_command
 from ui.shared.words import percent, plain
 
@@ -105,11 +105,11 @@ def _show(student: Student, rows: pd.DataFrame, words: list[str], here: bool, pl
         st.dataframe(frame, hide_index=True, alt=f"Test images: {place}")
         return
     grid = st.grid(6, min_column_width=100, gap="small")
-    for picture, row, judged in zip(pictures, rows.itertuples(), words, strict=True):
+    for (name, pixels), row, judged in zip(pictures, rows.itertuples(), words, strict=True):
         with grid.cell():
             alt = f"{row.kind}, test image {row.index}: {judged}"
-            st.image(to_display(picture.pixels, SIDE), width="stretch", output_format="PNG", alt=alt)
-            st.caption(f"**{plain(picture.name)}**  \n{judged}", text_alignment="center")
+            st.image(to_display(pixels, SIDE), width="stretch", output_format="PNG", alt=alt)
+            st.caption(f"**{plain(name)}**  \n{judged}", text_alignment="center")
 
 
 def _check_unchanged(student: Student, shown: Gallery) -> None:
@@ -125,8 +125,8 @@ def _check_unchanged(student: Student, shown: Gallery) -> None:
         )
 
 
-def pictures_of(student: Student, indices: np.ndarray) -> list[Picture] | None:
-    """Test images by index; None, with a message on the page, if they cannot be read."""
+def pictures_of(student: Student, indices: np.ndarray) -> list[tuple[str, np.ndarray]] | None:
+    """Names and pixels (H, W, 3) of test images by index; None, with a message on the page, if they cannot be read."""
     import torch
 
     try:
@@ -136,5 +136,4 @@ def pictures_of(student: Student, indices: np.ndarray) -> list[Picture] | None:
     except UserError as error:
         st.error(plain(error))
         return None
-    named = zip(map(shown.name, indices), images, strict=True)
-    return [Picture.of(name, channels_last(image.numpy())) for name, image in named]
+    return [(shown.name(index), channels_last(image.numpy())) for index, image in zip(indices, images, strict=True)]

@@ -1,4 +1,4 @@
-"""Links to an image on the inspect page, and to how a student is used elsewhere."""
+"""Links to images on the inspect page, to students in the arena, and to how a student is used elsewhere."""
 
 from collections.abc import Sequence
 
